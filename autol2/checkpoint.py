@@ -1,0 +1,83 @@
+"""A run's checkpoint: whole, checked, and never without the one before it.
+
+A checkpoint is a file of `torch.save` that any program can load with ``weights_only=True``. Its zip
+archive's comment holds the SHA-256 of everything before it, so that a damaged file is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .files import write_atomically
+
+NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+_DIGEST = 64
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be used."""
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Write `state` to ``checkpoint.pt``, flushed to disk; the one before is kept beside it.
+
+    Raises:
+        OSError: the disk is full or the folder is gone; the one before still stands.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    archive = buffer.getvalue()
+    if archive[-2:] != b"\0\0":
+        raise AssertionError("torch.save wrote a zip archive that has a comment already")
+    archive = archive[:-2] + _DIGEST.to_bytes(2, "little")
+    digest = hashlib.sha256(archive).hexdigest().encode()
+    write_atomically(folder / NAME, archive + digest, keep=folder / PREVIOUS)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The state that `save` wrote to `path`, on the CPU.
+
+    Raises:
+        Damaged: the file is truncated, changed or no checkpoint.
+    """
+    content = path.read_bytes()
+    archive, digest = content[:-_DIGEST], content[-_DIGEST:]
+    if hashlib.sha256(archive).hexdigest().encode() != digest:
+        raise Damaged("its checksum is wrong")
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise Damaged(str(error).splitlines()[0]) from error
+    assert isinstance(state, dict)
+    return state
+
+
+def restore(
+    folder: Path, use: Callable[[dict[str, Any]], None], warn: Callable[[str], None]
+) -> bool:
+    """Hand the newest checkpoint that can be used to `use`; whether there was one.
+
+    A checkpoint that is damaged, or that `use` refuses with a ValueError, is set aside as
+    ``*.damaged`` with a warning, and the one before it is tried.
+    """
+    for name in (NAME, PREVIOUS):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            use(read(path))
+        except (Damaged, ValueError) as error:
+            aside = path.with_name(f"{name}.damaged")
+            os.replace(path, aside)
+            warn(f"{path} cannot be used ({error}); it is kept as {aside.name}")
+        else:
+            return True
+    return False

@@ -1,0 +1,206 @@
+"""The command line: Hydra's override grammar for every command, and one clear line for an error.
+
+`command` wraps a task function as `hydra.main` does, and adds what autol2's users type and see:
+numbers for the groups `alpha` and `fixed_lambda`, an exit status, and errors without a traceback
+(``HYDRA_FULL_ERROR=1`` shows it all the same).
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .config import UserError
+
+CONF = Path(__file__).resolve().parent / "conf"
+if not CONF.is_dir():  # a source tree; an installed package carries the folder inside
+    CONF = CONF.parent.parent / "conf"
+
+NUMERIC_GROUPS = {"alpha": "alpha.percent", "fixed_lambda": "fixed_lambda.value"}
+"""Groups that people give numbers to, and the knob that such a number means."""
+
+USER_ERROR = 2
+"""Exit status of a command that the user can mend."""
+
+Task = Callable[[DictConfig], int | None]
+
+
+def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
+    """Make a task function a command that reads ``conf/<config_name>.yaml`` and ``sys.argv``.
+
+    The task's return value is the exit status (None is 0); a multirun exits with the largest.
+    """
+
+    def decorate(task: Task) -> Callable[[], None]:
+        @functools.wraps(task)
+        def main() -> None:
+            statuses = [0]
+
+            @functools.wraps(task)
+            def keep_status(cfg: DictConfig) -> int:
+                try:
+                    status = task(cfg) or 0
+                except UserError as error:  # the other runs of a multirun go on
+                    status = _report(str(error))
+                statuses.append(status)
+                return status
+
+            full_error = os.environ.get("HYDRA_FULL_ERROR")
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
+            try:
+                sys.argv[1:] = numbers_to_knobs(sys.argv[1:])
+                _complete_numbers()
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(
+                    keep_status
+                )()
+            except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
+                message = explain(error, config_name)
+                if full_error == "1" or message is None:
+                    raise
+                sys.exit(_report(message))
+            sys.exit(max(statuses))
+
+        return main
+
+    return decorate
+
+
+def _report(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return USER_ERROR
+
+
+def numbers_to_knobs(arguments: Iterable[str]) -> list[str]:
+    """`arguments` with ``alpha=5`` written ``alpha.percent=5``, and likewise ``fixed_lambda``.
+
+    Hydra takes only names for a group. A sweep over numbers (``alpha=0,5``, ``alpha=range(0,9,3)``,
+    ``alpha=interval(0,20)``) becomes a sweep over the knob; names are left alone.
+
+    Raises:
+        UserError: a sweep that mixes numbers and names.
+    """
+    return [_number_to_knob(argument) for argument in arguments]
+
+
+def _number_to_knob(argument: str) -> str:
+    group, equals, value = argument.partition("=")
+    knob = NUMERIC_GROUPS.get(group)
+    if not (knob and equals and value):
+        return argument
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return argument  # Hydra itself will say what is wrong with it
+    numeric = [_is_number(element) for element in _elements(override)]
+    if all(numeric):
+        return f"{knob}={value}"
+    if any(numeric):
+        raise UserError(f"{argument} mixes numbers and names: use one or the other")
+    return argument
+
+
+def _elements(override: Override) -> list[object]:
+    if override.is_choice_sweep():
+        return list(override.sweep_iterator())
+    if override.is_range_sweep() or override.is_interval_sweep():
+        return [0]
+    return [override.value()]
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return not isinstance(value, bool)
+
+
+def _complete_numbers() -> None:
+    """Let Hydra's shell completion read a line with numbers for groups, or with ``python -m``."""
+    line = os.environ.get("COMP_LINE")
+    if line is None or "-sc" not in sys.argv:
+        return
+    program = r"^(\s*)\S*python[\d.]*\s+-m\s+autol2\.(\w+)"
+    words = re.sub(program, r"\1autol2-\2", line).split(" ")
+    os.environ["COMP_LINE"] = " ".join([*numbers_to_knobs(words[:-1]), words[-1]])
+
+
+def explain(error: BaseException, config_name: str) -> str | None:
+    """One line about an error that the user caused; None where the program is to blame."""
+    if isinstance(error, UserError):
+        return str(error)
+    text = str(error) if error.__cause__ is None else f"{error}\n{error.__cause__}"
+    if match := re.search(r"Config group override must be a string", text):
+        choice = _offending_choice()
+        return choice and _unknown_choice(*choice)
+    if match := re.search(r"Could not find '([\w./-]+)/([^'/]+)'", text):
+        return _unknown_choice(match[1], match[2])
+    if match := re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text):
+        return _unknown_key(match[1], config_name, text)
+    if match := re.search(r"Could not find '([^']+)'", text):
+        return f"there is no configuration {match[1]!r}"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]} needs a value: {match[1]}=…"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    key = next((line.split(":", 1)[1].strip() for line in lines if "full_key:" in line), None)
+    if key is not None:
+        what = next((line for line in lines if line.startswith("Value ")), lines[0])
+        return f"{key}: {what[:1].lower()}{what[1:]}"
+    return "; ".join(lines[:2])
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _offending_choice() -> tuple[str, str] | None:
+    for argument in sys.argv[1:]:
+        group, equals, value = argument.lstrip("+~").partition("=")
+        if equals and (CONF / group).is_dir():
+            return group, value
+    return None
+
+
+def _unknown_choice(group: str, value: str) -> str:
+    options = _options(group)
+    if group in NUMERIC_GROUPS:
+        return f"{group}={value} is neither a number nor one of {', '.join(options)}"
+    near = difflib.get_close_matches(value, options, 1)
+    hint = f"; did you mean {group}={near[0]}?" if near else ""
+    return f"{group}={value} does not exist: choose from {', '.join(options)}{hint}"
+
+
+def _unknown_key(key: str, config_name: str, text: str) -> str:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        known = hydra.compose(config_name)
+    keys = sorted(_keys(known))
+    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+    near = difflib.get_close_matches(key, [*keys, *groups], 1) or [
+        full for full in keys if full.rpartition(".")[2] == key
+    ]
+    hint = f"; did you mean {near[0]}?" if near else "; --cfg job lists them all"
+    return f"there is no knob {key!r}{hint}"
+
+
+def _keys(cfg: DictConfig, prefix: str = "") -> Iterable[str]:
+    for key in cfg:
+        full = f"{prefix}{key}"
+        yield full
+        node = cfg._get_node(str(key))
+        if OmegaConf.is_dict(node):
+            assert isinstance(node, DictConfig)
+            yield from _keys(node, f"{full}.")

@@ -1,0 +1,312 @@
+"""The schema: every knob of a run, documented and validated.
+
+`conf/` holds the values; these dataclasses hold the names, types and bounds. Hydra composes a
+`DictConfig` that `parse` turns into a `Config`, whose ``__post_init__`` methods refuse what makes no
+sense with a `UserError`: one line that says what to type instead.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+ADAPTIVE = ("auto_l2", "threshold", "advance", "combined")
+METHODS = ("fixed", *ADAPTIVE)
+PROTOCOLS = ("published", "pseudocode", "corrected")
+INITIALIZATIONS = ("published", "paper")
+PRECISIONS = ("fp32", "tf32", "bf16")
+SOURCES = ("cifar10", "digits", "imagefolder")
+
+
+class UserError(Exception):
+    """Something that the user can mend. Its text is one message, shown without a traceback."""
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise UserError(message)
+
+
+def _choice(knob: str, value: str, options: Sequence[str]) -> None:
+    _require(value in options, f"{knob}={value} is not one of {', '.join(options)}")
+
+
+def _finite(knob: str, value: float, at_least: float = 0.0) -> None:
+    _require(
+        math.isfinite(value) and value >= at_least,
+        f"{knob} must be a number of at least {at_least:g}, not {value:g}",
+    )
+
+
+@dataclass
+class MethodConfig:
+    """How λ moves (paper, Algorithms 1 to 4). `fixed` uses none of the adaptive knobs but `k`."""
+
+    name: str = MISSING
+    """fixed, auto_l2 (Algorithm 1), threshold (2), advance (3) or combined (4)."""
+    k: int = 5
+    """Steps between two measurements of the training loss and accuracy (paper, section 4)."""
+    initial_lambda: float = 0.1
+    """λ at the first step, in the paper's convention: the penalty is λ·Σθ², without ½."""
+    decay_factor: float = 0.1
+    """λ is multiplied by this when it decays and divided by it when it is raised; within (0, 1)."""
+    cooldown: float = 0.1
+    """After a change λ rests for ``cooldown / λ`` steps."""
+    raise_when_converged: int = 0
+    """Raise λ after this many measurements in a row without a new minimum of loss or error
+    (the paper's future work); 0 never does."""
+
+    def __post_init__(self) -> None:
+        _choice("method", self.name, METHODS)
+        _require(self.k >= 1, f"method.k must be a whole number of at least 1, not {self.k}")
+        _finite("method.initial_lambda", self.initial_lambda)
+        _require(
+            0 < self.decay_factor < 1,
+            f"method.decay_factor must lie between 0 and 1 (0.1 divides λ by ten), "
+            f"not {self.decay_factor:g}",
+        )
+        _finite("method.cooldown", self.cooldown)
+        _require(
+            self.raise_when_converged >= 0,
+            f"method.raise_when_converged must be at least 0, not {self.raise_when_converged}",
+        )
+
+
+@dataclass
+class BatchnormConfig:
+    """Batch normalisation after each convolution, before its ReLU."""
+
+    enabled: bool = MISSING
+
+
+@dataclass
+class AlphaConfig:
+    """The percentage threshold α of Methods 1 and 3 (paper, Algorithms 2 and 4)."""
+
+    percent: float = MISSING
+    """α in percent: loss and error must be worse (or better) than their minimum by that much."""
+
+    def __post_init__(self) -> None:
+        _require(
+            math.isfinite(self.percent) and self.percent >= 0,
+            f"alpha is a percentage of at least 0, not {self.percent:g}: try alpha=5",
+        )
+
+
+@dataclass
+class FixedLambdaConfig:
+    """The constant λ of ``method=fixed``."""
+
+    value: float = MISSING
+    """λ; for SGD the same as a weight decay of 2λ."""
+
+    def __post_init__(self) -> None:
+        _require(
+            math.isfinite(self.value) and self.value >= 0,
+            f"fixed_lambda must be at least 0, not {self.value:g}: try fixed_lambda=5e-4",
+        )
+
+
+@dataclass
+class ProtocolConfig:
+    """Which reading of the paper's rules is meant (see README, "Protocols")."""
+
+    name: str = MISSING
+    """published (what drew the figures), pseudocode (as printed) or corrected (as meant)."""
+    initialization: str = MISSING
+    """published (convolutions N(0, 2/fan_in), the rest PyTorch's default) or paper (every layer
+    N(0, 2/fan_in), every bias 0)."""
+    lambda_min: float = 0.0
+    """λ never falls below this."""
+    lambda_max: float = math.inf
+    """λ never rises above this."""
+
+    def __post_init__(self) -> None:
+        _choice("protocol", self.name, PROTOCOLS)
+        _choice("protocol.initialization", self.initialization, INITIALIZATIONS)
+        _finite("protocol.lambda_min", self.lambda_min)
+        _require(
+            self.lambda_max >= self.lambda_min,
+            f"protocol.lambda_max must be at least protocol.lambda_min ({self.lambda_min:g}), "
+            f"not {self.lambda_max:g}",
+        )
+
+
+@dataclass
+class DataConfig:
+    """A labelled image data set with a training and a test part."""
+
+    source: str = MISSING
+    """cifar10 (downloaded once), digits (ships with scikit-learn) or imagefolder (your files)."""
+    name: str = MISSING
+    """What the data are called in a run's identity; rename it to keep two image folders apart."""
+    root: str | None = None
+    """Where the files are: torchvision's folder for cifar10; one with train/ and test/ for
+    imagefolder; unused by digits. Not part of a run's identity."""
+    cache: str = MISSING
+    """Folder for the decoded copy of an image folder. Not part of a run's identity."""
+    url: str | None = None
+    """Another address of the CIFAR-10 archive (a mirror); its checksum stays the same."""
+    mean: float = 0.5
+    std: float = 0.5
+    """Pixels, scaled to [0, 1], have `mean` taken off and are divided by `std`."""
+
+    def __post_init__(self) -> None:
+        _choice("data.source", self.source, SOURCES)
+        _require(self.std > 0, f"data.std must be above 0, not {self.std:g}")
+
+
+@dataclass
+class ModelConfig:
+    """The paper's network (section 4): two 3×3 convolutions and two dense layers."""
+
+    width: int = 300
+    """Filters of each convolution."""
+    hidden: int = 500
+    """Units of the first dense layer."""
+
+    def __post_init__(self) -> None:
+        _require(self.width >= 1, f"model.width must be at least 1, not {self.width}")
+        _require(self.hidden >= 1, f"model.hidden must be at least 1, not {self.hidden}")
+
+
+@dataclass
+class PrecisionConfig:
+    """What the arithmetic of the forward and backward pass is done in."""
+
+    name: str = MISSING
+    """fp32 (strict), tf32 (NVIDIA's, GPU only) or bf16 (autocast)."""
+
+    def __post_init__(self) -> None:
+        _choice("precision", self.name, PRECISIONS)
+
+
+@dataclass
+class EvaluationConfig:
+    """How often the test set is evaluated; the end of the last epoch always is."""
+
+    every_epochs: int = 1
+    """At the end of every n-th epoch."""
+    every_steps: int = 0
+    """And after every n-th step of an epoch (the paper's authors: 5); 0 for epochs only."""
+    batch_size: int = 250
+
+    def __post_init__(self) -> None:
+        _require(self.every_epochs >= 1, "evaluation.every_epochs must be at least 1")
+        _require(self.every_steps >= 0, "evaluation.every_steps must be at least 0")
+        _require(self.batch_size >= 1, "evaluation.batch_size must be at least 1")
+
+
+@dataclass
+class CheckpointConfig:
+    """How often a running run is saved. It also is at the end and when it is interrupted."""
+
+    every_steps: int = 0
+    """Every n-th step of the run; 0 for the end of each epoch, as long as saving takes less than
+    one hundredth of the time."""
+    every_minutes: float = 5.0
+    """And whenever this much time has passed since the last one."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_steps >= 0, "checkpoint.every_steps must be at least 0")
+        _require(self.every_minutes > 0, "checkpoint.every_minutes must be above 0")
+
+
+@dataclass
+class Config:
+    """One run, whole."""
+
+    method: MethodConfig = MISSING
+    batchnorm: BatchnormConfig = MISSING
+    alpha: AlphaConfig = MISSING
+    fixed_lambda: FixedLambdaConfig = MISSING
+    protocol: ProtocolConfig = MISSING
+    data: DataConfig = MISSING
+    model: ModelConfig = MISSING
+    precision: PrecisionConfig = MISSING
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    epochs: int = 200
+    """Passes over the training set."""
+    batch_size: int = 128
+    """Images a step; the last batch of an epoch may be smaller and is used."""
+    lr: float = 0.01
+    """Learning rate of plain SGD."""
+    seed: int = 0
+    """Decides the initial weights and the order of the images."""
+    study: str = "default"
+    """Runs that belong together; the folder below `outputs`."""
+    outputs: str = "outputs"
+    """Where studies are kept."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    threads: int = 0
+    """CPU threads; 0 leaves PyTorch's choice. The same count gives the same bits."""
+    tune_malloc: bool = True
+    """On Linux, keep freed memory in the process: fewer page faults, the same bits."""
+    rerun: bool = False
+    """Do a run over that is already finished."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
+        _require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
+        _require(math.isfinite(self.lr) and self.lr > 0, f"lr must be above 0, not {self.lr:g}")
+        _require(0 <= self.seed < 2**63, f"seed must be at least 0, not {self.seed}")
+        _require(self.threads >= 0, f"threads must be at least 0, not {self.threads}")
+        study_name(self.study)
+        _require(
+            re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
+            f"device={self.device} is not one of auto, cpu, cuda, cuda:N",
+        )
+
+
+def study_name(name: str) -> str:
+    """`name` where it can be a study's folder name, else a `UserError`."""
+    _require(
+        re.fullmatch(r"\w[\w.+-]*", name, re.ASCII) is not None,
+        f"study={name} is not a plain name: use letters, digits, '.', '_', '+' and '-', "
+        f"as in study=paper",
+    )
+    return name
+
+
+def parse(cfg: DictConfig) -> Config:
+    """The validated `Config` of a composed `cfg`.
+
+    Raises:
+        UserError: a knob has a value that makes no sense.
+        omegaconf.errors.OmegaConfBaseException: a knob is missing or of the wrong type.
+    """
+    _refuse_unknown(cfg, Config)
+    try:
+        config = OmegaConf.to_object(cfg)
+    except UserError as error:  # OmegaConf appends lines of its own
+        raise UserError(str(error).splitlines()[0]) from None
+    assert isinstance(config, Config)
+    return config
+
+
+def _refuse_unknown(cfg: DictConfig, schema: type, prefix: str = "") -> None:
+    """Refuse keys that Hydra's ``+key=value`` put beside those of the schema."""
+    types = get_type_hints(schema)
+    for key in map(str, cfg):
+        _require(key in types, f"there is no knob {prefix}{key!s}")
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and is_dataclass(types[key]):
+            _refuse_unknown(node, types[key], f"{prefix}{key}.")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """`config` as plain nested dictionaries, for JSON."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+ConfigStore.instance().store(name="schema", node=Config)

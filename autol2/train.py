@@ -1,0 +1,52 @@
+"""Train one run: ``python -m autol2.train method=combined alpha=5``.
+
+Run the same command again and it resumes, or says that the run is finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from .cli import command
+from .config import Config, parse
+from .run import Held, Run, summary
+
+HELD = 75
+"""Exit status where another process does the run at this moment (EX_TEMPFAIL)."""
+
+
+@command("config")
+def main(cfg: DictConfig) -> int:
+    """The Hydra entry point."""
+    return train(parse(cfg), HydraConfig.get().overrides.task)
+
+
+def train(config: Config, overrides: Sequence[str] = ()) -> int:
+    """Do the run that `config` describes, unless it is done; the exit status (see `attempt`).
+
+    Args:
+        config: the run.
+        overrides: what the user typed, for messages and run.json.
+    """
+    run = Run(config, overrides)
+    if run.finished and not config.rerun:
+        print(f"{run.folder} is finished: {summary(run.state)}; rerun=true does it over")
+        return 0
+    # Only now what takes seconds to import.
+    from . import data, hardware
+    from .attempt import attempt
+
+    device = hardware.prepare(config)
+    dataset = data.load(config.data)
+    try:
+        return attempt(run, dataset, device)
+    except Held as held:
+        print(f"error: {held}")
+        return HELD
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,347 @@
+"""The training loop: step, measure, evaluate, checkpoint.
+
+λ is applied as SGD's weight decay 2λ: the gradient of the penalty λ·Σθ² over all parameters. What is
+measured is read back from the device only where something depends on it, so that a GPU is never
+waited for without need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from . import model
+from .config import Config, UserError
+from .controller import Controller, Rule
+from .data import Dataset
+from .run import Records
+
+MEASUREMENTS = (
+    "epoch",
+    "step",
+    "lambda",
+    "train_loss",
+    "train_accuracy",
+    "event",
+    "penalty",
+    "weight_norm",
+)
+EVALUATIONS = (
+    "epoch",
+    "step",
+    "lambda",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "weight_norm",
+)
+
+
+class Diverged(Exception):
+    """The training loss is no longer finite."""
+
+    def __init__(self, step: int, lambda_: float) -> None:
+        super().__init__(f"the loss is not finite at step {step}, with λ = {lambda_:g}")
+        self.step, self.lambda_ = step, lambda_
+
+
+class Trainer:
+    """One run of training, from its first step or from a checkpoint.
+
+    Args:
+        config: the run.
+        data: its images, on any device.
+        folder: the run's directory, for records and checkpoints.
+        device: where to train.
+    """
+
+    def __init__(
+        self, config: Config, data: Dataset, folder: Path, device: torch.device
+    ) -> None:
+        self.config, self.folder, self.device = config, folder, device
+        self.data = data.to(device)
+        channels, height, width = data.train_images.shape[1:]
+        self.model = model.build(
+            config, (channels, height, width), len(data.classes), _seed(config.seed, "weights")
+        ).to(device)
+        self.parameters = list(self.model.parameters())
+        self.layers = {
+            name.removesuffix(".weight"): weight
+            for name, weight in self.model.named_parameters()
+            if name.endswith(".weight") and weight.dim() > 1
+        }
+        self.controller = Controller(_rule(config))
+        self.optimizer = torch.optim.SGD(self.parameters, lr=config.lr)
+        self.adaptive = config.method.name != "fixed"
+        self.size = len(data.train_images)
+        self.steps_per_epoch = -(-self.size // config.batch_size)
+        self.steps = config.epochs * self.steps_per_epoch
+        self.step = 0
+        """Steps done."""
+        self.evaluation_pending = False
+        """Whether the test set is to be evaluated before the next step."""
+        self.losses = torch.zeros(self.steps_per_epoch, device=device)
+        self.hits = torch.zeros(self.steps_per_epoch, dtype=torch.int64, device=device)
+        self.squares = torch.zeros(self.steps_per_epoch, device=device)
+        """Of each step of the epoch: mean loss, correct images, and Σθ² where it is measured."""
+        self.read = 0
+        """Steps of the epoch whose measurements have been read back."""
+        self.order = torch.empty(0, dtype=torch.int64)
+        self.measurements: Records
+        self.evaluations: Records
+        self.changes: list[str] = []
+        """Lines about changes of λ that nobody has taken yet."""
+        self.last_loss = math.nan
+        self.last_accuracy = math.nan
+
+    # ---------------------------------------------------------------- one step
+
+    def train_step(self) -> None:
+        """Do one optimiser step; with it, where due, a measurement (see `read_back`)."""
+        position = self.step % self.steps_per_epoch
+        if position == 0:
+            self._begin_epoch()
+        batch = self.config.batch_size
+        index = self.order[position * batch : (position + 1) * batch]
+        labels = self.data.train_labels[index]
+        self.model.train()
+        scores = self._scores(self.data.train_images[index])
+        loss = cross_entropy(scores, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        measured = (position + 1) % self.config.method.k == 0
+        with torch.no_grad():
+            self.losses[position] = loss
+            self.hits[position] = (scores.argmax(1) == labels).sum()
+            if measured:
+                self.squares[position] = _sum_of_squares(self.parameters)
+        self.optimizer.step()
+        self.step += 1
+        self.evaluation_pending = self._evaluation_due()
+        if measured and (self.adaptive or self.device.type == "cpu"):
+            self.read_back()
+
+    def read_back(self) -> None:
+        """Read the steps up to the last measurement: write it down and let λ react.
+
+        What lies after it waits for the next one (or the epoch's end), so that it does not matter
+        when this is called.
+
+        Raises:
+            Diverged: one of their losses is not finite.
+        """
+        done = (self.step - 1) % self.steps_per_epoch + 1
+        if done < self.steps_per_epoch:
+            done -= done % self.config.method.k
+        first, self.read = self.read, done
+        losses = self.losses[first:done].tolist()
+        hits = self.hits[first:done].tolist()
+        squares = self.squares[first:done].tolist()
+        epoch_start = (self.step - 1) // self.steps_per_epoch * self.steps_per_epoch
+        diverged: Diverged | None = None
+        for position, loss in enumerate(losses, first):
+            lambda_ = self.controller.lambda_
+            self.last_loss = loss
+            if diverged is None and not math.isfinite(loss):
+                diverged = Diverged(epoch_start + position + 1, lambda_)
+            if (position + 1) % self.config.method.k == 0:
+                square = squares[position - first]
+                accuracy = 100.0 * hits[position - first] / self._batch(position)
+                self._measure(epoch_start, position, loss, accuracy, square, diverged)
+                if diverged is not None:
+                    break
+        if diverged is not None:
+            raise diverged
+
+    def _measure(
+        self,
+        epoch_start: int,
+        position: int,
+        loss: float,
+        accuracy: float,
+        square: float,
+        diverged: Diverged | None,
+    ) -> None:
+        lambda_ = self.controller.lambda_
+        event = "diverged"
+        if diverged is None:
+            step = epoch_start + position + 1
+            decision = self.controller.measure(loss, accuracy, step, position + 1)
+            event = decision.event
+            if decision.lambda_ != lambda_:
+                self._apply_lambda()
+                self.changes.append(
+                    f"step {step}: λ {lambda_:g} → {decision.lambda_:g} ({decision.reason})"
+                )
+        epoch = epoch_start // self.steps_per_epoch
+        norm = math.sqrt(square)
+        self.measurements.append(
+            [epoch, position + 1, lambda_, loss, accuracy, event, lambda_ * square, norm]
+        )
+
+    def _begin_epoch(self) -> None:
+        self.read = 0
+        self.order = epoch_order(
+            self.size, self.config.seed, self.step // self.steps_per_epoch
+        ).to(self.device)
+
+    def _batch(self, position: int) -> int:
+        batch = self.config.batch_size
+        return min(batch, self.size - position * batch)
+
+    def _scores(self, images: Tensor) -> Tensor:
+        bf16 = self.config.precision.name == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            scores: Tensor = self.model(images)
+        return scores
+
+    def _apply_lambda(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = 2 * self.controller.lambda_
+
+    # ---------------------------------------------------------------- evaluation
+
+    def _evaluation_due(self) -> bool:
+        every = self.config.evaluation
+        epoch, position = divmod(self.step - 1, self.steps_per_epoch)
+        if position + 1 == self.steps_per_epoch:
+            return (epoch + 1) % every.every_epochs == 0 or self.step == self.steps
+        return every.every_steps > 0 and (position + 1) % every.every_steps == 0
+
+    @torch.inference_mode()
+    def evaluate(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Evaluate the test set and write a row of epochs.csv; False if `stop` said to give up."""
+        self.read_back()
+        self.model.eval()
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        hits = torch.zeros((), dtype=torch.int64, device=self.device)
+        size = self.config.evaluation.batch_size
+        for first in range(0, len(self.data.test_images), size):
+            if stop():
+                return False
+            labels = self.data.test_labels[first : first + size]
+            scores = self._scores(self.data.test_images[first : first + size])
+            loss += cross_entropy(scores, labels, reduction="sum")
+            hits += (scores.argmax(1) == labels).sum()
+        count = len(self.data.test_images)
+        self.last_accuracy = 100.0 * int(hits) / count
+        epoch, position = divmod(self.step - 1, self.steps_per_epoch)
+        sizes = [self._batch(place) for place in range(position + 1)]
+        train_loss = math.fsum(
+            loss * size
+            for loss, size in zip(self.losses[: position + 1].tolist(), sizes, strict=True)
+        )
+        train_hits = int(self.hits[: position + 1].sum())
+        norms = [float(torch.linalg.vector_norm(weight)) for weight in self.layers.values()]
+        row: list[object] = [
+            epoch,
+            position + 1,
+            self.controller.lambda_,
+            train_loss / sum(sizes),
+            100.0 * train_hits / sum(sizes),
+            float(loss) / count,
+            self.last_accuracy,
+            math.sqrt(float(_sum_of_squares(self.parameters))),
+        ]
+        for norm in norms:
+            row += [norm, self.config.lr / norm**2 if norm else math.inf]
+        self.evaluations.append(row)
+        self.evaluation_pending = False
+        return True
+
+    @property
+    def evaluation_columns(self) -> list[str]:
+        """Header of epochs.csv; each layer's ‖w‖ and effective learning rate lr/‖w‖² come last."""
+        layers = [f"{what}_{layer}" for layer in self.layers for what in ("norm", "effective_lr")]
+        return [*EVALUATIONS, *layers]
+
+    # ---------------------------------------------------------------- state
+
+    def begin(self) -> None:
+        """Start from step 0 with empty records."""
+        self.measurements = Records(self.folder / "measurements.csv", MEASUREMENTS)
+        self.evaluations = Records(self.folder / "epochs.csv", self.evaluation_columns)
+        self._apply_lambda()
+
+    def close(self) -> None:
+        """Close the records."""
+        self.measurements.close()
+        self.evaluations.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the rest of the run; the records are on disk when it returns."""
+        self.read_back()
+        for records in (self.measurements, self.evaluations):
+            records.flush(to_disk=True)
+        position = (self.step - 1) % self.steps_per_epoch + 1
+        return {
+            "step": self.step,
+            "evaluation_pending": self.evaluation_pending,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "controller": self.controller.state_dict(),
+            "order": self.order.to(torch.int32),
+            "read": self.read,
+            "losses": self.losses[:position].clone(),
+            "hits": self.hits[:position].clone(),
+            "rng": torch.get_rng_state(),
+            "last_accuracy": self.last_accuracy,
+            "data": self.data.digest,
+            "last_loss": self.last_loss,
+            "measurements": self.measurements.position,
+            "evaluations": self.evaluations.position,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`; the records are cut back to it.
+
+        Raises:
+            ValueError: the records on disk do not begin with those of `state`.
+            UserError: the run was started on other data.
+        """
+        if state["data"] != self.data.digest:
+            raise UserError(
+                f"{self.folder} was started on other data: give these another name with "
+                f"data.name=NAME"
+            )
+        known = state["measurements"], state["evaluations"]
+        self.measurements = Records(self.folder / "measurements.csv", MEASUREMENTS, known[0])
+        columns = self.evaluation_columns
+        self.evaluations = Records(self.folder / "epochs.csv", columns, known[1])
+        self.step = state["step"]
+        self.evaluation_pending = state["evaluation_pending"]
+        position = len(state["losses"])
+        self.read = state["read"]
+        self.losses[:position] = state["losses"]
+        self.hits[:position] = state["hits"]
+        self.order = state["order"].to(self.device, torch.int64)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.controller.load_state_dict(state["controller"])
+        torch.set_rng_state(state["rng"])
+        self.last_loss, self.last_accuracy = state["last_loss"], state["last_accuracy"]
+
+
+def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
+    """The order of the images in an epoch: int64 [size], the same on every device."""
+    generator = torch.Generator().manual_seed(_seed(seed, "order", epoch))
+    return torch.randperm(size, generator=generator)
+
+
+def _seed(seed: int, *purpose: object) -> int:
+    """An independent seed for each purpose of a run's seed."""
+    text = ":".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def _sum_of_squares(parameters: list[Tensor]) -> Tensor:
+    norms = torch._foreach_norm(parameters)
+    return torch.stack(norms).square().sum()
