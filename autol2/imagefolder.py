@@ -14,11 +14,10 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +61,7 @@ class _Header:
     format: str
     signature: str
     digest: str
-    classes: list[str]
+    classes: tuple[str, ...]
     train: int
     test: int
     height: int
@@ -98,8 +97,8 @@ def load(root: str | None, cache: str) -> tuple[Images, str]:
             pass
         except (OSError, ValueError) as error:
             _warn(f"discarding the cache {path}: {error}")
-        for old in (path, *path.parent.glob(f".{path.name}.*.tmp")):
-            old.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
         images, digest = _decode(tree)
         try:
             _write(path, images, tree.signature, digest)
@@ -129,72 +128,209 @@ def _cache_file(root: Path, cache: str) -> Path:
     return Path(cache).expanduser().resolve() / f"imagefolder-{name}.images"
 
 
-# The tree
-
-
 def _scan(root: Path) -> _Tree:
-    signature = hashlib.sha256()
-    try:
-        classes = {part: _folders(root / part, root) for part in ("train", "test")}
-        _check_classes(root, classes["train"], classes["test"])
-        train, test = (_part(root, part, classes[part], signature.update) for part in classes)
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
-    return _Tree(root, tuple(classes["train"]), train, test, signature.hexdigest())
-
-
-def _folders(folder: Path, root: Path) -> list[str]:
+    """The tree as it stands now; reads no image."""
     if not root.is_dir():
         raise UserError(f"there is no folder data.root={root}: {LAYOUT}")
-    if not folder.is_dir():
-        raise UserError(f"data.root={root} has no folder {folder.name}/: {LAYOUT}")
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir())
+    for part in ("train", "test"):
+        if not (root / part).is_dir():
+            raise UserError(f"data.root={root} has no folder {part}/: {LAYOUT}")
+    signature = hashlib.sha256()
+    try:
+        classes = _classes(root)
+        train = _part(root / "train", classes, signature.update)
+        test = _part(root / "test", classes, signature.update)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+    return _Tree(root, classes, train, test, signature.hexdigest())
 
 
-def _check_classes(root: Path, train: list[str], test: list[str]) -> None:
+def _classes(root: Path) -> tuple[str, ...]:
+    train, test = (
+        {entry.name for entry in os.scandir(root / part) if entry.is_dir()}
+        for part in ("train", "test")
+    )
     odd = [
-        f"{', '.join(only[:5])}{', …' * (len(only) > 5)} only in {part}/"
-        for part, only in (
-            ("train", sorted({*train} - {*test})),
-            ("test", sorted({*test} - {*train})),
-        )
-        if only
+        f"{', '.join(names[:5])}{', …' * (len(names) > 5)} only in {part}/"
+        for part, names in (("train", sorted(train - test)), ("test", sorted(test - train)))
+        if names
     ]
     if odd:
         raise UserError(f"train/ and test/ of {root} have different classes: {'; '.join(odd)}")
     if len(train) < 2:
-        raise UserError(f"{root}/train needs at least 2 class folders and has {len(train)}")
+        raise UserError(f"{root / 'train'} needs at least 2 class folders and has {len(train)}")
+    return tuple(sorted(train))
 
 
-def _part(root: Path, part: str, classes: list[str], sign: Callable[[bytes], None]) -> _Part:
-    found = _Part([], [])
+def _part(folder: Path, classes: tuple[str, ...], sign: Callable[[bytes], None]) -> _Part:
+    part = _Part([], [])
     for label, name in enumerate(classes):
-        entries = list(_image_files(os.path.join(root, part, name)))
-        if not entries:
-            raise UserError(
-                f"{os.path.join(root, part, name)} holds no image ({', '.join(EXTENSIONS)})"
-            )
-        for path, status in entries:
-            inside = os.fsencode(os.path.relpath(path, root) if os.sep == "\\" else path)
-            sign(b"%s\0%d\0%d\0" % (inside, status.st_size, status.st_mtime_ns))
-        found.files.extend(path for path, _ in entries)
-        found.labels.extend([label] * len(entries))
-    return found
+        before = len(part.files)
+        for path, status in _image_files(os.path.join(folder, name)):
+            sign(b"%s\0%d\0%d\0" % (os.fsencode(path), status.st_size, status.st_mtime_ns))
+            part.files.append(path)
+        found = len(part.files) - before
+        if not found:
+            raise UserError(f"{folder / name} holds no image ({', '.join(EXTENSIONS)})")
+        part.labels.extend([label] * found)
+    return part
 
 
 def _image_files(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Every image in and below `folder`, in torchvision's order."""
-    folders, found = [folder], {}
+    """Every image file in and below `folder`, in torchvision's order."""
+    folders = [folder]
+    found: dict[str, list[os.DirEntry[str]]] = {}
     while folders:
         here = folders.pop()
         with os.scandir(here) as entries:
             below = sorted(entries, key=lambda entry: entry.name)
-        folders.extend(entry.path for entry in below if entry.is_dir())
-        found[here] = [
-            (entry.path, entry.stat())
-            for entry in below
-            if entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir()
+        folders += [entry.path for entry in below if entry.is_dir()]
+        found[here] = [entry for entry in below if entry.name.lower().endswith(EXTENSIONS)]
+    for here in sorted(found):
+        yield from ((entry.path, entry.stat()) for entry in found[here] if entry.is_file())
+
+
+def _decode(tree: _Tree) -> tuple[Images, str]:
+    """The images of `tree` and their digest, from the files themselves."""
+    total = len(tree.train.files) + len(tree.test.files)
+    _, height, width = _pixels(tree.train.files[0]).shape
+    try:
+        images = Images.empty(
+            len(tree.train.files), len(tree.test.files), height, width, tree.classes
+        )
+    except MemoryError:
+        raise UserError(
+            f"the {total:,} images of {tree.root}, {width}×{height} pixels each, "
+            f"do not fit into memory"
+        ) from None
+    images.train_labels[:] = tree.train.labels
+    images.test_labels[:] = tree.test.labels
+
+    def decode(room: NDArray[np.uint8], files: list[str]) -> int:
+        for index, file in enumerate(files):
+            pixels = _pixels(file)
+            if pixels.shape != (3, height, width):
+                raise UserError(
+                    f"all images must have one size: {file} has {pixels.shape[2]}×"
+                    f"{pixels.shape[1]} pixels, {tree.train.files[0]} has {width}×{height}"
+                )
+            room[index] = pixels
+        return len(files)
+
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        work = [
+            pool.submit(decode, room[start : start + CHUNK], files[start : start + CHUNK])
+            for room, files in (
+                (images.train_images, tree.train.files),
+                (images.test_images, tree.test.files),
+            )
+            for start in range(0, len(files), CHUNK)
         ]
-    for _, files in sorted(found.items(), key=lambda item: item[0]):
-        yield from files
+        with _progress(total, tree.root) as advance:
+            for chunk in work:
+                advance(chunk.result())
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return images, images.digest()
+
+
+def _pixels(file: str) -> NDArray[np.uint8]:
+    """The image in `file`, [3, H, W]."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    except Exception as error:  # Pillow raises nearly anything for a broken file
+        raise UserError(f"cannot read the image {file}: {_reason(error)}") from None
+
+
+@contextlib.contextmanager
+def _progress(total: int, root: Path) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, else a line before and one after; both on standard error."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Progress(console=console) as bar:
+            task = bar.add_task(f"decoding {total:,} images", total=total)
+            yield lambda count: bar.advance(task, count)
+        return
+    started = time.monotonic()
+    print(f"decoding the {total:,} images of {root}", file=sys.stderr, flush=True)
+    yield lambda count: None
+    print(f"decoded in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+
+
+def _write(path: Path, images: Images, signature: str, digest: str) -> None:
+    """Put the cache at `path`: written beside it, flushed to disk, then renamed."""
+    header = _Header(
+        FORMAT,
+        signature,
+        digest,
+        images.classes,
+        *(len(images.train_images), len(images.test_images)),
+        *images.train_images.shape[2:],
+    )
+    new = path.with_suffix(".tmp")  # the lock is held: nobody else writes it
+    try:
+        with new.open("wb") as file:
+            file.write(json.dumps(asdict(header)).encode() + b"\n")
+            for array in images.arrays:
+                file.write(array.data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _read(path: Path, signature: str) -> tuple[Images, str]:
+    """The images in the cache at `path` and their digest.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+        ValueError: it is damaged, or of another tree than `signature` stands for.
+    """
+    with path.open("rb") as file:
+        line = file.readline()
+        header = _read_header(line, signature)
+        pixels = (header.train + header.test) * (3 * header.height * header.width)
+        size = len(line) + pixels + 8 * (header.train + header.test)
+        actual = os.fstat(file.fileno()).st_size
+        if actual != size:
+            raise ValueError(f"it has {actual:,} bytes instead of {size:,}")
+        images = Images.empty(
+            header.train, header.test, header.height, header.width, header.classes
+        )
+        for array in images.arrays:
+            file.readinto(array.data)
+    if images.digest() != header.digest:
+        raise ValueError("its contents are damaged")
+    return images, header.digest
+
+
+def _read_header(line: bytes, signature: str) -> _Header:
+    try:
+        header = _Header(**json.loads(line))
+    except (TypeError, ValueError):
+        raise ValueError("its first line is damaged") from None
+    if header.format != FORMAT:
+        raise ValueError("another version of this program made it")
+    if header.signature != signature:
+        raise ValueError("the images have changed since")
+    return replace(header, classes=tuple(header.classes))
+
+
+def _reason(error: Exception) -> str:
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(words).splitlines()[0]
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)

@@ -26,9 +26,7 @@ class Images:
     """The names of the classes."""
 
     @staticmethod
-    def empty(
-        train: int, test: int, height: int, width: int, classes: tuple[str, ...]
-    ) -> Images:
+    def empty(train: int, test: int, height: int, width: int, classes: tuple[str, ...]) -> Images:
         """Room for `train` and `test` images of `height` × `width` pixels, to be filled in place.
 
         Raises:
@@ -52,5 +50,5 @@ class Images:
         shapes = [array.shape for array in self.arrays]
         sha = hashlib.sha256(json.dumps([self.classes, shapes]).encode())
         for array in self.arrays:
-            sha.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")))
+            sha.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
         return sha.hexdigest()

@@ -1,4 +1,4 @@
-"""One process at a time: a lock file that leaves nothing behind."""
+"""One process at a time."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 def exclusive(path: Path, work: str) -> Iterator[None]:
     """Hold the lock file `path` inside the ``with`` block, waiting for whoever holds it.
 
-    The folder is made where it is missing. Afterwards the lock file is gone, and so are the
-    folders made for it that are still empty. A process that dies holds nothing any more.
+    The folder is made where it is missing. When the block fails, the lock file goes again, and
+    so do the folders made for it that are empty. A process that dies holds nothing any more.
 
     Args:
         path: the lock file.
@@ -24,20 +24,21 @@ def exclusive(path: Path, work: str) -> Iterator[None]:
     Raises:
         OSError: the folder cannot be made or written to.
     """
-    folder = path.parent
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         lock = _acquire(path, work)
         try:
             yield
+        except BaseException:
+            path.unlink(missing_ok=True)  # while held: who waits on this very file starts over
+            raise
         finally:
-            with contextlib.suppress(OSError):
-                path.unlink()  # while held: whoever waits on this very file notices and starts over
             lock.release()
-    finally:
+    except BaseException:
         with contextlib.suppress(OSError):  # not empty: in use
-            for parent in made:
-                parent.rmdir()
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 def _acquire(path: Path, work: str) -> FileLock:

@@ -231,9 +231,8 @@ class Records:
             self._file = path.open("w+b")
             self._write(",".join(columns) + "\n")
             return
-        with path.open("rb") as file:
-            content = file.read(known["size"])
-        self._count(content)
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            self._count(file.read(known["size"]))
         if self.position != known:
             raise ValueError(f"{path} is not the file that the checkpoint was written with")
         self._file = path.open("r+b")

@@ -33,7 +33,7 @@ def train(config: Config, overrides: Sequence[str] = ()) -> int:
     """
     run = Run(config, overrides)
     if run.finished and not config.rerun:
-        print(f"{run.folder} is finished: {summary(run.state)}; rerun=true does it over")
+        print(f"{run.folder}: already {summary(run.state)}; rerun=true does it over")
         return 0
     # Only now what takes seconds to import.
     from . import data, hardware

@@ -345,3 +345,19 @@ def _seed(seed: int, *purpose: object) -> int:
 def _sum_of_squares(parameters: list[Tensor]) -> Tensor:
     norms = torch._foreach_norm(parameters)
     return torch.stack(norms).square().sum()
+
+
+def _rule(config: Config) -> Rule:
+    method, protocol = config.method, config.protocol
+    return Rule(
+        method=method.name,
+        protocol=protocol.name,
+        alpha=config.alpha.percent,
+        fixed_lambda=config.fixed_lambda.value,
+        initial_lambda=method.initial_lambda,
+        decay_factor=method.decay_factor,
+        cooldown=method.cooldown,
+        lambda_min=protocol.lambda_min,
+        lambda_max=protocol.lambda_max,
+        raise_when_converged=method.raise_when_converged,
+    )

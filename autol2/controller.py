@@ -1,0 +1,360 @@
+"""The λ rules (paper, Algorithms 1 to 4): measurements in, decisions with their reasons out.
+
+λ multiplies the sum of squares of *all* parameters, with no factor ½: the penalty is λ·Σθ², which for
+SGD is a weight decay of 2λ. (Lewkowycz & Gur-Ari, 2020, write ½λ‖θ‖².) Loss means a batch's mean
+cross-entropy without the penalty, accuracy is the same batch's in percent, error is 100 − accuracy.
+
+The paper's text, its pseudo-code and the code behind its figures disagree. Each is a *protocol*:
+
+published
+    What drew the figures. Compares accuracies; ties count as worse and as better; either signal may
+    hold at either of the two measurements; the clock of the cool-down falls back to 0 at each epoch.
+pseudocode
+    Algorithms 1 to 4 as printed. Strict comparisons; the same signal at both measurements. With
+    raising, the minimum is still ∞ at the second measurement, so λ rises until training diverges.
+corrected
+    What the text means: as pseudocode, but the minimum starts at the first measurement, takes in
+    every one after it has been compared, and λ has an upper bound.
+
+Plain Python: no tensors, no files. A measurement costs the same however many came before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Method = Literal["fixed", "auto_l2", "threshold", "advance", "combined"]
+Protocol = Literal["published", "pseudocode", "corrected"]
+Event = Literal["none", "decayed", "raised"]
+
+METHODS = ("fixed", "auto_l2", "threshold", "advance", "combined")
+PROTOCOLS = ("published", "pseudocode", "corrected")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which rule, with which constants. The paper's values are the defaults.
+
+    Raises:
+        ValueError: a constant makes no sense.
+    """
+
+    method: str
+    """fixed, auto_l2 (Algorithm 1), threshold (2), advance (3) or combined (4)."""
+    protocol: str = "published"
+    """published, pseudocode or corrected."""
+    alpha: float = 0.0
+    """The threshold α in percent; counts as 0 in methods that have none."""
+    fixed_lambda: float = 0.0
+    """λ of the method fixed."""
+    initial_lambda: float = 0.1
+    """λ at the first step of an adaptive method."""
+    decay_factor: float = 0.1
+    """λ is multiplied by it when it decays, divided by it when it is raised."""
+    cooldown: float = 0.1
+    """After a change to λ, it rests for ``cooldown / λ`` steps."""
+    lambda_min: float = 0.0
+    """λ of an adaptive method never falls below this."""
+    lambda_max: float = math.inf
+    """λ of an adaptive method never rises above this."""
+    raise_when_converged: int = 0
+    """Raise λ after this many measurements in a row without a new minimum of loss or error, outside
+    of the cool-down (the paper's future work); 0 never does."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            f"method must be one of {', '.join(METHODS)}": self.method in METHODS,
+            f"protocol must be one of {', '.join(PROTOCOLS)}": self.protocol in PROTOCOLS,
+            "alpha must be a percentage of at least 0": 0 <= self.alpha < math.inf,
+            "fixed_lambda must be at least 0": 0 <= self.fixed_lambda < math.inf,
+            "initial_lambda must be at least 0": 0 <= self.initial_lambda < math.inf,
+            "decay_factor must lie between 0 and 1": 0 < self.decay_factor < 1,
+            "cooldown must be at least 0": 0 <= self.cooldown < math.inf,
+            "lambda_min must be at least 0": 0 <= self.lambda_min < math.inf,
+            "lambda_max must be at least lambda_min": self.lambda_max >= self.lambda_min,
+            "raise_when_converged must be at least 0": self.raise_when_converged >= 0,
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise ValueError(message)
+
+    @property
+    def ratio(self) -> float:
+        """r = 1 + α/100, 1 in methods without a threshold."""
+        return 1 + self.alpha / 100 if self.method in ("threshold", "combined") else 1.0
+
+    @property
+    def raises(self) -> bool:
+        """Whether λ may also rise when loss or error gets better."""
+        return self.method in ("advance", "combined")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a measurement led to."""
+
+    lambda_: float
+    """λ from the next step on."""
+    event: Event
+    """Whether λ decayed, was raised, or neither."""
+    reason: str
+    """Why, in a sentence with the figures that decided."""
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    loss: float
+    accuracy: float
+
+    @property
+    def error(self) -> float:
+        return 100.0 - self.accuracy
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.accuracy)
+
+
+_NOTHING = _Measurement(math.inf, -math.inf)
+"""The minimum, and the previous measurement, before there is one."""
+
+
+class Controller:
+    """Decides λ from the measurements of a training run, in order.
+
+    Args:
+        rule: the rule.
+
+    Attributes:
+        rule: the rule.
+        lambda_: λ of the next step.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        if rule.method == "fixed":
+            self.lambda_ = rule.fixed_lambda
+        else:
+            self.lambda_ = min(max(rule.initial_lambda, rule.lambda_min), rule.lambda_max)
+        self._count = 0
+        self._minimum = _NOTHING
+        self._previous = _NOTHING
+        self._rests_until = 0.0
+        self._best = _NOTHING
+        self._stale = 0
+
+    def measure(self, loss: float, accuracy: float, step: int, epoch_step: int) -> Decision:
+        """Take in the measurement of a step, made with the present λ.
+
+        Args:
+            loss: mean training loss of the step's batch, without the penalty.
+            accuracy: training accuracy of the step's batch in percent.
+            step: the step, counted from 1 over the whole run.
+            epoch_step: the step, counted from 1 within its epoch.
+
+        Returns:
+            λ from the next step on, and why.
+        """
+        if self.rule.method == "fixed":
+            return Decision(self.lambda_, "none", "λ is fixed")
+        now = _Measurement(loss, accuracy)
+        self._count += 1
+        self._track_convergence(now)
+        if self.rule.protocol == "published":
+            decision = self._published(now, epoch_step - 1)
+        elif self.rule.protocol == "pseudocode":
+            decision = self._pseudocode(now, step)
+        else:
+            decision = self._corrected(now, step)
+        self._previous = now
+        return decision
+
+    # ------------------------------------------------------------ protocols
+
+    def _published(self, now: _Measurement, clock: int) -> Decision:
+        if self._count == 1:
+            return self._stay("first measurement")
+        if self._count == 2:
+            self._minimum = self._previous
+            return self._stay("second measurement")
+        cooling = clock <= self._rests_until
+        if not cooling:
+            if (why := self._worse(now)) and (decision := self._decay(clock, why)):
+                return decision
+            if self.rule.raises and (why := self._better(now)):
+                replacement = self._previous
+                if decision := self._raise(clock, why):
+                    self._minimum = replacement
+                    return decision
+            if decision := self._raise_if_converged(clock):
+                return decision
+        if cooling or not self.rule.raises:
+            self._take_in(self._previous)
+        return self._stay(self._no_change(clock))
+
+    def _pseudocode(self, now: _Measurement, clock: int) -> Decision:
+        if clock > self._rests_until and (decision := self._strict(now, clock)):
+            return decision
+        self._take_in(self._previous)
+        return self._stay(self._no_change(clock))
+
+    def _corrected(self, now: _Measurement, clock: int) -> Decision:
+        decision = None
+        if self._count >= 3 and clock > self._rests_until:
+            decision = self._strict(now, clock)
+        if self._count >= 2:
+            self._take_in(self._previous)
+        return decision or self._stay(self._no_change(clock))
+
+    def _strict(self, now: _Measurement, clock: int) -> Decision | None:
+        if (why := self._increases(now)) and (decision := self._decay(clock, why)):
+            return decision
+        if (
+            self.rule.raises
+            and (why := self._decreases(now))
+            and (decision := self._raise(clock, why))
+        ):
+            return decision
+        return self._raise_if_converged(clock)
+
+    # ------------------------------------------------------------ signals
+
+    def _worse(self, now: _Measurement) -> str | None:
+        """Published: loss_j ≥ M_loss·r or accuracy_j·r ≤ M_acc, at both measurements."""
+        r, least = self.rule.ratio, self._minimum
+        for one in (now, self._previous):
+            if not (one.loss >= least.loss * r or one.accuracy * r <= least.accuracy):
+                return None
+        return self._compare(now, "no better than")
+
+    def _better(self, now: _Measurement) -> str | None:
+        """Published: M_loss ≥ loss_j·r or M_acc·r ≤ accuracy_j, at both measurements."""
+        r, least = self.rule.ratio, self._minimum
+        for one in (now, self._previous):
+            if not one.finite:
+                return None
+            if not (least.loss >= one.loss * r or least.accuracy * r <= one.accuracy):
+                return None
+        return self._compare(now, "no worse than")
+
+    def _increases(self, now: _Measurement) -> str | None:
+        """Pseudocode: the same of loss and error is above its minimum·r at both measurements."""
+        r, least, before = self.rule.ratio, self._minimum, self._previous
+        if self.rule.protocol == "corrected" and not (now.finite and before.finite):
+            return None
+        if now.loss > least.loss * r and before.loss > least.loss * r:
+            return self._compare(now, "above", "loss")
+        if now.error > least.error * r and before.error > least.error * r:
+            return self._compare(now, "above", "error")
+        return None
+
+    def _decreases(self, now: _Measurement) -> str | None:
+        """Pseudocode: the same of loss and error, times r, is below its minimum at both."""
+        r, least, before = self.rule.ratio, self._minimum, self._previous
+        if not (now.finite and before.finite):
+            return None
+        if now.loss * r < least.loss and before.loss * r < least.loss:
+            return self._compare(now, "below", "loss")
+        if now.error * r < least.error and before.error * r < least.error:
+            return self._compare(now, "below", "error")
+        return None
+
+    def _compare(self, now: _Measurement, how: str, what: str = "") -> str:
+        before, least = self._previous, self._minimum
+        parts = []
+        if what != "error":
+            parts.append(f"loss {before.loss:.4g}, {now.loss:.4g} {how} {least.loss:.4g}")
+        if what != "loss":
+            parts.append(f"error {before.error:.4g}, {now.error:.4g} % {how} {least.error:.4g} %")
+        by = f" by {self.rule.alpha:g} %" if self.rule.ratio > 1 else ""
+        return " or ".join(parts) + by
+
+    # ------------------------------------------------------------ consequences
+
+    def _decay(self, clock: int, why: str) -> Decision | None:
+        return self._change(self.lambda_ * self.rule.decay_factor, clock, "decayed", why)
+
+    def _raise(self, clock: int, why: str) -> Decision | None:
+        return self._change(self.lambda_ / self.rule.decay_factor, clock, "raised", why)
+
+    def _change(self, lambda_: float, clock: int, event: Event, why: str) -> Decision | None:
+        """λ within its bounds, and the cool-down; None where that leaves λ as it is."""
+        lambda_ = min(max(lambda_, self.rule.lambda_min), self.rule.lambda_max)
+        if lambda_ == self.lambda_ or not math.isfinite(lambda_):
+            return None
+        self.lambda_ = lambda_
+        self._rests_until = clock + (self.rule.cooldown / lambda_ if lambda_ else math.inf)
+        self._stale = 0
+        return Decision(lambda_, event, why)
+
+    def _track_convergence(self, now: _Measurement) -> None:
+        if now.loss < self._best.loss or now.accuracy > self._best.accuracy:
+            self._stale = 0
+        else:
+            self._stale += 1
+        self._best = _least(self._best, now)
+
+    def _raise_if_converged(self, clock: int) -> Decision | None:
+        patience = self.rule.raise_when_converged
+        if not patience or self._stale < patience:
+            return None
+        return self._raise(
+            clock,
+            f"converged: no loss below {self._best.loss:.4g} and no error below "
+            f"{self._best.error:.4g} % in {self._stale} measurements",
+        )
+
+    def _take_in(self, one: _Measurement) -> None:
+        self._minimum = _least(self._minimum, one)
+
+    def _stay(self, why: str) -> Decision:
+        return Decision(self.lambda_, "none", why)
+
+    def _no_change(self, clock: int) -> str:
+        if clock <= self._rests_until:
+            return f"cooling down until step {self._rests_until:g}"
+        return "no change beyond the threshold twice in a row"
+
+    # ------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later decisions depend on, as plain numbers and strings."""
+        return {
+            "rule": asdict(self.rule),
+            "lambda": self.lambda_,
+            "count": self._count,
+            "minimum": [self._minimum.loss, self._minimum.accuracy],
+            "previous": [self._previous.loss, self._previous.accuracy],
+            "rests_until": self._rests_until,
+            "best": [self._best.loss, self._best.accuracy],
+            "stale": self._stale,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`.
+
+        Raises:
+            ValueError: it was saved under another rule, or is no controller's state.
+        """
+        expected = self.state_dict()
+        if state.keys() != expected.keys():
+            raise ValueError(f"not a controller's state: it has {sorted(state)}")
+        if state["rule"] != expected["rule"]:
+            raise ValueError(f"saved under another rule: {state['rule']}")
+        self.lambda_ = state["lambda"]
+        self._count = state["count"]
+        self._minimum = _Measurement(*state["minimum"])
+        self._previous = _Measurement(*state["previous"])
+        self._rests_until = state["rests_until"]
+        self._best = _Measurement(*state["best"])
+        self._stale = state["stale"]
+
+
+def _least(one: _Measurement, other: _Measurement) -> _Measurement:
+    """The smaller loss and the larger accuracy; a value that is not finite is passed over."""
+    loss = min(one.loss, other.loss) if math.isfinite(other.loss) else one.loss
+    accuracy = max(one.accuracy, other.accuracy) if math.isfinite(other.accuracy) else one.accuracy
+    return _Measurement(loss, accuracy)

@@ -1,0 +1,58 @@
+"""What the tests share: running the commands as a user does, and a rule about skips."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+SHARED = PROJECT.parent / "shared"
+"""Recordings and images that are not part of the project."""
+
+SMALL = (
+    "data=digits",
+    "model.width=4",
+    "model.hidden=8",
+    "epochs=2",
+    "batch_size=64",
+    "threads=1",
+)
+"""A run that takes a moment."""
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """Under AUTOL2_NO_SKIPS=1 a skipped test has failed."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("AUTOL2_NO_SKIPS"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where it should run: {report.longrepr}"
+
+
+@pytest.fixture
+def run_command(tmp_path: Path) -> Command:
+    """Run ``python -m autol2.<name>`` from the project's root, with ``outputs=`` in `tmp_path`."""
+
+    def run(
+        name: str, *arguments: str, outputs: Path | None = None, timeout: float = 300, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        where = () if name == "replay" else (f"outputs={outputs or tmp_path / 'outputs'}",)
+        return subprocess.run(
+            [sys.executable, "-m", f"autol2.{name}", *arguments, *where],
+            cwd=PROJECT,
+            env={**os.environ, "COLUMNS": "200", **env},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

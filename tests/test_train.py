@@ -1,0 +1,286 @@
+"""The train command as a user meets it: real processes, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import PROJECT, SMALL, Command
+
+METHODS = ("fixed", "auto_l2", "threshold", "advance", "combined")
+
+
+def only_run(outputs: Path, study: str = "default") -> Path:
+    (folder,) = (path.parent for path in (outputs / study).glob("*/run.json"))
+    return folder
+
+
+def state(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+@pytest.fixture
+def without_torch(tmp_path: Path) -> dict[str, str]:
+    """An environment in which importing torch is an error."""
+    poison = tmp_path / "poison"
+    poison.mkdir()
+    (poison / "torch.py").write_text("raise RuntimeError('torch was imported')\n")
+    return {"PYTHONPATH": str(poison)}
+
+
+def test_a_run_leaves_its_records(run_command: Command, tmp_path: Path) -> None:
+    done = run_command("train", "method=combined", "alpha=5", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    folder = only_run(tmp_path / "outputs")
+    assert re.fullmatch(r"combined-a5-nobn-s0-[0-9a-f]{10}", folder.name)
+    names = {path.name for path in folder.iterdir()}
+    assert {"run.json", "measurements.csv", "epochs.csv", "train.log", "checkpoint.pt"} <= names
+    run = state(folder)
+    assert run["status"] == "completed"
+    assert run["seed"] == 0
+    assert run["steps_per_epoch"] == 23
+    assert run["config"]["alpha"]["percent"] == 5
+    assert set(run["result"]) >= {
+        "final_test_accuracy",
+        "best_test_accuracy",
+        "mean_last_10_epochs",
+    }
+    (attempt,) = run["attempts"]
+    assert attempt["why"] == "completed"
+    assert attempt["threads"] == 1
+    assert attempt["versions"]["torch"]
+    lines = (folder / "measurements.csv").read_text().splitlines()
+    assert lines[0].startswith("epoch,step,lambda,train_loss,train_accuracy,event")
+    assert len(lines) == 1 + 2 * 4  # 23 steps an epoch, k = 5
+    # Plain lines, since the output is no terminal.
+    assert re.search(r"^epoch 2/2  loss \d\.\d+  λ \S+  test \d+\.\d\d %", done.stdout, re.M)
+    assert done.stdout.splitlines()[-1].startswith("completed: test accuracy")
+    assert "\x1b" not in done.stdout
+
+
+def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autol2.train", *SMALL, f"outputs={tmp_path}"],
+        cwd=PROJECT,
+        stdout=slave,
+        stderr=slave,
+        env={**os.environ, "COLUMNS": "120", "TERM": "xterm"},
+    )
+    os.close(slave)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(master, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(master)
+    assert process.wait() == 0
+    text = seen.decode()
+    assert "━" in text
+    assert re.search(r"epoch 2/2", text)
+    assert re.search(r"loss \d\.\d+  λ 0\.1  test \d+\.\d\d %", text)
+
+
+def test_same_seed_same_bits(run_command: Command, tmp_path: Path) -> None:
+    contents = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        outputs = tmp_path / name
+        done = run_command("train", "batchnorm=on", f"seed={seed}", *SMALL, outputs=outputs)
+        assert done.returncode == 0
+        folder = only_run(outputs)
+        contents.append(
+            [(folder / file).read_bytes() for file in ("measurements.csv", "epochs.csv")]
+            + [state(folder)["result"]]
+        )
+    assert contents[0] == contents[1]
+    assert contents[0] != contents[2]
+
+
+def test_a_finished_run_is_recognised_without_torch(
+    run_command: Command, tmp_path: Path, without_torch: dict[str, str]
+) -> None:
+    first = run_command("train", "alpha=7.5", "method=threshold", *SMALL)
+    assert first.returncode == 0
+    folder = only_run(tmp_path / "outputs")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    again = run_command(
+        "train", "method=threshold", "alpha.percent=7.5", "device=cpu", *SMALL, **without_torch
+    )
+    assert again.returncode == 0, again.stderr
+    assert "already completed: test accuracy" in again.stdout
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_rerun_does_it_over_and_keeps_the_old(run_command: Command, tmp_path: Path) -> None:
+    assert run_command("train", *SMALL).returncode == 0
+    folder = only_run(tmp_path / "outputs")
+    old = (folder / "run.json").read_bytes()
+    figures = (folder / "epochs.csv").read_bytes()
+    assert run_command("train", "rerun=true", *SMALL).returncode == 0
+    (kept,) = folder.glob("replaced-*")
+    assert (kept / "run.json").read_bytes() == old
+    assert (kept / "epochs.csv").read_bytes() == figures == (folder / "epochs.csv").read_bytes()
+    assert len(state(folder)["attempts"]) == 1
+
+
+def test_every_method_and_protocol_runs(run_command: Command, tmp_path: Path) -> None:
+    sweep = "method=" + ",".join(METHODS), "protocol=published,pseudocode,corrected"
+    done = run_command("train", "-m", *sweep, "batchnorm=on", *SMALL, "epochs=1")
+    assert done.returncode == 0, done.stderr + done.stdout
+    states = [state(path.parent) for path in (tmp_path / "outputs").glob("*/*/run.json")]
+    # pseudocode and corrected initialise alike, which is all that fixed takes of a protocol
+    assert len(states) == 14
+    assert {run["status"] for run in states} <= {"completed", "diverged"}
+
+
+def test_pseudocode_diverges_as_printed(run_command: Command, tmp_path: Path) -> None:
+    done = run_command("train", "protocol=pseudocode", "method=combined", "alpha=5", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "diverged: the loss is not finite at step" in done.stdout
+    folder = only_run(tmp_path / "outputs")
+    run = state(folder)
+    assert run["status"] == "diverged"
+    assert run["diverged"]["lambda"] >= 1000
+    assert 20 < run["diverged"]["step"] <= 46
+    again = run_command("train", "protocol=pseudocode", "method=combined", "alpha=5", *SMALL)
+    assert "already diverged" in again.stdout
+    replayed = run_command(
+        "replay",
+        f"trace={folder / 'measurements.csv'}",
+        "method=combined",
+        "alpha=5",
+        "protocol=pseudocode",
+    )
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+
+
+@pytest.mark.parametrize("method", ["advance", "combined", "auto_l2"])
+@pytest.mark.parametrize("protocol", ["published", "corrected"])
+def test_its_own_measurements_replay(
+    run_command: Command, tmp_path: Path, method: str, protocol: str
+) -> None:
+    knobs = f"method={method}", f"protocol={protocol}", "alpha=2"
+    done = run_command("train", *knobs, *SMALL, "lr=0.05", "epochs=4", "batch_size=16")
+    assert done.returncode == 0, done.stderr
+    trace = only_run(tmp_path / "outputs") / "measurements.csv"
+    assert len({line.split(",")[2] for line in trace.read_text().splitlines()[1:]}) > 1
+    replayed = run_command("replay", f"trace={trace}", *knobs)
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    assert re.search(r"agrees with the recorded lambda: (\d+)/\1 measurements", replayed.stdout)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "values"),
+    [
+        (["alpha=5"], [5]),
+        (["alpha=7.5"], [7.5]),
+        (["alpha=0"], [0]),
+        (["alpha=ten"], [10]),
+        (["-m", "alpha=0,5,10"], [0, 5, 10]),
+        (["-m", "alpha=range(0,15,5)"], [0, 5, 10]),
+        (["-m", "alpha=zero,five"], [0, 5]),
+        (["-m", "alpha=glob(*)"], [0, 5, 10]),
+        (["fixed_lambda=5e-4"], [0.0005]),
+        (["fixed_lambda=0.0005"], [0.0005]),
+        (["fixed_lambda=weak"], [1e-5]),
+        (["-m", "fixed_lambda=0,1e-5,1e-4,5e-4"], [0, 1e-5, 1e-4, 5e-4]),
+    ],
+)
+def test_numbers_and_names_for_groups(
+    run_command: Command, tmp_path: Path, overrides: list[str], values: list[float]
+) -> None:
+    group = "alpha" if "alpha" in overrides[-1] else "fixed_lambda"
+    method = "threshold" if group == "alpha" else "fixed"
+    done = run_command("train", *overrides, f"method={method}", *SMALL, "epochs=1")
+    assert done.returncode == 0, done.stderr
+    states = [state(path.parent) for path in (tmp_path / "outputs").glob("*/*/run.json")]
+    knob = "percent" if group == "alpha" else "value"
+    assert sorted(run["config"][group][knob] for run in states) == values
+
+
+def test_config_is_shown_without_running(run_command: Command, tmp_path: Path) -> None:
+    done = run_command("train", "alpha=7.5", "--cfg", "job")
+    assert done.returncode == 0
+    assert "percent: 7.5" in done.stdout
+    assert not (tmp_path / "outputs").exists()
+
+
+BAD = [
+    (["alpha=-1"], "alpha is a percentage of at least 0, not -1: try alpha=5"),
+    (["alpha=nan"], "alpha is a percentage of at least 0, not nan: try alpha=5"),
+    (["alpha=foo"], "alpha=foo is neither a number nor one of five, ten, zero"),
+    (["alpha=5,five"], "alpha=5,five mixes numbers and names: use one or the other"),
+    (["fixed_lambda=-1e-4"], "fixed_lambda must be at least 0, not -0.0001: try"),
+    (["method=fixd"], "did you mean method=fixed?"),
+    (["method=5"], "method=5 does not exist: choose from"),
+    (["batchnorm=yes"], "batchnorm=yes does not exist: choose from off, on"),
+    (["precision=fp16"], "precision=fp16 does not exist: choose from bf16, fp32, tf32"),
+    (["protocol=publish"], "did you mean protocol=published?"),
+    (["epohcs=3"], "there is no knob 'epohcs'; did you mean epochs?"),
+    (["width=3"], "there is no knob 'width'; did you mean model.width?"),
+    (["method.kk=3"], "there is no knob 'method.kk'; did you mean method.k?"),
+    (["+foo=3"], "there is no knob foo"),
+    (["+model.depth=3"], "there is no knob"),
+    (["epochs=abc"], "epochs: value 'abc' of type 'str' could not be converted to Integer"),
+    (["epochs=0"], "epochs must be at least 1, not 0"),
+    (["seed=1.5"], "seed: value '1.5' of type 'float' could not be converted to Integer"),
+    (["seed=-1"], "seed must be at least 0, not -1"),
+    (["lr=0"], "lr must be above 0, not 0"),
+    (["lr=nan"], "lr must be above 0, not nan"),
+    (["batch_size=0"], "batch_size must be at least 1, not 0"),
+    (["method.k=0"], "method.k must be a whole number of at least 1, not 0"),
+    (["method.decay_factor=1"], "method.decay_factor must lie between 0 and 1"),
+    (["method.decay_factor=0"], "method.decay_factor must lie between 0 and 1"),
+    (["method.initial_lambda=-1"], "method.initial_lambda must be a number of at least 0"),
+    (["method.cooldown=inf"], "method.cooldown must be a number of at least 0, not inf"),
+    (["protocol.lambda_max=-1"], "protocol.lambda_max must be at least protocol.lambda_min"),
+    (["model.width=0"], "model.width must be at least 1, not 0"),
+    (["study=../../x"], "study=../../x is not a plain name"),
+    (["study=.hidden"], "study=.hidden is not a plain name"),
+    (["device=gpu"], "device=gpu is not one of auto, cpu, cuda, cuda:N"),
+    (["device=cuda:99"], "device=cuda:99: this machine has"),
+    (["precision=tf32", "device=cpu"], "precision=tf32 needs an NVIDIA GPU"),
+    (["data=imagefolder"], "data.root=FOLDER"),
+    (["data=imagefolder", "data.root=/nowhere"], "/nowhere"),
+    (["epochs=["], "error:"),
+    (["word"], "error:"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD, ids=lambda x: str(x)[:40])
+def test_bad_input(
+    run_command: Command, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    small = [word for word in SMALL if word.partition("=")[0] not in {o.split("=")[0] for o in overrides}]
+    multirun = ["-m"] if "," in overrides[0] else []
+    done = run_command("train", *multirun, *small, *overrides)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("place", ["/proc/autol2", "file", "file/below"])
+def test_outputs_that_cannot_be_written(
+    run_command: Command, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    outputs = tmp_path / place
+    done = run_command("train", *SMALL, outputs=outputs)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert re.match(r"error: \S+ cannot be written \(.+\): .*outputs=FOLDER", done.stderr)
+    assert (tmp_path / "file").read_text() == "in the way"
