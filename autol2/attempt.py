@@ -74,6 +74,8 @@ class _Attempt:
             return self._diverged(end)
         except Exception as error:
             with contextlib.suppress(OSError):  # a full disk is what may have gone wrong
+                trainer.close()
+            with contextlib.suppress(OSError):
                 run.end("failed", type(error).__name__, error=traceback.format_exc())
             raise
         if stop.signal is None:

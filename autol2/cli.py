@@ -17,7 +17,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,9 +30,6 @@ if not CONF.is_dir():  # a source tree; an installed package carries the folder 
 
 NUMERIC_GROUPS = {"alpha": "alpha.percent", "fixed_lambda": "fixed_lambda.value"}
 """Groups that people give numbers to, and the knob that such a number means."""
-
-USER_ERROR = 2
-"""Exit status of a command that the user can mend."""
 
 Task = Callable[[DictConfig], int | None]
 
@@ -53,7 +50,8 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 try:
                     status = task(cfg) or 0
                 except UserError as error:  # the other runs of a multirun go on
-                    status = _report(str(error))
+                    _report(str(error))
+                    status = error.status
                 statuses.append(status)
                 return status
 
@@ -69,7 +67,8 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 message = explain(error, config_name)
                 if full_error == "1" or message is None:
                     raise
-                sys.exit(_report(message))
+                _report(message)
+                sys.exit(UserError.status)
             sys.exit(max(statuses))
 
         return main
@@ -77,9 +76,8 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
     return decorate
 
 
-def _report(message: str) -> int:
+def _report(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
-    return USER_ERROR
 
 
 def numbers_to_knobs(arguments: Iterable[str]) -> list[str]:
@@ -112,11 +110,12 @@ def _number_to_knob(argument: str) -> str:
 
 
 def _elements(override: Override) -> list[object]:
-    if override.is_choice_sweep():
-        return list(override.sweep_iterator())
-    if override.is_range_sweep() or override.is_interval_sweep():
-        return [0]
-    return [override.value()]
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        return list(value.list)
+    if isinstance(value, RangeSweep | IntervalSweep):
+        return [value.start]
+    return [value]
 
 
 def _is_number(value: object) -> bool:
@@ -168,10 +167,13 @@ def _options(group: str) -> list[str]:
 
 
 def _offending_choice() -> tuple[str, str] | None:
+    """The group, and what was given for it, where that is no name."""
     for argument in sys.argv[1:]:
         group, equals, value = argument.lstrip("+~").partition("=")
         if equals and (CONF / group).is_dir():
-            return group, value
+            override = OverridesParser.create().parse_override(argument)
+            if not isinstance(override.value(), str | list):
+                return group, value
     return None
 
 

@@ -27,6 +27,9 @@ SOURCES = ("cifar10", "digits", "imagefolder")
 class UserError(Exception):
     """Something that the user can mend. Its text is one message, shown without a traceback."""
 
+    status = 2
+    """Exit status of a command that ends with it."""
+
 
 def _require(ok: bool, message: str) -> None:
     if not ok:

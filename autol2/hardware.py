@@ -56,7 +56,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
         "device": device.type,
         "hardware": hardware,
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
 
 

@@ -194,15 +194,7 @@ def _decode(tree: _Tree) -> tuple[Images, str]:
     """The images of `tree` and their digest, from the files themselves."""
     total = len(tree.train.files) + len(tree.test.files)
     _, height, width = _pixels(tree.train.files[0]).shape
-    try:
-        images = Images.empty(
-            len(tree.train.files), len(tree.test.files), height, width, tree.classes
-        )
-    except MemoryError:
-        raise UserError(
-            f"the {total:,} images of {tree.root}, {width}×{height} pixels each, "
-            f"do not fit into memory"
-        ) from None
+    images = Images.empty(len(tree.train.files), len(tree.test.files), height, width, tree.classes)
     images.train_labels[:] = tree.train.labels
     images.test_labels[:] = tree.test.labels
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .config import UserError
+
 
 @dataclass(frozen=True)
 class Images:
@@ -30,15 +32,20 @@ class Images:
         """Room for `train` and `test` images of `height` × `width` pixels, to be filled in place.
 
         Raises:
-            MemoryError: there is not that much memory.
+            UserError: there is not that much memory.
         """
-        return Images(
-            np.empty((train, 3, height, width), np.uint8),
-            np.empty(train, np.int64),
-            np.empty((test, 3, height, width), np.uint8),
-            np.empty(test, np.int64),
-            classes,
-        )
+        try:
+            return Images(
+                np.empty((train, 3, height, width), np.uint8),
+                np.empty(train, np.int64),
+                np.empty((test, 3, height, width), np.uint8),
+                np.empty(test, np.int64),
+                classes,
+            )
+        except MemoryError:
+            raise UserError(
+                f"{train + test:,} images of {width}×{height} pixels do not fit into memory"
+            ) from None
 
     @property
     def arrays(self) -> tuple[NDArray[np.uint8] | NDArray[np.int64], ...]:

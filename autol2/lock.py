@@ -30,7 +30,8 @@ def exclusive(path: Path, work: str) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            path.unlink(missing_ok=True)  # while held: who waits on this very file starts over
+            with contextlib.suppress(OSError):
+                path.unlink()  # while held: who waits on this very file starts over
             raise
         finally:
             lock.release()

@@ -41,9 +41,11 @@ PACKAGES = ("autol2", "torch", "torchvision", "numpy", "hydra-core", "omegaconf"
 class Held(UserError):
     """Another process works in the run's directory."""
 
+    status = 75  # EX_TEMPFAIL: try again later
+
 
 def identity(config: Config) -> dict[str, Any]:
-    """The part of `config` that can change a number, knobs that its method does not use left out."""
+    """The part of `config` that can change a number, less the knobs that its method does not use."""
     knobs = to_dict(config)
     for name in ("study", "outputs", "device", "threads", "tune_malloc", "rerun", "checkpoint"):
         del knobs[name]
@@ -170,7 +172,8 @@ class Run:
         """Note in run.json that an attempt starts, with `facts` about it (from_step, device, …)."""
         attempts = self.state.get("attempts", [])
         if attempts and "ended" not in attempts[-1]:
-            attempts[-1]["why"] = "killed"
+            last = datetime.fromtimestamp(self.state["updated"], UTC)
+            attempts[-1].update(ended=last.isoformat(timespec="seconds"), why="killed")
         attempts.append({**facts, **_surroundings(), "started": now()})
         self.state = {
             "run_id": self.folder.name,

@@ -12,11 +12,7 @@ from omegaconf import DictConfig
 
 from .cli import command
 from .config import Config, parse
-from .run import Held, Run, summary
-
-HELD = 75
-"""Exit status where another process does the run at this moment (EX_TEMPFAIL)."""
-
+from .run import Run, summary
 
 @command("config")
 def main(cfg: DictConfig) -> int:
@@ -40,12 +36,7 @@ def train(config: Config, overrides: Sequence[str] = ()) -> int:
     from .attempt import attempt
 
     device = hardware.prepare(config)
-    dataset = data.load(config.data)
-    try:
-        return attempt(run, dataset, device)
-    except Held as held:
-        print(f"error: {held}")
-        return HELD
+    return attempt(run, data.load(config.data), device)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from .config import Config, UserError
 from .controller import Controller, Rule
 from .data import Dataset
 from .run import Records
+from .sgd import SGD
 
 MEASUREMENTS = (
     "epoch",
@@ -79,7 +80,7 @@ class Trainer:
             if name.endswith(".weight") and weight.dim() > 1
         }
         self.controller = Controller(_rule(config))
-        self.optimizer = torch.optim.SGD(self.parameters, lr=config.lr)
+        self.optimizer = SGD(self.parameters, config.lr)
         self.adaptive = config.method.name != "fixed"
         self.size = len(data.train_images)
         self.steps_per_epoch = -(-self.size // config.batch_size)
@@ -115,7 +116,7 @@ class Trainer:
         self.model.train()
         scores = self._scores(self.data.train_images[index])
         loss = cross_entropy(scores, labels)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         measured = (position + 1) % self.config.method.k == 0
         with torch.no_grad():
@@ -286,7 +287,6 @@ class Trainer:
             "step": self.step,
             "evaluation_pending": self.evaluation_pending,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "controller": self.controller.state_dict(),
             "order": self.order.to(torch.int32),
             "read": self.read,
@@ -324,8 +324,8 @@ class Trainer:
         self.hits[:position] = state["hits"]
         self.order = state["order"].to(self.device, torch.int64)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.controller.load_state_dict(state["controller"])
+        self._apply_lambda()
         torch.set_rng_state(state["rng"])
         self.last_loss, self.last_accuracy = state["last_loss"], state["last_accuracy"]
 

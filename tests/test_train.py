@@ -87,7 +87,7 @@ def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:
         seen += piece
     os.close(master)
     assert process.wait() == 0
-    text = seen.decode()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())
     assert "━" in text
     assert re.search(r"epoch 2/2", text)
     assert re.search(r"loss \d\.\d+  λ 0\.1  test \d+\.\d\d %", text)
@@ -211,7 +211,7 @@ def test_numbers_and_names_for_groups(
 
 
 def test_config_is_shown_without_running(run_command: Command, tmp_path: Path) -> None:
-    done = run_command("train", "alpha=7.5", "--cfg", "job")
+    done = run_command("train", "--cfg", "job", "alpha=7.5")
     assert done.returncode == 0
     assert "percent: 7.5" in done.stdout
     assert not (tmp_path / "outputs").exists()

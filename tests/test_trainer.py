@@ -16,6 +16,7 @@ from autol2.cli import CONF, numbers_to_knobs
 from autol2.config import Config, parse
 from autol2.data import Dataset, load
 from autol2.model import CNN, build
+from autol2.sgd import SGD
 from autol2.trainer import Diverged, Trainer, epoch_order
 
 CPU = torch.device("cpu")
@@ -79,7 +80,7 @@ def test_weight_decay_is_the_penalty(digits: Dataset, tmp_path: Path, batchnorm:
         if (position + 1) % 5 == 0:
             accuracy = (scores.argmax(1) == labels).double().mean().item() * 100
             expected.append(
-                (epoch, position + 1, loss.item(), accuracy, lambda_ * float(squares))
+                (epoch, position + 1, loss.item(), accuracy, lambda_ * squares.item())
             )
         optimizer.zero_grad()
         (loss + lambda_ * squares).backward()
@@ -211,3 +212,20 @@ def test_lambda_changes_act_from_the_next_step(digits: Dataset, tmp_path: Path) 
     recorded = [2 * float(row["lambda"]) for row in rows(tmp_path / "measurements.csv")]
     assert recorded == used
     assert len(set(used)) > 1
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.02])
+def test_sgd_is_that_of_torch(weight_decay: float) -> None:
+    torch.manual_seed(0)
+    ours = [torch.randn(7, 5), torch.randn(3)]
+    theirs = [parameter.clone() for parameter in ours]
+    optimizers = SGD(ours, 0.1), torch.optim.SGD(theirs, 0.1, weight_decay=weight_decay)
+    optimizers[0].param_groups[0]["weight_decay"] = weight_decay
+    for _ in range(20):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)

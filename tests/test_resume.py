@@ -1,0 +1,588 @@
+"""A run that is stopped, anywhere and any number of times, is the run that was never stopped.
+
+The runs here are processes of their own, forked from a server that has torch imported, so that
+hundreds of them can be killed. Every random choice comes from one seed, printed when a test fails;
+``AUTOL2_RESUME_SEED`` repeats it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import pty
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from autol2 import attempt, checkpoint, run
+from autol2.cli import CONF, numbers_to_knobs
+from autol2.config import Config, UserError, parse
+from autol2.run import Held, Run, read_state
+from autol2.train import train
+
+from .conftest import PROJECT, SMALL, Command
+
+SEED = int(os.environ.get("AUTOL2_RESUME_SEED", time.time_ns() % 2**32))
+METHODS = ("fixed", "auto_l2", "threshold", "advance", "combined")
+ARMS = list(itertools.product(METHODS, ("on", "off"), ("fp32", "bf16")))
+LINES_OF = ("attempt.py", "checkpoint.py", "controller.py", "files.py", "run.py", "trainer.py")
+"""The modules at whose lines a run is killed."""
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.test_resume", "sklearn.datasets"])
+
+
+def config(outputs: Path, *overrides: str) -> Config:
+    knobs = [*SMALL, "lr=0.05", "checkpoint.every_steps=7", f"outputs={outputs}", *overrides]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse(compose("config", numbers_to_knobs(knobs)))
+
+
+def _work(config: Config, die_at_line: int | None, quiet: bool, count: Any) -> None:
+    """In a process of its own: do the run, and die at the n-th line of our modules if told so."""
+    if quiet:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal lines
+        if os.path.basename(frame.f_code.co_filename) not in LINES_OF:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == die_at_line:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    if die_at_line is not None:
+        sys.settrace(trace)
+    status = train(config)
+    sys.settrace(None)
+    if count is not None:
+        count.value = lines
+    sys.exit(status)
+
+
+def start(
+    config: Config, die_at_line: int | None = None, *, quiet: bool = True, count: Any = None
+) -> Any:
+    process = SERVER.Process(target=_work, args=(config, die_at_line, quiet, count))
+    process.start()
+    return process
+
+
+def finish(config: Config) -> int:
+    process = start(config)
+    process.join(120)
+    assert process.exitcode is not None, "the run hangs"
+    return process.exitcode
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """All of a run that must not depend on how often it was stopped."""
+    state = read_state(folder)
+    weights = checkpoint.read(folder / checkpoint.NAME)["model"] if "result" in state else {}
+    return {
+        "measurements": (folder / "measurements.csv").read_bytes(),
+        "epochs": (folder / "epochs.csv").read_bytes(),
+        "status": state["status"],
+        "result": state.get("result"),
+        "diverged": state.get("diverged"),
+        "weights": {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
+    }
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> Iterator[random.Random]:
+    print(f"AUTOL2_RESUME_SEED={SEED}")
+    yield random.Random(f"{SEED} {request.node.name}")
+
+
+def undisturbed(tmp_path: Path, *overrides: str) -> tuple[dict[str, Any], int, float]:
+    """What the run comes to, how many lines it takes, and how many seconds."""
+    whole = config(tmp_path / "whole", *overrides)
+    count = SERVER.Value("q", 0)
+    process = start(whole, -1, count=count)
+    process.join(120)
+    assert process.exitcode == 0
+    folder = Run(whole).folder
+    seconds = read_state(folder)["attempts"][-1]["seconds"]
+    return outcome(folder), count.value, seconds
+
+
+@pytest.mark.parametrize(("method", "batchnorm", "precision"), ARMS)
+def test_killed_at_any_line(
+    tmp_path: Path, chance: random.Random, method: str, batchnorm: str, precision: str
+) -> None:
+    """Four kills each, at random lines of our code: while writing, renaming, appending, stepping."""
+    arm = f"method={method}", f"batchnorm={batchnorm}", f"precision={precision}"
+    expected, lines, _ = undisturbed(tmp_path, *arm)
+    disturbed = config(tmp_path / "disturbed", *arm)
+    for _ in range(4):
+        process = start(disturbed, chance.randrange(1, lines))
+        process.join(120)
+        assert process.exitcode in (-signal.SIGKILL, 0)
+    assert finish(disturbed) == 0
+    assert outcome(Run(disturbed).folder) == expected
+
+
+def test_killed_in_every_line_of_a_save(tmp_path: Path) -> None:
+    """Each line from one checkpoint's beginning to the next step is a place to die at."""
+    arm = "method=advance", "epochs=1", "checkpoint.every_steps=9"
+    expected, _, _ = undisturbed(tmp_path, *arm)
+    names = ("write_atomically", "save", "_save", "state_dict", "flush", "position", "sync_folder")
+    seen: set[tuple[str, int]] = set()
+    for number in itertools.count(1):
+        disturbed = config(tmp_path / f"{number}", *arm)
+        process = SERVER.Process(target=_die_in, args=(disturbed, names, number))
+        process.start()
+        process.join(120)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        seen.add((str(number), 0))
+        assert finish(disturbed) == 0
+        assert outcome(Run(disturbed).folder) == expected
+        shutil.rmtree(tmp_path / f"{number}")
+    assert len(seen) > 20
+
+
+def _die_in(config: Config, functions: tuple[str, ...], number: int) -> None:
+    """Die at the `number`-th distinct line that the second save comes to."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    lines: set[tuple[str, int]] = set()
+    saves = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal saves
+        code = frame.f_code
+        if os.path.basename(code.co_filename) not in LINES_OF or code.co_name not in functions:
+            return None
+        saves += event == "call" and code.co_name == "_save"
+        if event == "line" and saves == 2:
+            lines.add((code.co_name, frame.f_lineno))
+            if len(lines) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
+    sys.exit(train(config))
+
+
+def test_killed_at_random_moments(tmp_path: Path, chance: random.Random) -> None:
+    """Sixty SIGKILLs from outside, at any time of a run's life."""
+    kills = 0
+    wholes = {arm: undisturbed(tmp_path / "-".join(arm), *_knobs(arm)) for arm in ARMS[::5]}
+    for attempt_ in itertools.count():
+        if kills >= 60:
+            break
+        for arm, (expected, _, seconds) in wholes.items():
+            disturbed = config(tmp_path / f"disturbed{attempt_}", *_knobs(arm))
+            for _ in range(4):
+                process = start(disturbed)
+                process.join(chance.uniform(0, 1.5 * seconds + 0.1))
+                process.kill()
+                process.join()
+                kills += process.exitcode == -signal.SIGKILL
+            assert finish(disturbed) == 0
+            assert outcome(Run(disturbed).folder) == expected
+
+
+def _knobs(arm: tuple[str, str, str]) -> tuple[str, ...]:
+    method, batchnorm, precision = arm
+    return f"method={method}", f"batchnorm={batchnorm}", f"precision={precision}"
+
+
+def test_killed_twenty_times(tmp_path: Path, chance: random.Random) -> None:
+    arm = "method=combined", "batchnorm=on", "checkpoint.every_steps=2"
+    expected, lines, _ = undisturbed(tmp_path, *arm)
+    disturbed = config(tmp_path / "disturbed", *arm)
+    for _ in range(20):
+        process = start(disturbed, chance.randrange(lines // 40, lines // 8))
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL
+    assert finish(disturbed) == 0
+    folder = Run(disturbed).folder
+    assert outcome(folder) == expected
+    attempts = read_state(folder)["attempts"]
+    assert 10 <= len(attempts) <= 21  # a few die before their first word
+    assert [one["why"] for one in attempts] == ["killed"] * (len(attempts) - 1) + ["completed"]
+    assert sum(one["from_step"] > 0 for one in attempts) > 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> None:
+    knobs = "method=auto_l2", "epochs=40", "checkpoint.every_steps=100000"
+    whole = config(tmp_path / "whole", *knobs)
+    assert finish(whole) == 0
+    disturbed = config(tmp_path / "disturbed", *knobs)
+    folder = Run(disturbed).folder
+    process = start(disturbed)
+    _await(lambda: (folder / "epochs.csv").exists() and read_state(folder))
+    time.sleep(0.2)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 128 + number
+    state = read_state(folder)
+    assert state["status"] == "interrupted"
+    assert state["attempts"][-1]["why"] == number.name
+    step = state["attempts"][-1]["to_step"]
+    assert 0 < step < 40 * 23
+    assert finish(disturbed) == 0
+    assert read_state(folder)["attempts"][-1]["from_step"] == step
+    assert outcome(folder) == outcome(Run(whole).folder)
+
+
+def test_a_signal_cuts_an_evaluation_short(tmp_path: Path) -> None:
+    """An evaluation may take longer than a cluster's grace: it is given up and made up for."""
+    knobs = "method=auto_l2", "epochs=2", "evaluation.batch_size=1"
+    whole = config(tmp_path / "whole", *knobs)
+    assert finish(whole) == 0
+    disturbed = config(tmp_path / "disturbed", *knobs)
+    process = SERVER.Process(target=_signal_in_evaluation, args=(disturbed,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    folder = Run(disturbed).folder
+    assert checkpoint.read(folder / checkpoint.NAME)["evaluation_pending"] is True
+    assert len((folder / "epochs.csv").read_text().splitlines()) == 1
+    assert finish(disturbed) == 0
+    assert outcome(folder) == outcome(Run(whole).folder)
+
+
+def _signal_in_evaluation(config: Config) -> None:
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    evaluate = attempt.Trainer.evaluate
+
+    def interrupted(self: Any, stop: Any) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, stop)
+
+    attempt.Trainer.evaluate = interrupted  # type: ignore[method-assign]
+    sys.exit(train(config))
+
+
+# -------------------------------------------------------------------- damage
+
+
+@pytest.fixture
+def half_done(tmp_path: Path) -> tuple[Config, Path, dict[str, Any]]:
+    """A run that was killed with two checkpoints behind it, and what it should come to."""
+    knobs = "method=combined", "batchnorm=on", "epochs=3"
+    whole = config(tmp_path / "whole", *knobs)
+    assert finish(whole) == 0
+    half = config(tmp_path / "half", *knobs)
+    process = SERVER.Process(target=_die_at_step, args=(half, 40))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    folder = Run(half).folder
+    steps = [
+        checkpoint.read(folder / name)["step"] for name in (checkpoint.NAME, checkpoint.PREVIOUS)
+    ]
+    assert steps == [35, 28]
+    return half, folder, outcome(Run(whole).folder)
+
+
+def _die_at_step(config: Config, step: int) -> None:
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    train_step = attempt.Trainer.train_step
+
+    def mortal(self: Any) -> None:
+        train_step(self)
+        self.measurements.flush()
+        self.evaluations.flush()
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    attempt.Trainer.train_step = mortal  # type: ignore[method-assign]
+    train(config)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "truncated": _truncate,
+    "empty": lambda path: path.write_bytes(b""),
+    "flipped": _flip,
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_set_aside(
+    half_done: tuple[Config, Path, dict[str, Any]], damage: str, both: bool
+) -> None:
+    half, folder, expected = half_done
+    for name in (checkpoint.NAME, checkpoint.PREVIOUS)[: 1 + both]:
+        DAMAGE[damage](folder / name)
+    assert finish(half) == 0
+    assert outcome(folder) == expected
+    assert read_state(folder)["attempts"][-1]["from_step"] == (0 if both else 28)
+    if damage != "gone":
+        assert (folder / f"{checkpoint.NAME}.damaged").exists()
+        assert "cannot be used" in (folder / "train.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("damage", "from_step"),
+    [
+        (lambda text: text[:-7], 35),  # a row past the checkpoint, written by half
+        (lambda text: text + "1,2", 35),
+        (lambda text: text[: len(text) // 2], 0),  # rows that both checkpoints know are gone
+        (lambda text: text.replace("0.1", "0.2", 1), 0),
+        (lambda text: "", 0),
+    ],
+)
+def test_records_are_cut_back_or_made_anew(
+    half_done: tuple[Config, Path, dict[str, Any]], damage: Any, from_step: int
+) -> None:
+    half, folder, expected = half_done
+    path = folder / "measurements.csv"
+    path.write_text(damage(path.read_text()))
+    assert finish(half) == 0
+    assert read_state(folder)["attempts"][-1]["from_step"] == from_step
+    assert outcome(folder) == expected
+
+
+def test_a_lost_run_json_does_not_lose_the_run(
+    half_done: tuple[Config, Path, dict[str, Any]],
+) -> None:
+    half, folder, expected = half_done
+    (folder / "run.json").write_text("{")
+    assert finish(half) == 0
+    assert outcome(folder) == expected
+    assert read_state(folder)["attempts"][-1]["from_step"] == 35
+
+
+def test_other_data_are_refused(half_done: tuple[Config, Path, dict[str, Any]]) -> None:
+    half, folder, _ = half_done
+    state = checkpoint.read(folder / checkpoint.NAME)
+    checkpoint.save(folder, {**state, "data": "of another data set"})
+    before = (folder / "measurements.csv").read_bytes()
+    with pytest.raises(UserError, match=r"started on other data: .* data.name=NAME"):
+        train(half)
+    assert (folder / "measurements.csv").read_bytes() == before
+
+
+def test_another_thread_count_is_noticed(
+    half_done: tuple[Config, Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    half, folder, _ = half_done
+    state = checkpoint.read(folder / checkpoint.NAME)
+    state["environment"]["threads"] = 64
+    checkpoint.save(folder, state)
+    assert finish(half) == 0
+    log = (folder / "train.log").read_text()
+    assert "warning: threads was 64 and is now 1" in log
+
+
+# -------------------------------------------------------------------- who holds it
+
+
+def test_two_at_once(tmp_path: Path, run_command: Command) -> None:
+    """One runs; the other says who holds it, with a status of its own."""
+    one = config(tmp_path, "method=fixed", "epochs=60")
+    first = start(one)
+    folder = Run(one).folder
+    _await(lambda: read_state(folder))
+    second = run_command(
+        "train", *SMALL, "lr=0.05", "method=fixed", "epochs=60", outputs=tmp_path
+    )
+    assert first.is_alive(), "the run was over too soon for this test"
+    assert second.returncode == 75, second.stderr
+    (line,) = second.stderr.splitlines()
+    assert f"is held by process {first.pid} on " in line
+    first.join(120)
+    assert first.exitcode == 0
+    assert len(read_state(folder)["attempts"]) == 1
+
+
+def test_started_at_the_same_moment(tmp_path: Path) -> None:
+    one = config(tmp_path, "method=auto_l2", "epochs=4")
+    processes = [start(one) for _ in range(4)]
+    for process in processes:
+        process.join(120)
+    assert {process.exitcode for process in processes} <= {0, 75}
+    folder = Run(one).folder
+    assert read_state(folder)["status"] == "completed"
+    assert len(read_state(folder)["attempts"]) == 1
+
+
+def _as_on_another_host(folder: Path, **changes: Any) -> None:
+    state = read_state(folder)
+    state["status"] = "running"
+    state["attempts"][-1]["host"] = "elsewhere"
+    state.update(updated=time.time(), **changes)
+    (folder / "run.json").write_text(json.dumps(state))
+
+
+def test_a_dead_holder_on_another_host_is_waited_for(
+    half_done: tuple[Config, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half, folder, expected = half_done
+    _as_on_another_host(folder)
+    monkeypatch.setattr(run, "PATIENCE", 1.0)
+    before = time.monotonic()
+    with Run(half).open():
+        waited = time.monotonic() - before
+    assert waited > 0.5
+    assert finish(half) == 0
+    assert outcome(folder) == expected
+
+
+def test_a_live_holder_on_another_host_is_left_alone(
+    half_done: tuple[Config, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half, folder, _ = half_done
+    _as_on_another_host(folder)
+    monkeypatch.setattr(run, "PATIENCE", 30.0)
+    monkeypatch.setattr(run.time, "sleep", lambda _: _as_on_another_host(folder))
+    with pytest.raises(Held, match="on elsewhere"), Run(half).open():
+        pass
+
+
+# -------------------------------------------------------------------- faults
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 300 kB."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs takes root")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", where], check=True)
+    yield where
+    subprocess.run(["umount", "-l", where], check=True)
+
+
+def test_a_full_disk_loses_nothing(
+    tmp_path: Path, small_disk: Path, run_command: Command
+) -> None:
+    knobs = *SMALL, "lr=0.05", "method=combined", "checkpoint.every_steps=7"
+    assert run_command("train", *knobs, outputs=tmp_path / "whole").returncode == 0
+    (small_disk / "filler").write_bytes(bytes(220_000))
+    full = run_command("train", *knobs, outputs=small_disk)
+    assert full.returncode == 2
+    (line,) = full.stderr.splitlines()
+    assert "cannot be written (No space left on device)" in line
+    (small_disk / "filler").unlink()
+    again = run_command("train", *knobs, outputs=small_disk)
+    assert again.returncode == 0, again.stderr
+    (whole,) = (tmp_path / "whole").glob("*/*")
+    (folder,) = small_disk.glob("default/*")
+    assert outcome(folder) == outcome(whole)
+
+
+def test_a_folder_that_vanishes(tmp_path: Path, run_command: Command) -> None:
+    knobs = "method=fixed", "epochs=400", "checkpoint.every_steps=10"
+    gone = config(tmp_path / "outputs", *knobs)
+    folder = Run(gone).folder
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autol2.train", *SMALL, "lr=0.05", *knobs]
+        + [f"outputs={tmp_path / 'outputs'}"],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _await(lambda: (folder / checkpoint.PREVIOUS).exists())
+    while (tmp_path / "outputs").exists():
+        shutil.rmtree(tmp_path / "outputs", ignore_errors=True)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    (line,) = errors.splitlines()
+    assert "cannot be written (No such file or directory)" in line
+    assert not (tmp_path / "outputs").exists()
+
+
+# -------------------------------------------------------------------- Ctrl-C
+
+
+def test_control_c_on_a_terminal(tmp_path: Path) -> None:
+    """Once: checkpoint, and the command that resumes."""
+    knobs = *SMALL[:-3], "epochs=3000", "threads=1", "method=fixed", f"outputs={tmp_path}"
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autol2.train", *knobs],
+        cwd=PROJECT,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # the controlling terminal
+        env={**os.environ, "COLUMNS": "400", "TERM": "xterm"},
+    )
+    os.close(slave)
+    _await(lambda: list(tmp_path.glob("*/*/epochs.csv")))
+    time.sleep(0.3)
+    os.write(master, b"\x03")
+    seen = b""
+    with contextlib.suppress(OSError):
+        while piece := os.read(master, 65536):
+            seen += piece
+    os.close(master)
+    assert process.wait(60) == 130
+    text = seen.decode()
+    assert f"to resume: python -m autol2.train {' '.join(knobs)}" in text
+    assert "Traceback" not in text
+    (folder,) = tmp_path.glob("*/*")
+    assert read_state(folder)["status"] == "interrupted"
+
+
+def test_a_second_control_c_leaves_at_once(tmp_path: Path) -> None:
+    one = config(tmp_path, "epochs=3000", "checkpoint.every_steps=1000000")
+    process = SERVER.Process(target=_slow_to_save, args=(one,))
+    process.start()
+    folder = Run(one).folder
+    _await(lambda: (folder / "epochs.csv").exists() and read_state(folder))
+    os.kill(process.pid, signal.SIGINT)
+    process.join(1)
+    assert process.is_alive()
+    os.kill(process.pid, signal.SIGINT)
+    process.join(10)
+    assert process.exitcode == -signal.SIGINT
+
+
+def _slow_to_save(config: Config) -> None:
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    attempt.checkpoint.save = lambda *_: time.sleep(60)
+    train(config)
+
+
+def test_checkpoint_loads_in_any_program(half_done: tuple[Config, Path, dict[str, Any]]) -> None:
+    _, folder, _ = half_done
+    state = torch.load(folder / checkpoint.NAME, weights_only=True)
+    assert state["step"] == 35
+    assert set(state) >= {"model", "controller", "rng", "order", "measurements"}
+
+
+def _await(condition: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
