@@ -1,4 +1,4 @@
-"""One attempt at a run: from its first step, or the newest checkpoint, to its end or interruption."""
+"""One attempt at a run: from its first step or the newest checkpoint to its end or a signal."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ CHECKPOINT_SHARE = 0.01
 def attempt(run: Run, data: Dataset, device: torch.device) -> int:
     """Do `run` to its end, or until a signal asks to stop; the exit status.
 
-    The status is 0 for a run that is completed or diverged (both are results) and 128 + the signal's
-    number for one that was interrupted.
+    The status is 0 for a run that is completed or diverged (both are results) and 128 + the
+    signal's number for one that was interrupted.
 
     Raises:
         Held: another process does the run.

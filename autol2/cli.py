@@ -200,7 +200,7 @@ def _unknown_key(key: str, config_name: str, text: str) -> str:
 
 def _keys(cfg: DictConfig, prefix: str = "") -> Iterable[str]:
     for key in cfg:
-        full = f"{prefix}{key}"
+        full = f"{prefix}{key!s}"
         yield full
         node = cfg._get_node(str(key))
         if OmegaConf.is_dict(node):

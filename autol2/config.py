@@ -1,8 +1,8 @@
 """The schema: every knob of a run, documented and validated.
 
 `conf/` holds the values; these dataclasses hold the names, types and bounds. Hydra composes a
-`DictConfig` that `parse` turns into a `Config`, whose ``__post_init__`` methods refuse what makes no
-sense with a `UserError`: one line that says what to type instead.
+`DictConfig` that `parse` turns into a `Config`, whose ``__post_init__`` methods refuse what makes
+no sense with a `UserError`: one line that says what to type instead.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-ADAPTIVE = ("auto_l2", "threshold", "advance", "combined")
-METHODS = ("fixed", *ADAPTIVE)
-PROTOCOLS = ("published", "pseudocode", "corrected")
+from .controller import METHODS, PROTOCOLS, Rule
+
 INITIALIZATIONS = ("published", "paper")
 PRECISIONS = ("fp32", "tf32", "bf16")
 SOURCES = ("cifar10", "digits", "imagefolder")
+
+
+Schema = TypeVar("Schema")
 
 
 class UserError(Exception):
@@ -222,14 +224,35 @@ class CheckpointConfig:
 
 
 @dataclass
-class Config:
-    """One run, whole."""
+class RuleConfig:
+    """What decides λ."""
 
     method: MethodConfig = MISSING
-    batchnorm: BatchnormConfig = MISSING
     alpha: AlphaConfig = MISSING
     fixed_lambda: FixedLambdaConfig = MISSING
     protocol: ProtocolConfig = MISSING
+
+    def rule(self) -> Rule:
+        """The rule that these knobs describe."""
+        return Rule(
+            method=self.method.name,
+            protocol=self.protocol.name,
+            alpha=self.alpha.percent,
+            fixed_lambda=self.fixed_lambda.value,
+            initial_lambda=self.method.initial_lambda,
+            decay_factor=self.method.decay_factor,
+            cooldown=self.method.cooldown,
+            lambda_min=self.protocol.lambda_min,
+            lambda_max=self.protocol.lambda_max,
+            raise_when_converged=self.method.raise_when_converged,
+        )
+
+
+@dataclass
+class Config(RuleConfig):
+    """One run, whole."""
+
+    batchnorm: BatchnormConfig = MISSING
     data: DataConfig = MISSING
     model: ModelConfig = MISSING
     precision: PrecisionConfig = MISSING
@@ -280,18 +303,23 @@ def study_name(name: str) -> str:
 
 
 def parse(cfg: DictConfig) -> Config:
-    """The validated `Config` of a composed `cfg`.
+    """The validated `Config` of a composed `cfg`; see `parse_as` for what it raises."""
+    return parse_as(Config, cfg)
+
+
+def parse_as(schema: type[Schema], cfg: DictConfig) -> Schema:
+    """The validated instance of the dataclass `schema` of a composed `cfg`.
 
     Raises:
-        UserError: a knob has a value that makes no sense.
+        UserError: a knob has a value that makes no sense, or there is no such knob.
         omegaconf.errors.OmegaConfBaseException: a knob is missing or of the wrong type.
     """
-    _refuse_unknown(cfg, Config)
+    _refuse_unknown(cfg, schema)
     try:
         config = OmegaConf.to_object(cfg)
     except UserError as error:  # OmegaConf appends lines of its own
         raise UserError(str(error).splitlines()[0]) from None
-    assert isinstance(config, Config)
+    assert isinstance(config, schema)
     return config
 
 

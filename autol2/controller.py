@@ -1,14 +1,15 @@
 """The λ rules (paper, Algorithms 1 to 4): measurements in, decisions with their reasons out.
 
-λ multiplies the sum of squares of *all* parameters, with no factor ½: the penalty is λ·Σθ², which for
-SGD is a weight decay of 2λ. (Lewkowycz & Gur-Ari, 2020, write ½λ‖θ‖².) Loss means a batch's mean
-cross-entropy without the penalty, accuracy is the same batch's in percent, error is 100 − accuracy.
+λ multiplies the sum of squares of *all* parameters, with no factor ½: the penalty is λ·Σθ², which
+for SGD is a weight decay of 2λ. (Lewkowycz & Gur-Ari, 2020, write ½λ‖θ‖².) Loss means a batch's
+mean cross-entropy without the penalty, accuracy is that batch's in percent, error is 100 − accuracy.
 
 The paper's text, its pseudo-code and the code behind its figures disagree. Each is a *protocol*:
 
 published
-    What drew the figures. Compares accuracies; ties count as worse and as better; either signal may
-    hold at either of the two measurements; the clock of the cool-down falls back to 0 at each epoch.
+    What drew the figures. Compares accuracies; ties count as worse and as better; either signal
+    may hold at either of the two measurements; the clock of the cool-down falls back to 0 at each
+    epoch.
 pseudocode
     Algorithms 1 to 4 as printed. Strict comparisons; the same signal at both measurements. With
     raising, the minimum is still ∞ at the second measurement, so λ rises until training diverges.
@@ -224,31 +225,37 @@ class Controller:
 
     def _worse(self, now: _Measurement) -> str | None:
         """Published: loss_j ≥ M_loss·r or accuracy_j·r ≤ M_acc, at both measurements."""
-        r, least = self.rule.ratio, self._minimum
-        for one in (now, self._previous):
-            if not (one.loss >= least.loss * r or one.accuracy * r <= least.accuracy):
+        r, least, words = self.rule.ratio, self._minimum, []
+        for one in (self._previous, now):
+            if one.loss >= least.loss * r:
+                words.append(f"loss {one.loss:.4g} ≥ {least.loss:.4g}{self._times}")
+            elif one.accuracy * r <= least.accuracy:
+                words.append(f"accuracy {one.accuracy:.4g}{self._times} ≤ {least.accuracy:.4g}")
+            else:
                 return None
-        return self._compare(now, "no better than")
+        return ", then ".join(words)
 
     def _better(self, now: _Measurement) -> str | None:
         """Published: M_loss ≥ loss_j·r or M_acc·r ≤ accuracy_j, at both measurements."""
-        r, least = self.rule.ratio, self._minimum
-        for one in (now, self._previous):
-            if not one.finite:
+        r, least, words = self.rule.ratio, self._minimum, []
+        for one in (self._previous, now):
+            if one.finite and least.loss >= one.loss * r:
+                words.append(f"loss {one.loss:.4g}{self._times} ≤ {least.loss:.4g}")
+            elif one.finite and least.accuracy * r <= one.accuracy:
+                words.append(f"accuracy {one.accuracy:.4g} ≥ {least.accuracy:.4g}{self._times}")
+            else:
                 return None
-            if not (least.loss >= one.loss * r or least.accuracy * r <= one.accuracy):
-                return None
-        return self._compare(now, "no worse than")
+        return ", then ".join(words)
 
     def _increases(self, now: _Measurement) -> str | None:
         """Pseudocode: the same of loss and error is above its minimum·r at both measurements."""
         r, least, before = self.rule.ratio, self._minimum, self._previous
         if self.rule.protocol == "corrected" and not (now.finite and before.finite):
             return None
-        if now.loss > least.loss * r and before.loss > least.loss * r:
-            return self._compare(now, "above", "loss")
-        if now.error > least.error * r and before.error > least.error * r:
-            return self._compare(now, "above", "error")
+        for what in ("loss", "error"):
+            first, second, bound = (getattr(one, what) for one in (before, now, least))
+            if first > bound * r and second > bound * r:
+                return f"{what} {first:.4g}, then {second:.4g} > {bound:.4g}{self._times}"
         return None
 
     def _decreases(self, now: _Measurement) -> str | None:
@@ -256,21 +263,15 @@ class Controller:
         r, least, before = self.rule.ratio, self._minimum, self._previous
         if not (now.finite and before.finite):
             return None
-        if now.loss * r < least.loss and before.loss * r < least.loss:
-            return self._compare(now, "below", "loss")
-        if now.error * r < least.error and before.error * r < least.error:
-            return self._compare(now, "below", "error")
+        for what in ("loss", "error"):
+            first, second, bound = (getattr(one, what) for one in (before, now, least))
+            if first * r < bound and second * r < bound:
+                return f"{what} {first:.4g}, then {second:.4g}{self._times} < {bound:.4g}"
         return None
 
-    def _compare(self, now: _Measurement, how: str, what: str = "") -> str:
-        before, least = self._previous, self._minimum
-        parts = []
-        if what != "error":
-            parts.append(f"loss {before.loss:.4g}, {now.loss:.4g} {how} {least.loss:.4g}")
-        if what != "loss":
-            parts.append(f"error {before.error:.4g}, {now.error:.4g} % {how} {least.error:.4g} %")
-        by = f" by {self.rule.alpha:g} %" if self.rule.ratio > 1 else ""
-        return " or ".join(parts) + by
+    @property
+    def _times(self) -> str:
+        return f" · {self.rule.ratio:g}" if self.rule.ratio > 1 else ""
 
     # ------------------------------------------------------------ consequences
 

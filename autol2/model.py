@@ -1,10 +1,10 @@
 """The paper's network (section 4): two 3×3 convolutions, each with 2×2 max pooling, and two dense
 layers.
 
-Three things make it fast and leave its mathematics alone. Images come as bytes and are normalised on
-the device. Pooling stands before ReLU, which it commutes with, so that ReLU sees a quarter of the
-values (bit-identical). And since flooring pools throw away an edge row and column, the part of the
-image that only those see is cut off first (sums are reordered: about 1e-6); with batch-norm in
+Three things make it fast and leave its mathematics alone. Images come as bytes and are normalised
+on the device. Pooling stands before ReLU, which it commutes with, so that ReLU sees a quarter of
+the values (bit-identical). And since flooring pools throw away an edge row and column, the part of
+the image that only those see is cut off first (sums are reordered: about 1e-6); with batch-norm in
 training, whose statistics do see it, it stays.
 """
 
@@ -108,4 +108,4 @@ def build(config: Config, shape: tuple[int, int, int], classes: int, seed: int) 
         std=config.data.std,
     )
     initialize(model, config.protocol.initialization, seed)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(memory_format=torch.channels_last)

@@ -14,8 +14,8 @@ AdamW, Muon, …, and        2λ, decoupled    every step first multiplies the w
                                             no penalty's gradient
 =========================  ===============  ==================================================
 
-So λ = weight_decay/2 everywhere; `convert` translates from and to other conventions. With a learning
-rate schedule the decay per step is lr·2λ and follows lr.
+So λ = weight_decay/2 everywhere; `convert` translates from and to other conventions. Under a
+learning rate schedule the decay per step, lr·2λ, follows lr.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal, SupportsFloat
+from typing import Any, Literal, SupportsFloat, TypedDict
 
 import torch
 from torch.optim import Optimizer
@@ -97,6 +97,22 @@ def sign_flip(optimizer: Optimizer) -> str | None:
     return None
 
 
+class Settings(TypedDict, total=False):
+    """The keyword arguments of `AutoL2`."""
+
+    alpha: float
+    protocol: Protocol
+    every: int
+    steps_per_epoch: int | None
+    fixed_lambda: float
+    initial_lambda: float
+    decay_factor: float
+    cooldown: float
+    lambda_min: float
+    lambda_max: float | None
+    raise_when_converged: int
+
+
 class AutoL2:
     """Controls an optimizer's ``weight_decay`` by the training loss and error.
 
@@ -119,22 +135,24 @@ class AutoL2:
 
     Learning rate schedulers and ``GradScaler`` work beside it; a step that the scaler skips counts
     unless `step` is not called for it. Each change of λ makes ``torch.compile`` compile a compiled
-    ``optimizer.step`` again, unless SGD's ``weight_decay`` was given as a tensor, which is changed in
-    place. Changes are logged to the logger ``autol2`` at level INFO.
+    ``optimizer.step`` again, unless ``weight_decay`` was given as a tensor (SGD), which is changed
+    in place. In distributed training give every process the same numbers, or their weights part.
+    Changes are logged to the logger ``autol2`` at level INFO.
 
     Args:
-        optimizer: any torch optimizer with a ``weight_decay``; what λ means for each is said in this
-            module's docstring.
+        optimizer: any torch optimizer with a ``weight_decay``. It is set to 2λ. For SGD that is the
+            gradient of the penalty λ·Σθ²; for other coupled optimizers (Adam) that gradient, scaled
+            like the loss's; for decoupled ones (AdamW) a factor 1 − lr·2λ on the weights.
         method: auto_l2 (paper, Algorithm 1), threshold (2), advance (3), combined (4) or fixed.
         alpha: the threshold α of threshold and combined, in percent.
-        protocol: ``corrected`` (what the paper's text means; for new work), ``published`` (what drew
-            its figures; needs the epochs' beginnings) or ``pseudocode`` (as printed: advance and
-            combined diverge). See `autol2.controller`.
+        protocol: ``corrected`` (what the paper's text means; for new work), ``published`` (what
+            drew its figures; needs to know where epochs begin) or ``pseudocode`` (as printed:
+            advance and combined diverge). See `autol2.controller`.
         every: steps between two measurements (the paper's k). Only then are loss and error read, so
             a GPU is waited for once in `every` steps.
         steps_per_epoch: optimizer steps in an epoch, ``len(loader)`` without gradient accumulation.
-            Under ``published`` the clock falls back at each epoch; give this, or call `start_epoch`.
-            Measurements are counted within the epoch once it is known.
+            Under ``published`` the clock falls back at each epoch: give this, or call
+            `start_epoch`. Where epochs are known, every k-th step of an epoch is measured.
         fixed_lambda: λ of ``method="fixed"``.
         initial_lambda: λ at the first step of the other methods.
         decay_factor: λ is multiplied by it when it decays and divided by it when it is raised.
@@ -194,6 +212,8 @@ class AutoL2:
                     f"{type(optimizer).__name__} has no weight_decay in parameter group {index}: "
                     f"AutoL2 needs an optimizer with one, such as SGD, Adam or AdamW"
                 )
+            if isinstance(group["weight_decay"], torch.Tensor):  # torch lets groups share it
+                group["weight_decay"] = group["weight_decay"].clone()
         if not _groups(optimizer):
             raise ValueError("every parameter group says auto_l2=False: there is nothing to do")
         self.optimizer = optimizer
@@ -231,9 +251,11 @@ class AutoL2:
             self._epoch_step = 0
         clock = (self._epoch_step if self._epochs_known else self.last_step) + 1
         if clock % self.every:
-            decision = Decision(self.get_last_lambda(), "none", f"not a {self.every}th step")
+            decision = Decision(
+                self.get_last_lambda(), "none", f"measured every {self.every} steps"
+            )
         else:
-            decision = self._measure(float(loss), float(error), clock)
+            decision = self._measure(_number(loss), _number(error), clock)
         self.last_step += 1
         self._epoch_step += 1
         if len(_groups(self.optimizer)) != self._count:
@@ -250,7 +272,7 @@ class AutoL2:
         return self._controller.lambda_
 
     def state_dict(self) -> dict[str, Any]:
-        """All that later steps depend on, in plain numbers and strings; save the optimizer's too."""
+        """All that later steps depend on, in plain numbers; save the optimizer's state with it."""
         return {
             "controller": self._controller.state_dict(),
             "every": self.every,
@@ -263,8 +285,8 @@ class AutoL2:
         """Continue from `state`, after ``optimizer.load_state_dict`` of the same checkpoint.
 
         Raises:
-            ValueError: the optimizer's ``weight_decay`` is not that of `state`, or `state` was saved
-                with other settings; nothing is changed then.
+            ValueError: the optimizer's ``weight_decay`` is not that of `state`, or `state` was
+                saved with other settings; nothing is changed then.
         """
         if state.keys() != self.state_dict().keys():
             raise ValueError(f"not a state of AutoL2: it has {sorted(state)}")
@@ -273,7 +295,9 @@ class AutoL2:
         restored = Controller(self._controller.rule)
         restored.load_state_dict(state["controller"])
         # A wrapper that was built after the optimizer's state was loaded has overwritten it.
-        known = [[float(g["weight_decay"]) for g in _groups(self.optimizer)], self._found]
+        known = [[float(group["weight_decay"]) for group in _groups(self.optimizer)]]
+        if self.last_step == 0:
+            known.append(self._found)
         if not any(_all_are(found, 2 * restored.lambda_) for found in known):
             raise ValueError(
                 f"the optimizer's weight_decay is {known[0]}, but the restored λ asks for "
@@ -328,6 +352,10 @@ class AutoL2:
 
 def _groups(optimizer: Optimizer) -> list[dict[str, Any]]:
     return [group for group in optimizer.param_groups if group.get("auto_l2", True)]
+
+
+def _number(value: SupportsFloat) -> float:
+    return float(value.detach() if isinstance(value, torch.Tensor) else value)
 
 
 def _all_are(found: list[float], expected: float) -> bool:

@@ -33,6 +33,7 @@ class RunProgress:
                 TextColumn("test {task.fields[test]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
                 console=self.console,
+                transient=True,
             )
             self._task = self._bar.add_task(
                 "", total=steps, completed=done, epoch="", loss="–", lambda_="–", test="–"

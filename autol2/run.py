@@ -45,7 +45,7 @@ class Held(UserError):
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The part of `config` that can change a number, less the knobs that its method does not use."""
+    """What of `config` can change a number, less the knobs that its method does not use."""
     knobs = to_dict(config)
     for name in ("study", "outputs", "device", "threads", "tune_malloc", "rerun", "checkpoint"):
         del knobs[name]

@@ -1,7 +1,7 @@
 """Plain stochastic gradient descent with weight decay.
 
-The same arithmetic, bit for bit, as `torch.optim.SGD` without momentum. That class costs more than a
-second at its first use (it imports PyTorch's compiler), which every run would pay.
+The same arithmetic, bit for bit, as `torch.optim.SGD` without momentum. That class costs more than
+a second at its first use (it imports PyTorch's compiler), which every run would pay.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from .cli import command
 from .config import Config, parse
 from .run import Run, summary
 
+
 @command("config")
 def main(cfg: DictConfig) -> int:
     """The Hydra entry point."""

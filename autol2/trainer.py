@@ -1,7 +1,7 @@
 """The training loop: step, measure, evaluate, checkpoint.
 
-λ is applied as SGD's weight decay 2λ: the gradient of the penalty λ·Σθ² over all parameters. What is
-measured is read back from the device only where something depends on it, so that a GPU is never
+λ is applied as SGD's weight decay 2λ: the gradient of the penalty λ·Σθ² over all parameters. What
+is measured is read back from the device only where something depends on it, so that a GPU is never
 waited for without need.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from . import model
 from .config import Config, UserError
-from .controller import Controller, Rule
+from .controller import Controller
 from .data import Dataset
 from .run import Records
 from .sgd import SGD
@@ -64,9 +64,7 @@ class Trainer:
         device: where to train.
     """
 
-    def __init__(
-        self, config: Config, data: Dataset, folder: Path, device: torch.device
-    ) -> None:
+    def __init__(self, config: Config, data: Dataset, folder: Path, device: torch.device) -> None:
         self.config, self.folder, self.device = config, folder, device
         self.data = data.to(device)
         channels, height, width = data.train_images.shape[1:]
@@ -79,7 +77,7 @@ class Trainer:
             for name, weight in self.model.named_parameters()
             if name.endswith(".weight") and weight.dim() > 1
         }
-        self.controller = Controller(_rule(config))
+        self.controller = Controller(config.rule())
         self.optimizer = SGD(self.parameters, config.lr)
         self.adaptive = config.method.name != "fixed"
         self.size = len(data.train_images)
@@ -190,9 +188,9 @@ class Trainer:
 
     def _begin_epoch(self) -> None:
         self.read = 0
-        self.order = epoch_order(
-            self.size, self.config.seed, self.step // self.steps_per_epoch
-        ).to(self.device)
+        self.order = epoch_order(self.size, self.config.seed, self.step // self.steps_per_epoch).to(
+            self.device
+        )
 
     def _batch(self, position: int) -> int:
         batch = self.config.batch_size
@@ -342,22 +340,6 @@ def _seed(seed: int, *purpose: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def _sum_of_squares(parameters: list[Tensor]) -> Tensor:
-    norms = torch._foreach_norm(parameters)
+def _sum_of_squares(parameters: Sequence[Tensor]) -> Tensor:
+    norms = torch._foreach_norm(tuple(parameters))
     return torch.stack(norms).square().sum()
-
-
-def _rule(config: Config) -> Rule:
-    method, protocol = config.method, config.protocol
-    return Rule(
-        method=method.name,
-        protocol=protocol.name,
-        alpha=config.alpha.percent,
-        fixed_lambda=config.fixed_lambda.value,
-        initial_lambda=method.initial_lambda,
-        decay_factor=method.decay_factor,
-        cooldown=method.cooldown,
-        lambda_min=protocol.lambda_min,
-        lambda_max=protocol.lambda_max,
-        raise_when_converged=method.raise_when_converged,
-    )

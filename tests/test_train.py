@@ -90,7 +90,7 @@ def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())
     assert "━" in text
     assert re.search(r"epoch 2/2", text)
-    assert re.search(r"loss \d\.\d+  λ 0\.1  test \d+\.\d\d %", text)
+    assert re.search(r"loss \d\.\d+ +λ \S+ +test \d+\.\d\d %", text)
 
 
 def test_same_seed_same_bits(run_command: Command, tmp_path: Path) -> None:
@@ -263,7 +263,9 @@ BAD = [
 def test_bad_input(
     run_command: Command, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
-    small = [word for word in SMALL if word.partition("=")[0] not in {o.split("=")[0] for o in overrides}]
+    small = [
+        word for word in SMALL if word.partition("=")[0] not in {o.split("=")[0] for o in overrides}
+    ]
     multirun = ["-m"] if "," in overrides[0] else []
     done = run_command("train", *multirun, *small, *overrides)
     assert done.returncode == 2
@@ -274,9 +276,7 @@ def test_bad_input(
 
 
 @pytest.mark.parametrize("place", ["/proc/autol2", "file", "file/below"])
-def test_outputs_that_cannot_be_written(
-    run_command: Command, tmp_path: Path, place: str
-) -> None:
+def test_outputs_that_cannot_be_written(run_command: Command, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("in the way")
     outputs = tmp_path / place
     done = run_command("train", *SMALL, outputs=outputs)

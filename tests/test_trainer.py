@@ -79,9 +79,7 @@ def test_weight_decay_is_the_penalty(digits: Dataset, tmp_path: Path, batchnorm:
         squares = sum(parameter.square().sum() for parameter in model.parameters())
         if (position + 1) % 5 == 0:
             accuracy = (scores.argmax(1) == labels).double().mean().item() * 100
-            expected.append(
-                (epoch, position + 1, loss.item(), accuracy, lambda_ * squares.item())
-            )
+            expected.append((epoch, position + 1, loss.item(), accuracy, lambda_ * squares.item()))
         optimizer.zero_grad()
         (loss + lambda_ * squares).backward()
         optimizer.step()
@@ -185,12 +183,14 @@ def test_train_figures_of_an_epoch_are_those_of_its_batches(
 
 def test_a_loss_that_is_not_finite_ends_the_run(digits: Dataset, tmp_path: Path) -> None:
     trainer = Trainer(config("method=fixed", "fixed_lambda=1e4", "lr=1"), digits, tmp_path, CPU)
-    losses = []
     trainer.begin()
-    with pytest.raises(Diverged) as diverged:
+
+    def train() -> None:
         for _ in range(46):
             trainer.train_step()
-            losses.append(float(trainer.losses[trainer.step - 1]))
+
+    with pytest.raises(Diverged) as diverged:
+        train()
     trainer.close()
     first = next(step for step, loss in enumerate(trainer.losses.tolist(), 1) if loss != loss)
     assert diverged.value.step == first

@@ -1,0 +1,208 @@
+"""Replay a recorded run: what would a controller have done with these measurements?
+
+    python -m autol2.replay trace=FILE method=combined alpha=5 protocol=published
+
+reads a trace (CSV or CSV.gz; a run's own measurements.csv, or the published columns), shows each
+change of λ and says whether the recorded λ agrees. As a function:
+
+    from autol2 import Rule, replay
+    for step in replay(Rule("combined", alpha=5), "measurements.csv"):
+        if step.decision.event != "none":
+            print(step.epoch, step.step, step.decision)
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from .cli import command
+from .config import RuleConfig, UserError, parse_as
+from .controller import Controller, Decision, Rule
+from .files import write_atomically
+from .run import read_state
+
+COLUMNS = ("epoch", "step", "lambda", "train_loss", "train_accuracy")
+"""What a trace must have; further columns are ignored."""
+TOLERANCE = 1e-9
+"""Relative difference up to which two values of λ agree."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of a trace."""
+
+    epoch: int
+    """Counted from 0."""
+    step: int
+    """Counted from 1 within the epoch."""
+    recorded_lambda: float
+    """λ that the step was trained with."""
+    loss: float
+    """Mean training loss of the step's batch, without the penalty."""
+    accuracy: float
+    """Training accuracy of the step's batch in percent."""
+
+
+@dataclass(frozen=True)
+class Replayed(Measurement):
+    """One row of a trace and what the controller made of it."""
+
+    lambda_: float
+    """λ that the controller had for this step."""
+    decision: Decision
+    """What it decided after it."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the recorded λ is the controller's."""
+        return abs(self.lambda_ - self.recorded_lambda) <= TOLERANCE * abs(self.recorded_lambda)
+
+
+@dataclass
+class ReplayConfig(RuleConfig):
+    """The knobs of the command."""
+
+    trace: str = ""
+    """The recording."""
+    out: str | None = None
+    """Where to write the controller's λ (epoch, step, lambda), if anywhere."""
+    steps_per_epoch: int | None = None
+    """Steps of an epoch, for the protocols whose clock runs through; see `replay`."""
+
+
+def replay(
+    rule: Rule, trace: str | Path, steps_per_epoch: int | None = None
+) -> Iterator[Replayed]:
+    """Run a controller over a recorded trace.
+
+    Args:
+        rule: the controller's rule.
+        trace: CSV or CSV.gz file with the columns of `COLUMNS`.
+        steps_per_epoch: for the clock over the whole run that the protocols pseudocode and
+            corrected use. By default that of the run.json beside the trace, else the last step
+            measured in any epoch.
+
+    Raises:
+        UserError: the file is missing or is no trace.
+    """
+    measurements = read_trace(Path(trace))
+    length = steps_per_epoch or _epoch_length(Path(trace), measurements)
+    controller = Controller(rule)
+    for one in measurements:
+        lambda_ = controller.lambda_
+        decision = controller.measure(
+            one.loss, one.accuracy, one.epoch * length + one.step, one.step
+        )
+        yield Replayed(**vars(one), lambda_=lambda_, decision=decision)
+
+
+def read_trace(path: Path) -> list[Measurement]:
+    """The measurements in a CSV or CSV.gz file.
+
+    Raises:
+        UserError: the file is missing or is no trace.
+    """
+    try:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"trace={path} cannot be read: {_reason(error)}") from error
+    rows = csv.reader(io.StringIO(text))
+    header = next(rows, [])
+    missing = [column for column in COLUMNS if column not in header]
+    if missing:
+        raise UserError(
+            f"trace={path} has no column {', '.join(missing)}; a trace has {', '.join(COLUMNS)}"
+        )
+    places = [header.index(column) for column in COLUMNS]
+    measurements = []
+    for row in rows:
+        try:
+            epoch, step, *values = (row[place] for place in places)
+            measurements.append(Measurement(int(epoch), int(step), *map(float, values)))
+        except (IndexError, ValueError):
+            raise UserError(
+                f"trace={path}, line {rows.line_num}: {','.join(row)!r} is not a row of numbers "
+                f"under {', '.join(COLUMNS)}"
+            ) from None
+    if not measurements:
+        raise UserError(f"trace={path} holds no measurements")
+    return measurements
+
+
+def _epoch_length(trace: Path, measurements: list[Measurement]) -> int:
+    known = read_state(trace.parent).get("steps_per_epoch")
+    return known or max(one.step for one in measurements)
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+@command("replay")
+def main(cfg: DictConfig) -> int:
+    """The Hydra entry point: 0 where the recorded λ agrees everywhere, 1 where it does not."""
+    config = parse_as(ReplayConfig, cfg)
+    if not config.trace:
+        raise UserError(
+            "which recording? python -m autol2.replay trace=FILE method=combined alpha=5"
+        )
+    steps = list(replay(config.rule(), config.trace, config.steps_per_epoch))
+    console = Console(highlight=False, soft_wrap=True)
+    _show_changes(console, steps)
+    if config.out is not None:
+        _write(Path(config.out), steps)
+    agreeing = sum(step.agrees for step in steps)
+    console.print(f"agrees with the recorded lambda: {agreeing}/{len(steps)} measurements")
+    first = next((step for step in steps if not step.agrees), None)
+    if first is None:
+        return 0
+    console.print(
+        f"first difference: epoch {first.epoch}, step {first.step}: "
+        f"recorded {first.recorded_lambda:g}, {config.method.name} has {first.lambda_:g}"
+    )
+    return 1
+
+
+def _show_changes(console: Console, steps: list[Replayed]) -> None:
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for heading in ("epoch", "step"):
+        table.add_column(heading, justify="right")
+    for heading in ("λ", "event", "reason"):
+        table.add_column(heading, no_wrap=heading != "reason")
+    for step in steps:
+        decision = step.decision
+        if decision.event != "none":
+            change = f"{step.lambda_:g} → {decision.lambda_:g}"
+            table.add_row(
+                str(step.epoch), str(step.step), change, decision.event, decision.reason
+            )
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print("λ never changes")
+
+
+def _write(path: Path, steps: list[Replayed]) -> None:
+    lines = ["epoch,step,lambda", *(f"{one.epoch},{one.step},{one.lambda_}" for one in steps)]
+    try:
+        write_atomically(path, ("\n".join(lines) + "\n").encode())
+    except OSError as error:
+        raise UserError(f"out={path} cannot be written: {os.strerror(error.errno or 0)}") from error
+
+
+ConfigStore.instance().store(name="replay_schema", node=ReplayConfig)
+
+if __name__ == "__main__":
+    main()

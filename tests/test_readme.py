@@ -1,0 +1,42 @@
+"""README's Python examples run as they stand, each as a program of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import PROJECT
+
+README = Path(os.environ.get("AUTOL2_README", PROJECT / "README.md"))
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.S | re.M)
+NEEDED = (
+    "from autol2 import AutoL2",
+    "autol2.integrations.lightning import",
+    "autol2.integrations.huggingface import",
+    "from autol2.replay import replay",
+)
+
+
+def test_each_integration_has_an_example() -> None:
+    for needed in NEEDED:
+        assert sum(needed in block for block in BLOCKS) == 1, needed
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n", 1)[0])
+def test_example(block: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
