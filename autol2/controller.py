@@ -2,7 +2,7 @@
 
 λ multiplies the sum of squares of *all* parameters, with no factor ½: the penalty is λ·Σθ², which
 for SGD is a weight decay of 2λ. (Lewkowycz & Gur-Ari, 2020, write ½λ‖θ‖².) Loss means a batch's
-mean cross-entropy without the penalty, accuracy is that batch's in percent, error is 100 − accuracy.
+mean cross-entropy without the penalty, accuracy is its accuracy in percent, error 100 − accuracy.
 
 The paper's text, its pseudo-code and the code behind its figures disagree. Each is a *protocol*:
 
@@ -179,7 +179,7 @@ class Controller:
         if self._count == 1:
             return self._stay("first measurement")
         if self._count == 2:
-            self._minimum = self._previous
+            self._take_in(self._previous)
             return self._stay("second measurement")
         cooling = clock <= self._rests_until
         if not cooling:

@@ -81,9 +81,7 @@ class ReplayConfig(RuleConfig):
     """Steps of an epoch, for the protocols whose clock runs through; see `replay`."""
 
 
-def replay(
-    rule: Rule, trace: str | Path, steps_per_epoch: int | None = None
-) -> Iterator[Replayed]:
+def replay(rule: Rule, trace: str | Path, steps_per_epoch: int | None = None) -> Iterator[Replayed]:
     """Run a controller over a recorded trace.
 
     Args:
@@ -185,9 +183,7 @@ def _show_changes(console: Console, steps: list[Replayed]) -> None:
         decision = step.decision
         if decision.event != "none":
             change = f"{step.lambda_:g} → {decision.lambda_:g}"
-            table.add_row(
-                str(step.epoch), str(step.step), change, decision.event, decision.reason
-            )
+            table.add_row(str(step.epoch), str(step.step), change, decision.event, decision.reason)
     if table.row_count:
         console.print(table)
     else:

@@ -1,0 +1,344 @@
+"""The λ rules, case by case, and what must hold of any of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autol2.controller import METHODS, PROTOCOLS, Controller, Rule
+
+ADAPTIVE = METHODS[1:]
+K = 5
+
+
+def lambdas(rule: Rule, measurements: list[tuple[float, float]], epoch: int = 10**6) -> list[float]:
+    """λ after each of `measurements` (loss, accuracy), taken every fifth step."""
+    controller = Controller(rule)
+    after = []
+    for number, (loss, accuracy) in enumerate(measurements, 1):
+        step = number * K
+        decision = controller.measure(loss, accuracy, step, (step - 1) % epoch + 1)
+        assert decision.lambda_ == controller.lambda_
+        after.append(round(decision.lambda_, 12))
+    return after
+
+
+def losses(*values: float) -> list[tuple[float, float]]:
+    """Measurements of which only the loss says anything (the error halves each time)."""
+    return [(loss, 100 - 90 * 0.5**number) for number, loss in enumerate(values)]
+
+
+# ---------------------------------------------------------------------- published
+
+
+@pytest.mark.parametrize(
+    ("method", "alpha", "measurements", "expected"),
+    [
+        # Two measurements in a row no better than the first: λ decays at the third.
+        ("auto_l2", 0, [(2, 10), (3, 9), (3, 9)], [0.1, 0.1, 0.01]),
+        # A tie counts as worse.
+        ("auto_l2", 0, [(2, 10), (2, 20), (2, 20)], [0.1, 0.1, 0.01]),
+        ("auto_l2", 0, [(2, 10), (1, 10), (1, 10)], [0.1, 0.1, 0.01]),
+        # Either signal will do, and not the same one both times.
+        ("auto_l2", 0, [(2, 10), (3, 20), (1, 9)], [0.1, 0.1, 0.01]),
+        # One good measurement in between prevents it.
+        ("auto_l2", 0, [(2, 10), (3, 9), (1, 20)], [0.1, 0.1, 0.1]),
+        ("auto_l2", 0, [(2, 10), (1, 20), (3, 9)], [0.1, 0.1, 0.1]),
+        # The minimum takes in a measurement only one measurement later: at the fourth it is 1.5.
+        ("auto_l2", 0, [(2, 10), (1.5, 20), (1.6, 30), (1.7, 15)], [0.1, 0.1, 0.1, 0.01]),
+        ("auto_l2", 0, [(2, 10), (1.5, 20), (1.4, 30), (1.45, 15)], [0.1, 0.1, 0.1, 0.1]),
+        # Loss and accuracy have minima of their own.
+        ("auto_l2", 0, [(1, 10), (2, 30), (2, 20), (2, 20)], [0.1, 0.1, 0.01, 0.01]),
+        # It never raises λ.
+        ("auto_l2", 0, [(2, 10), (1, 20), (0.5, 30), (0.2, 40)], [0.1] * 4),
+        # The threshold: 4 % worse is not worse by 5 %.
+        ("threshold", 5, [(2, 10), (2.08, 9.7), (2.08, 9.7)], [0.1, 0.1, 0.1]),
+        ("threshold", 5, [(2, 10), (2.1, 10), (2.1, 10)], [0.1, 0.1, 0.01]),
+        ("threshold", 5, [(2, 10.5), (1, 10), (1, 10)], [0.1, 0.1, 0.01]),
+        ("threshold", 5, [(2, 10.4), (1, 10), (1, 10)], [0.1, 0.1, 0.1]),
+        # Better twice raises λ; a tie counts as worse first.
+        ("advance", 0, [(2, 10), (1, 20), (0.5, 30)], [0.1, 0.1, 1]),
+        ("advance", 0, [(2, 10), (2, 10), (2, 10)], [0.1, 0.1, 0.01]),
+        # After a raise M is replaced by the measurement before it, worse though it be:
+        # M = (3, 20), so that (2.9, 21), (2.8, 22) are better than it.
+        ("advance", 0, [(2, 10), (3, 20), (1, 30), (2.9, 21)], [0.1, 0.1, 1, 10]),
+        # Outside of the cool-down nothing else moves M: it stays (2, 10), so (1.9, 11) is better.
+        (
+            "advance",
+            0,
+            [(2, 10), (1, 20), (3, 5), (1.9, 11), (1.9, 11)],
+            [0.1, 0.1, 0.1, 0.1, 1],
+        ),
+        ("combined", 5, [(2, 10), (1.95, 10.2), (1.95, 10.2)], [0.1, 0.1, 0.1]),
+        ("combined", 5, [(2.1, 10), (2, 10.2), (2, 10.2)], [0.1, 0.1, 1]),
+        ("combined", 5, [(2, 10), (3, 10.5), (3, 10.5)], [0.1, 0.1, 0.01]),
+        ("combined", 5, [(2, 10), (2.05, 10.5), (2.05, 10.5)], [0.1, 0.1, 1]),
+    ],
+)
+def test_published(
+    method: str, alpha: float, measurements: list[tuple[float, float]], expected: list[float]
+) -> None:
+    assert lambdas(Rule(method, "published", alpha), measurements) == expected
+
+
+def test_published_cools_down() -> None:
+    """λ = 0.01 at clock 14, so that it rests until 14 + 0.1 / 0.01 = 24: at steps 20 and 25."""
+    worse = [(2, 10)] + [(3, 9)] * 6
+    assert lambdas(Rule("auto_l2"), worse) == [0.1, 0.1, 0.01, 0.01, 0.01, 0.001, 0.001]
+
+
+def test_published_minimum_follows_during_the_cool_down() -> None:
+    """advance: at steps 20 and 25, cooling down, M takes in (3, 9) and then (1, 50)."""
+    measurements = [(2, 10), (3, 9), (3, 9), (1, 50), (1.5, 40), (1.5, 40)]
+    assert lambdas(Rule("advance"), measurements)[-2:] == [0.01, 0.001]
+
+
+def test_published_clock_falls_back_each_epoch() -> None:
+    """With epochs of 15 steps the clock never passes 24, so λ can never move again."""
+    worse = [(2, 10)] + [(3, 9)] * 60
+    assert lambdas(Rule("auto_l2"), worse, epoch=15)[2:] == [0.01] * 59
+    assert min(lambdas(Rule("auto_l2"), worse)) < 0.01
+
+
+# ---------------------------------------------------------------------- pseudocode and corrected
+
+
+@pytest.mark.parametrize(
+    ("method", "alpha", "measurements", "expected"),
+    [
+        # Ties are no increase, and the minimum is still ∞ when the second measurement is compared.
+        ("auto_l2", 0, losses(2, 2, 2, 2), [0.1] * 4),
+        ("auto_l2", 0, losses(2, 3, 3), [0.1, 0.1, 0.01]),
+        # The same signal must hold twice: a worse loss, then a worse error is not enough.
+        ("auto_l2", 0, [(2, 10), (3, 20), (1, 5), (1, 5)], [0.1, 0.1, 0.1, 0.01]),
+        # A change leaves the minimum as it was: 2.5, then 2.4 are still above 2.
+        (
+            "auto_l2",
+            0,
+            losses(2, 3, 3, 1.5, 2.5, 2.4, 2.4),
+            [0.1, 0.1, 0.01, 0.01, 0.01, 0.001, 0.001],
+        ),
+        ("threshold", 5, losses(2, 2.09, 2.09), [0.1, 0.1, 0.1]),
+        ("threshold", 5, losses(2, 2.11, 2.11), [0.1, 0.1, 0.01]),
+        # With raising, everything is below ∞, and so on for ever (algorithms as printed).
+        ("advance", 0, losses(2, 3, 4, 5, 6), [0.1, 1, 10, 100, 1000]),
+        ("combined", 5, losses(2, 3, 4, 5, 6), [0.1, 1, 10, 100, 1000]),
+    ],
+)
+def test_pseudocode(
+    method: str, alpha: float, measurements: list[tuple[float, float]], expected: list[float]
+) -> None:
+    assert lambdas(Rule(method, "pseudocode", alpha), measurements) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "alpha", "measurements", "expected"),
+    [
+        ("auto_l2", 0, losses(2, 3, 3), [0.1, 0.1, 0.01]),
+        ("auto_l2", 0, losses(2, 2, 2), [0.1, 0.1, 0.1]),
+        # No test before the third measurement.
+        ("advance", 0, losses(2, 1), [0.1, 0.1]),
+        ("advance", 0, losses(2, 1, 1.5), [0.1, 0.1, 1]),
+        ("advance", 0, [(2, 10), (1, 10), (3, 10), (0.5, 10)], [0.1, 0.1, 0.1, 0.1]),
+        # The minimum takes in a measurement although λ moved: 1.4 is not below 1.
+        ("advance", 0, [(2, 10), (1, 10), (1.5, 10), (1.4, 10)], [0.1, 0.1, 1, 0.1]),
+        ("combined", 5, [(2, 10), (1.95, 10), (1.95, 10)], [0.1, 0.1, 0.1]),
+        ("combined", 5, [(2, 10), (1.9, 10), (1.9, 10)], [0.1, 0.1, 1]),
+        ("combined", 5, [(2, 10), (3, 15), (3, 15)], [0.1, 0.1, 0.01]),  # worse comes first
+        ("combined", 5, [(2, 10), (2, 15), (2, 15)], [0.1, 0.1, 1]),  # errors 90, 85: 5.9 %
+    ],
+)
+def test_corrected(
+    method: str, alpha: float, measurements: list[tuple[float, float]], expected: list[float]
+) -> None:
+    assert lambdas(Rule(method, "corrected", alpha), measurements) == expected
+
+
+def test_their_clock_runs_through() -> None:
+    worse = [(2, 10)] + [(3, 9)] * 60
+    for protocol in ("pseudocode", "corrected"):
+        rule = Rule("auto_l2", protocol)
+        assert lambdas(rule, worse, epoch=15) == lambdas(rule, worse)
+        # 0.01 from step 15 rests until 25; 0.001 from 30 until 130; 1e-4 from 135 until 1135
+        assert lambdas(rule, worse)[4:7] == [0.01, 0.001, 0.001]
+        assert lambdas(rule, worse)[25:28] == [0.001, 0.0001, 0.0001]
+
+
+def test_bounds_stop_a_change() -> None:
+    rule = Rule("advance", "corrected", lambda_max=1)
+    better = losses(*(2 * 0.9**number for number in range(12)))
+    assert max(lambdas(rule, better)) == 1
+    assert min(lambdas(Rule("auto_l2", lambda_min=0.05), losses(2, 3, 3, 3))) == 0.05
+    controller = Controller(rule)
+    events = [
+        controller.measure(loss, accuracy, 5 * n, 5 * n).event
+        for n, (loss, accuracy) in enumerate(better, 1)
+    ]
+    assert events.count("raised") == 1
+    assert Controller(Rule("auto_l2", lambda_max=0.03)).lambda_ == 0.03
+
+
+def test_raises_when_converged() -> None:
+    """The third measurement in a row without a new minimum, outside of the cool-down."""
+    rule = Rule("auto_l2", "corrected", raise_when_converged=3)
+    flat = [(2.0, 10.0)] * 8
+    assert lambdas(rule, flat) == [0.1, 0.1, 0.1, 1, 1, 1, 10, 10]
+    decision = [
+        Controller.measure(controller, 2.0, 10.0, 5 * n, 5 * n)
+        for controller in [Controller(rule)]
+        for n in range(1, 5)
+    ][-1]
+    assert decision.event == "raised"
+    assert "converged" in decision.reason
+    cooling = Rule("auto_l2", "corrected", raise_when_converged=3, cooldown=100)
+    assert lambdas(cooling, flat * 30)[:23] == [0.1] * 3 + [1] * 20
+    assert Rule("auto_l2").raise_when_converged == 0
+
+
+def test_reasons_name_the_figures() -> None:
+    controller = Controller(Rule("threshold", alpha=5))
+    for n, loss in enumerate((2.0, 2.2, 2.5), 1):
+        decision = controller.measure(loss, 50 + n, 5 * n, 5 * n)
+    assert (decision.event, decision.reason) == (
+        "decayed",
+        "loss 2.2 ≥ 2 · 1.05, then loss 2.5 ≥ 2 · 1.05",
+    )
+    assert "cooling down until step" in controller.measure(2, 50, 20, 20).reason
+
+
+# ---------------------------------------------------------------------- what must always hold
+
+values = st.floats(0, 10) | st.sampled_from([math.nan, math.inf, 0.0, 2.0, 2.1])
+accuracies = st.integers(0, 128).map(lambda hits: 100 * hits / 128) | st.just(math.nan)
+traces = st.lists(st.tuples(values, accuracies), min_size=1, max_size=60)
+rules = st.builds(
+    Rule,
+    method=st.sampled_from(ADAPTIVE),
+    protocol=st.sampled_from(PROTOCOLS),
+    alpha=st.sampled_from([0.0, 5.0, 10.0, 50.0]),
+    initial_lambda=st.sampled_from([0.0, 1e-3, 0.1, 5.0]),
+    decay_factor=st.sampled_from([0.1, 0.5, 0.9]),
+    cooldown=st.sampled_from([0.0, 0.1, 3.0]),
+    lambda_min=st.sampled_from([0.0, 1e-3]),
+    lambda_max=st.sampled_from([0.2, 10.0, math.inf]),
+    raise_when_converged=st.sampled_from([0, 1, 4]),
+)
+
+
+def replayed(rule: Rule, trace: list[tuple[float, float]], epoch: int) -> list[tuple]:
+    controller = Controller(rule)
+    return [
+        (before, controller.measure(loss, accuracy, K * n, (K * n - 1) % epoch + 1), controller)
+        for n, (loss, accuracy) in enumerate(trace, 1)
+        for before in [controller.lambda_]
+    ]
+
+
+@given(rules, traces, st.sampled_from([23, 391]))
+def test_lambda_stays_within_its_bounds(rule: Rule, trace: list, epoch: int) -> None:
+    for before, decision, _ in replayed(rule, trace, epoch):
+        assert rule.lambda_min <= decision.lambda_ <= rule.lambda_max
+        assert math.isfinite(decision.lambda_)
+        assert (decision.event == "none") == (decision.lambda_ == before)
+        assert (decision.event == "raised") == (decision.lambda_ > before)
+        assert decision.reason
+
+
+@given(rules, traces, st.sampled_from([23, 391]))
+def test_the_cool_down_is_kept(rule: Rule, trace: list, epoch: int) -> None:
+    bound = 0.0
+    for n, (_, decision, _) in enumerate(replayed(rule, trace, epoch), 1):
+        step = K * n
+        clock = (step - 1) % epoch if rule.protocol == "published" else step
+        if decision.event != "none":
+            assert clock > bound
+            bound = clock + (rule.cooldown / decision.lambda_ if decision.lambda_ else math.inf)
+
+
+@given(rules, traces, st.data())
+def test_nan_is_never_an_improvement(rule: Rule, trace: list, data: st.DataObject) -> None:
+    """λ is not raised for a measurement that is NaN, and NaN never becomes the minimum."""
+    controller = Controller(rule)
+    for n, (loss, accuracy) in enumerate(trace, 1):
+        if data.draw(st.booleans()):
+            loss = math.nan
+        decision = controller.measure(loss, accuracy, K * n, K * n)
+        if math.isnan(loss) or math.isnan(accuracy):
+            assert decision.event != "raised" or "converged" in decision.reason
+            if rule.protocol == "corrected":
+                assert decision.event == "none" or "converged" in decision.reason
+        state = controller.state_dict()
+        assert not any(map(math.isnan, state["minimum"] + state["best"]))
+
+
+@given(rules, traces, st.integers(0, 60), st.sampled_from([23, 391]))
+def test_state_survives_saving(rule: Rule, trace: list, cut: int, epoch: int) -> None:
+    whole = [decision for _, decision, _ in replayed(rule, trace, epoch)]
+    controller, pieces = Controller(rule), []
+    for n, (loss, accuracy) in enumerate(trace, 1):
+        if n == cut:
+            saved = json.loads(json.dumps(controller.state_dict()))
+            controller = Controller(rule)
+            controller.load_state_dict(saved)
+        pieces.append(controller.measure(loss, accuracy, K * n, (K * n - 1) % epoch + 1))
+    assert pieces == whole
+
+
+@given(traces, st.sampled_from(PROTOCOLS), st.sampled_from([23, 391]))
+def test_alpha_zero_is_no_threshold(trace: list, protocol: str, epoch: int) -> None:
+    for with_threshold, without in (("threshold", "auto_l2"), ("combined", "advance")):
+        one = replayed(Rule(with_threshold, protocol, alpha=0), trace, epoch)
+        other = replayed(Rule(without, protocol, alpha=50), trace, epoch)
+        assert [row[1] for row in one] == [row[1] for row in other]
+
+
+@given(traces, st.sampled_from(PROTOCOLS))
+def test_fixed_is_fixed(trace: list, protocol: str) -> None:
+    for _, decision, _ in replayed(Rule("fixed", protocol, fixed_lambda=3e-4), trace, 391):
+        assert (decision.lambda_, decision.event) == (3e-4, "none")
+
+
+# ---------------------------------------------------------------------- misuse
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"method": "adam"}, "method must be one of fixed, auto_l2"),
+        ({"protocol": "paper"}, "protocol must be one of published"),
+        ({"alpha": -1}, "alpha must be"),
+        ({"alpha": math.nan}, "alpha must be"),
+        ({"decay_factor": 1}, "decay_factor must lie between 0 and 1"),
+        ({"decay_factor": 0}, "decay_factor must lie between 0 and 1"),
+        ({"initial_lambda": math.inf}, "initial_lambda must be"),
+        ({"fixed_lambda": -1}, "fixed_lambda must be"),
+        ({"cooldown": -1}, "cooldown must be"),
+        ({"lambda_max": -1}, "lambda_max must be"),
+        ({"raise_when_converged": -1}, "raise_when_converged must be"),
+    ],
+)
+def test_bad_constants_are_refused(knobs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Rule(**{"method": "auto_l2", **knobs})
+
+
+def test_another_rules_state_is_refused() -> None:
+    state = Controller(Rule("combined", alpha=5)).state_dict()
+    with pytest.raises(ValueError, match="saved under another rule"):
+        Controller(Rule("combined", alpha=10)).load_state_dict(state)
+    del state["stale"]
+    with pytest.raises(ValueError, match="not a controller's state"):
+        Controller(Rule("combined", alpha=5)).load_state_dict(state)
+
+
+def test_plain_python() -> None:
+    heavy = "torch", "numpy", "pandas", "hydra", "omegaconf", "torchvision"
+    code = f"import autol2.controller, sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
