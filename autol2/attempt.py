@@ -175,10 +175,11 @@ class _Attempt:
             trainer.step,
             epoch=f"{self._epoch()}/{self.config.epochs}",
             loss=trainer.last_loss,
-            lambda_=trainer.controller.lambda_,
+            lambda_=trainer.lambda_,
             test=test,
         )
-        self.run.beat(self._progress)
+        if self.run.beat(self._progress):
+            trainer.flush()
 
     def _report_evaluation(self) -> None:
         trainer = self.trainer
@@ -186,7 +187,7 @@ class _Attempt:
         seconds = time.monotonic() - self.started
         self._say(
             f"epoch {self._epoch()}/{self.config.epochs}  loss {trainer.last_loss:.4f}  "
-            f"λ {trainer.controller.lambda_:.3g}  test {trainer.last_accuracy:.2f} %  "
+            f"λ {trainer.lambda_:.3g}  test {trainer.last_accuracy:.2f} %  "
             f"{self._images(trainer.step - self.first) / seconds:.0f} images/s  {left} left",
             bar_shows=True,
         )
@@ -216,7 +217,7 @@ class _Attempt:
             "epoch": self._epoch(),
             "epochs": self.config.epochs,
             "loss": trainer.last_loss,
-            "lambda": trainer.controller.lambda_,
+            "lambda": trainer.lambda_,
             "test_accuracy": trainer.last_accuracy,
             "seconds_left": self.progress.seconds_left(trainer.step),
         }

@@ -11,6 +11,7 @@ import difflib
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -69,6 +70,9 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
                     raise
                 _report(message)
                 sys.exit(UserError.status)
+            except KeyboardInterrupt:
+                _report("interrupted")
+                sys.exit(128 + signal.SIGINT)
             sys.exit(max(statuses))
 
         return main

@@ -7,6 +7,7 @@ no sense with a `UserError`: one line that says what to type instead.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections.abc import Sequence
@@ -18,6 +19,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from .controller import METHODS, PROTOCOLS, Rule
 
+ADAPTIVE = tuple(method for method in METHODS if method != "fixed")
+PEERS = ("cosine", "decoupled", "cpr")
+"""Methods that are not the paper's, to compare with."""
+OPTIMIZERS = ("sgd", "adamw")
+PARAMETERS = ("all", "weights", "convolutions")
+KAPPA_INITS = ("inflection_point", "warm_start", "dependent", "uniform")
 INITIALIZATIONS = ("published", "paper")
 PRECISIONS = ("fp32", "tf32", "bf16")
 SOURCES = ("cifar10", "digits", "imagefolder")
@@ -51,10 +58,16 @@ def _finite(knob: str, value: float, at_least: float = 0.0) -> None:
 
 @dataclass
 class MethodConfig:
-    """How λ moves (paper, Algorithms 1 to 4). `fixed` uses none of the adaptive knobs but `k`."""
+    """How λ moves: by the paper's Algorithms 1 to 4, or as its peers do it.
+
+    `fixed`, `decoupled` and `cpr` use none of the adaptive knobs but `k`.
+    """
 
     name: str = MISSING
-    """fixed, auto_l2 (Algorithm 1), threshold (2), advance (3) or combined (4)."""
+    """fixed, auto_l2 (Algorithm 1), threshold (2), advance (3) or combined (4); cosine, decoupled
+    (both see autol2/schedule.py) or cpr (see autol2/optimizer.py)."""
+    optimizer: str = "sgd"
+    """sgd or adamw. decoupled and cpr need adamw, of which cpr replaces the decay."""
     k: int = 5
     """Steps between two measurements of the training loss and accuracy (paper, section 4)."""
     initial_lambda: float = 0.1
@@ -66,9 +79,28 @@ class MethodConfig:
     raise_when_converged: int = 0
     """Raise λ after this many measurements in a row without a new minimum of loss or error
     (the paper's future work); 0 never does."""
+    final_lambda: float = 0.0
+    """λ at the last step of cosine."""
+    kappa_init: str = "inflection_point"
+    """How cpr finds its bounds: inflection_point, warm_start, dependent or uniform."""
+    kappa_init_param: float = 1000.0
+    """cpr: the step of warm_start, the factor of dependent, the bound of uniform."""
 
     def __post_init__(self) -> None:
-        _choice("method", self.name, METHODS)
+        _choice("method", self.name, (*METHODS, *PEERS))
+        _choice("method.optimizer", self.optimizer, OPTIMIZERS)
+        _require(
+            self.optimizer == "adamw" or self.name not in ("decoupled", "cpr"),
+            f"method={self.name} needs method.optimizer=adamw"
+            + (": under plain SGD it is method=fixed" if self.name == "decoupled" else ""),
+        )
+        _require(
+            self.name != "cpr" or importlib.util.find_spec("pytorch_cpr") is not None,
+            "method=cpr needs the package pytorch-cpr: pip install 'autol2[cpr]'",
+        )
+        _choice("method.kappa_init", self.kappa_init, KAPPA_INITS)
+        _finite("method.kappa_init_param", self.kappa_init_param)
+        _finite("method.final_lambda", self.final_lambda)
         _require(self.k >= 1, f"method.k must be a whole number of at least 1, not {self.k}")
         _finite("method.initial_lambda", self.initial_lambda)
         _require(
@@ -224,6 +256,41 @@ class CheckpointConfig:
 
 
 @dataclass
+class ControlConfig:
+    """Changes that test *why* a schedule helps (conf/experiment/explain.yaml)."""
+
+    penalized: str = "all"
+    """What the penalty covers: all parameters, weights (without biases and batch-norm's) or
+    convolutions (their weights)."""
+    parameters: str = "all"
+    """What `scale` and `lr_factor` change: all, weights or convolutions."""
+    scale: float = 1.0
+    """Factor on these parameters at initialisation; the published Advance L2 run with batch-norm
+    shrinks them by 0.084 (first attempt, product of 1 - lr·2λ)."""
+    lr_factor: float = 1.0
+    """Factor on these parameters' learning rate; their λ is divided by it, so that the decay per
+    step stays. Below batch-norm, 1/scale² does what `scale` does."""
+    pulse_height: float = 0.0
+    """λ of the first `pulse_length` steps, before fixed_lambda."""
+    pulse_length: int = 0
+    """Steps."""
+
+    def __post_init__(self) -> None:
+        _choice("control.penalized", self.penalized, PARAMETERS)
+        _choice("control.parameters", self.parameters, PARAMETERS)
+        for name in ("scale", "lr_factor"):
+            value = getattr(self, name)
+            _require(
+                math.isfinite(value) and value > 0, f"control.{name} must be above 0, not {value:g}"
+            )
+        _finite("control.pulse_height", self.pulse_height)
+        _require(
+            self.pulse_length >= 0,
+            f"control.pulse_length must be at least 0, not {self.pulse_length}",
+        )
+
+
+@dataclass
 class RuleConfig:
     """What decides λ."""
 
@@ -233,7 +300,16 @@ class RuleConfig:
     protocol: ProtocolConfig = MISSING
 
     def rule(self) -> Rule:
-        """The rule that these knobs describe."""
+        """The rule that these knobs describe.
+
+        Raises:
+            UserError: the method decides without measurements.
+        """
+        _require(
+            self.method.name in METHODS,
+            f"method={self.method.name} looks at no measurements: choose one of "
+            f"{', '.join(METHODS)}",
+        )
         return Rule(
             method=self.method.name,
             protocol=self.protocol.name,
@@ -256,6 +332,7 @@ class Config(RuleConfig):
     data: DataConfig = MISSING
     model: ModelConfig = MISSING
     precision: PrecisionConfig = MISSING
+    control: ControlConfig = field(default_factory=ControlConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     epochs: int = 200
@@ -263,7 +340,7 @@ class Config(RuleConfig):
     batch_size: int = 128
     """Images a step; the last batch of an epoch may be smaller and is used."""
     lr: float = 0.01
-    """Learning rate of plain SGD."""
+    """Learning rate."""
     seed: int = 0
     """Decides the initial weights and the order of the images."""
     study: str = "default"
@@ -280,6 +357,16 @@ class Config(RuleConfig):
     """Do a run over that is already finished."""
 
     def __post_init__(self) -> None:
+        control, method = self.control, self.method.name
+        _require(
+            control.pulse_length == 0 or method in ("fixed", "decoupled"),
+            f"control.pulse_length needs method=fixed or method=decoupled, not method={method}",
+        )
+        _require(
+            method != "cpr" or (control.penalized == "all" and control.lr_factor == 1),
+            "method=cpr chooses what it penalises: leave out control.penalized and "
+            "control.lr_factor",
+        )
         _require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
         _require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
         _require(math.isfinite(self.lr) and self.lr > 0, f"lr must be above 0, not {self.lr:g}")

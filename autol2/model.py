@@ -96,6 +96,18 @@ def initialize(model: CNN, initialization: str, seed: int) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def select(model: CNN, which: str) -> set[nn.Parameter]:
+    """Some of the parameters of `model`.
+
+    Args:
+        model: the network.
+        which: all; weights (without biases and batch-norm's parameters); or convolutions (their
+            weights).
+    """
+    dimensions = {"all": 1, "weights": 2, "convolutions": 4}[which]
+    return {parameter for parameter in model.parameters() if parameter.dim() >= dimensions}
+
+
 def build(config: Config, shape: tuple[int, int, int], classes: int, seed: int) -> CNN:
     """The network that `config` describes, on the CPU, initialised per its protocol."""
     model = CNN(
@@ -108,4 +120,8 @@ def build(config: Config, shape: tuple[int, int, int], classes: int, seed: int) 
         std=config.data.std,
     )
     initialize(model, config.protocol.initialization, seed)
+    if config.control.scale != 1:
+        with torch.no_grad():
+            for parameter in select(model, config.control.parameters):
+                parameter.mul_(config.control.scale)
     return model.to(memory_format=torch.channels_last)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, SupportsFloat, TypedDict
 
 import torch
@@ -83,9 +83,9 @@ def apply_lambda(optimizer: Optimizer, lambda_: float) -> None:
             group["weight_decay"] = 2 * lambda_
 
 
-def sign_flip(optimizer: Optimizer) -> str | None:
-    """A warning where lr·weight_decay ≥ 1 in a group, else None."""
-    for group in _groups(optimizer):
+def sign_flip(groups: Iterable[Mapping[str, Any]]) -> str | None:
+    """A warning where lr·weight_decay ≥ 1 in one of an optimizer's parameter groups, else None."""
+    for group in groups:
         decay = float(group["lr"]) * float(group["weight_decay"])
         if decay >= 1:
             return (
@@ -345,7 +345,7 @@ class AutoL2:
         self._warn_of_sign_flip()
 
     def _warn_of_sign_flip(self) -> None:
-        if not self._warned and (warning := sign_flip(self.optimizer)):
+        if not self._warned and (warning := sign_flip(_groups(self.optimizer))):
             self._warned = True
             warnings.warn(warning, RuntimeWarning, stacklevel=3)
 

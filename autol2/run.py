@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from .config import Config, UserError, to_dict
+from .config import ADAPTIVE, Config, ControlConfig, UserError, to_dict
 from .files import remove_leftovers, to_json, write_atomically
 
 FINISHED = ("completed", "diverged")
@@ -51,10 +51,20 @@ def identity(config: Config) -> dict[str, Any]:
         del knobs[name]
     for name in ("root", "cache", "url"):
         del knobs["data"][name]
-    if config.method.name == "fixed":
-        knobs["method"] = {"name": "fixed", "k": config.method.k}
+    own = {
+        "fixed": (),
+        "decoupled": (),
+        "cosine": ("initial_lambda", "final_lambda"),
+        "cpr": ("kappa_init", "kappa_init_param"),
+    }.get(
+        config.method.name,
+        ("initial_lambda", "decay_factor", "cooldown", "raise_when_converged"),
+    )
+    used = ("name", "optimizer", "k", *own)
+    knobs["method"] = {name: knobs["method"][name] for name in used}
+    if config.method.name not in ADAPTIVE:
         knobs["protocol"] = {"initialization": config.protocol.initialization}
-    else:
+    if config.method.name not in ("fixed", "decoupled"):
         del knobs["fixed_lambda"]
     if config.method.name not in ("threshold", "combined"):
         del knobs["alpha"]
@@ -74,11 +84,28 @@ def run_id(config: Config) -> str:
         words.append(f"a{config.alpha.percent:g}")
     if "fixed_lambda" in knobs:
         words.append(f"{config.fixed_lambda.value:g}")
+    if config.method.optimizer == "adamw" and config.method.name not in ("decoupled", "cpr"):
+        words.append("adamw")
     words.append("bn" if config.batchnorm.enabled else "nobn")
-    if config.protocol.name != "published" and config.method.name != "fixed":
+    if config.protocol.name != "published" and "name" in knobs["protocol"]:
         words.append(config.protocol.name)
+    words += _control_words(config.control)
     words += [f"s{config.seed}", digest(knobs)]
     return "-".join(words)
+
+
+def _control_words(control: ControlConfig) -> list[str]:
+    words = []
+    if control.pulse_length:
+        words.append(f"pulse{control.pulse_height:g}x{control.pulse_length}")
+    changed = "" if control.parameters == "all" else f"-{control.parameters}"
+    if control.scale != 1:
+        words.append(f"scale{control.scale:g}{changed}")
+    if control.lr_factor != 1:
+        words.append(f"lr{control.lr_factor:g}x{changed}")
+    if control.penalized != "all":
+        words.append(f"on-{control.penalized}")
+    return words
 
 
 class Run:
@@ -125,6 +152,8 @@ class Run:
                 self._log = None
                 assert self._lock is not None
                 self._lock.release()
+        except BrokenPipeError:
+            raise  # whoever read our output is gone; the folder is well
         except OSError as error:
             raise UserError(
                 f"{self.folder} cannot be written ({error.strerror or error}): "
@@ -193,11 +222,13 @@ class Run:
         self.state.update(status=status, **facts)
         self.save()
 
-    def beat(self, progress: Callable[[], dict[str, Any]]) -> None:
+    def beat(self, progress: Callable[[], dict[str, Any]]) -> bool:
         """A sign of life with the run's `progress`, if the last is `HEARTBEAT` seconds ago."""
-        if time.monotonic() - self._beaten >= HEARTBEAT:
+        due = time.monotonic() - self._beaten >= HEARTBEAT
+        if due:
             self.state["progress"] = progress()
             self.save()
+        return due
 
     def save(self) -> None:
         """Write `state` to run.json."""

@@ -17,16 +17,19 @@ class SGD:
     """Updates parameters by θ ← θ − lr·(∇ + weight_decay·θ).
 
     Args:
-        parameters: what is trained.
+        parameters: what is trained, or groups of it, as for `torch.optim.Optimizer`.
         lr: learning rate.
 
     Attributes:
         param_groups: as in `torch.optim.Optimizer`; ``lr`` and ``weight_decay`` may be changed.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
+    def __init__(self, parameters: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float) -> None:
+        groups: list[Any] = list(parameters)
+        if isinstance(groups[0], Tensor):
+            groups = [{"params": groups}]
         self.param_groups: list[dict[str, Any]] = [
-            {"params": list(parameters), "lr": lr, "weight_decay": 0.0}
+            {"lr": lr, "weight_decay": 0.0, **group} for group in groups
         ]
 
     @torch.no_grad()
@@ -38,6 +41,13 @@ class SGD:
             if group["weight_decay"]:
                 torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
             torch._foreach_add_(parameters, gradients, alpha=-group["lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: all that lasts is in the parameters."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

@@ -6,12 +6,13 @@ Run the same command again and it resumes, or says that the run is finished.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from .cli import command
-from .config import Config, parse
+from .config import Config, UserError, parse
 from .run import Run, summary
 
 
@@ -30,6 +31,7 @@ def train(config: Config, overrides: Sequence[str] = ()) -> int:
     """
     run = Run(config, overrides)
     if run.finished and not config.rerun:
+        _refuse_other_data(run)
         print(f"{run.folder}: already {summary(run.state)}; rerun=true does it over")
         return 0
     # Only now what takes seconds to import.
@@ -38,6 +40,21 @@ def train(config: Config, overrides: Sequence[str] = ()) -> int:
 
     device = hardware.prepare(config)
     return attempt(run, data.load(config.data), device)
+
+
+def _refuse_other_data(run: Run) -> None:
+    """Refuse to pass off a result as that of images in another folder, unless they are the same."""
+    recorded, root = run.state["data"], run.config.data.root
+    if root is None or recorded["root"] == str(Path(root).expanduser().resolve()):
+        return
+    from . import data
+
+    digest = data.known_digest(run.config.data) or data.load(run.config.data).digest
+    if digest != recorded["digest"]:
+        raise UserError(
+            f"{run.folder} was made from other data, those in {recorded['root']}: "
+            f"give these another name with data.name=NAME"
+        )
 
 
 if __name__ == "__main__":

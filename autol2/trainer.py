@@ -1,6 +1,6 @@
 """The training loop: step, measure, evaluate, checkpoint.
 
-λ is applied as SGD's weight decay 2λ: the gradient of the penalty λ·Σθ² over all parameters. What
+λ is applied as weight decay 2λ: for SGD the gradient of the penalty λ·Σθ² over all parameters. What
 is measured is read back from the device only where something depends on it, so that a GPU is never
 waited for without need.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from . import model
-from .config import Config, UserError
-from .controller import Controller
+from . import model, optimizer
+from .config import ADAPTIVE, Config, UserError
+from .controller import METHODS, Controller, Rule
 from .data import Dataset
+from .optimizer import sum_of_squares
+from .penalty import sign_flip
 from .run import Records
-from .sgd import SGD
+from .schedule import schedule
 
 MEASUREMENTS = (
     "epoch",
@@ -77,12 +79,17 @@ class Trainer:
             for name, weight in self.model.named_parameters()
             if name.endswith(".weight") and weight.dim() > 1
         }
-        self.controller = Controller(config.rule())
-        self.optimizer = SGD(self.parameters, config.lr)
-        self.adaptive = config.method.name != "fixed"
+        name = config.method.name
+        self.controller = Controller(config.rule() if name in METHODS else Rule("fixed"))
+        self.optimizer = optimizer.build(config, self.model)
+        self.layer_lrs = optimizer.learning_rates(self.optimizer)
+        self.adaptive = name in ADAPTIVE
+        self.own_lambda = name == "cpr"
+        """Whether the optimizer finds λ itself."""
         self.size = len(data.train_images)
         self.steps_per_epoch = -(-self.size // config.batch_size)
         self.steps = config.epochs * self.steps_per_epoch
+        self.schedule = schedule(config, self.steps)
         self.step = 0
         """Steps done."""
         self.evaluation_pending = False
@@ -90,12 +97,15 @@ class Trainer:
         self.losses = torch.zeros(self.steps_per_epoch, device=device)
         self.hits = torch.zeros(self.steps_per_epoch, dtype=torch.int64, device=device)
         self.squares = torch.zeros(self.steps_per_epoch, device=device)
-        """Of each step of the epoch: mean loss, correct images, and Σθ² where it is measured."""
+        self.penalties = torch.zeros(self.steps_per_epoch, device=device)
+        """Of each step of the epoch: mean loss and correct images; where it is measured, Σθ² and
+        the penalty's Σθ² (see `optimizer.penalized_squares`), or λ if it is the optimizer's own."""
         self.read = 0
         """Steps of the epoch whose measurements have been read back."""
         self.order = torch.empty(0, dtype=torch.int64)
         self.measurements: Records
         self.evaluations: Records
+        self.warned = False
         self.changes: list[str] = []
         """Lines about changes of λ that nobody has taken yet."""
         self.last_loss = math.nan
@@ -109,6 +119,8 @@ class Trainer:
         if position == 0:
             self._begin_epoch()
         batch = self.config.batch_size
+        if self.schedule is not None:
+            self._apply_lambda()
         index = self.order[position * batch : (position + 1) * batch]
         labels = self.data.train_labels[index]
         self.model.train()
@@ -121,8 +133,10 @@ class Trainer:
             self.losses[position] = loss
             self.hits[position] = (scores.argmax(1) == labels).sum()
             if measured:
-                self.squares[position] = _sum_of_squares(self.parameters)
+                self._measure_parameters(position)
         self.optimizer.step()
+        if self.own_lambda:
+            self.penalties[position] = optimizer.cpr_lambda(self.optimizer)
         self.step += 1
         self.evaluation_pending = self._evaluation_due()
         if measured and (self.adaptive or self.device.type == "cpu"):
@@ -144,47 +158,51 @@ class Trainer:
         losses = self.losses[first:done].tolist()
         hits = self.hits[first:done].tolist()
         squares = self.squares[first:done].tolist()
+        penalties = self.penalties[first:done].tolist()
         epoch_start = (self.step - 1) // self.steps_per_epoch * self.steps_per_epoch
         diverged: Diverged | None = None
         for position, loss in enumerate(losses, first):
             lambda_ = self.controller.lambda_
+            if self.schedule is not None:
+                lambda_ = self.schedule(epoch_start + position)
+            elif self.own_lambda:
+                lambda_ = penalties[position - first]
             self.last_loss = loss
             if diverged is None and not math.isfinite(loss):
                 diverged = Diverged(epoch_start + position + 1, lambda_)
             if (position + 1) % self.config.method.k == 0:
-                square = squares[position - first]
+                square, penalty = squares[position - first], penalties[position - first]
+                penalty = lambda_ * (square if self.own_lambda else penalty)
                 accuracy = 100.0 * hits[position - first] / self._batch(position)
-                self._measure(epoch_start, position, loss, accuracy, square, diverged)
+                event = "diverged"
+                if diverged is None:
+                    event = self._react(epoch_start, position, loss, accuracy)
+                epoch, norm = epoch_start // self.steps_per_epoch, math.sqrt(square)
+                self.measurements.append(
+                    [epoch, position + 1, lambda_, loss, accuracy, event, penalty, norm]
+                )
                 if diverged is not None:
                     break
         if diverged is not None:
             raise diverged
 
-    def _measure(
-        self,
-        epoch_start: int,
-        position: int,
-        loss: float,
-        accuracy: float,
-        square: float,
-        diverged: Diverged | None,
-    ) -> None:
-        lambda_ = self.controller.lambda_
-        event = "diverged"
-        if diverged is None:
-            step = epoch_start + position + 1
-            decision = self.controller.measure(loss, accuracy, step, position + 1)
-            event = decision.event
-            if decision.lambda_ != lambda_:
-                self._apply_lambda()
-                self.changes.append(
-                    f"step {step}: λ {lambda_:g} → {decision.lambda_:g} ({decision.reason})"
-                )
-        epoch = epoch_start // self.steps_per_epoch
-        norm = math.sqrt(square)
-        self.measurements.append(
-            [epoch, position + 1, lambda_, loss, accuracy, event, lambda_ * square, norm]
-        )
+    def _react(self, epoch_start: int, position: int, loss: float, accuracy: float) -> str:
+        """Let the controller take in a measurement; what became of λ."""
+        before, step = self.controller.lambda_, epoch_start + position + 1
+        decision = self.controller.measure(loss, accuracy, step, position + 1)
+        if decision.lambda_ != before:
+            self._apply_lambda()
+            self.changes.append(
+                f"step {step}: λ {before:g} → {decision.lambda_:g} ({decision.reason})"
+            )
+        return decision.event
+
+    def _measure_parameters(self, position: int) -> None:
+        self.squares[position] = sum_of_squares(self.parameters)
+        if len(self.optimizer.param_groups) == 1:
+            self.penalties[position] = self.squares[position]
+        elif not self.own_lambda:
+            self.penalties[position] = optimizer.penalized_squares(self.optimizer)
 
     def _begin_epoch(self) -> None:
         self.read = 0
@@ -202,9 +220,22 @@ class Trainer:
             scores: Tensor = self.model(images)
         return scores
 
+    @property
+    def lambda_(self) -> float:
+        """λ of the next step."""
+        if self.own_lambda:
+            return float(optimizer.cpr_lambda(self.optimizer))
+        if self.schedule is not None:
+            return self.schedule(self.step)
+        return self.controller.lambda_
+
     def _apply_lambda(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["weight_decay"] = 2 * self.controller.lambda_
+        if self.own_lambda:
+            return
+        optimizer.apply_lambda(self.optimizer, self.lambda_)
+        if not self.warned and (warning := sign_flip(self.optimizer.param_groups)):
+            self.warned = True
+            self.changes.append(f"warning: {warning}")
 
     # ---------------------------------------------------------------- evaluation
 
@@ -243,15 +274,15 @@ class Trainer:
         row: list[object] = [
             epoch,
             position + 1,
-            self.controller.lambda_,
+            self.lambda_,
             train_loss / sum(sizes),
             100.0 * train_hits / sum(sizes),
             float(loss) / count,
             self.last_accuracy,
-            math.sqrt(float(_sum_of_squares(self.parameters))),
+            math.sqrt(float(sum_of_squares(self.parameters))),
         ]
-        for norm in norms:
-            row += [norm, self.config.lr / norm**2 if norm else math.inf]
+        for norm, weight in zip(norms, self.layers.values(), strict=True):
+            row += [norm, self.layer_lrs[weight] / norm**2 if norm else math.inf]
         self.evaluations.append(row)
         self.evaluation_pending = False
         return True
@@ -270,6 +301,11 @@ class Trainer:
         self.evaluations = Records(self.folder / "epochs.csv", self.evaluation_columns)
         self._apply_lambda()
 
+    def flush(self, *, to_disk: bool = False) -> None:
+        """Hand the records to the system, and to the disk if asked."""
+        self.measurements.flush(to_disk=to_disk)
+        self.evaluations.flush(to_disk=to_disk)
+
     def close(self) -> None:
         """Close the records."""
         self.measurements.close()
@@ -278,18 +314,19 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """All that decides the rest of the run; the records are on disk when it returns."""
         self.read_back()
-        for records in (self.measurements, self.evaluations):
-            records.flush(to_disk=True)
+        self.flush(to_disk=True)
         position = (self.step - 1) % self.steps_per_epoch + 1
         return {
             "step": self.step,
             "evaluation_pending": self.evaluation_pending,
             "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "controller": self.controller.state_dict(),
             "order": self.order.to(torch.int32),
             "read": self.read,
             "losses": self.losses[:position].clone(),
             "hits": self.hits[:position].clone(),
+            "penalties": self.penalties[:position].clone(),
             "rng": torch.get_rng_state(),
             "last_accuracy": self.last_accuracy,
             "data": self.data.digest,
@@ -320,8 +357,10 @@ class Trainer:
         self.read = state["read"]
         self.losses[:position] = state["losses"]
         self.hits[:position] = state["hits"]
+        self.penalties[:position] = state["penalties"]
         self.order = state["order"].to(self.device, torch.int64)
         self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.controller.load_state_dict(state["controller"])
         self._apply_lambda()
         torch.set_rng_state(state["rng"])
@@ -338,8 +377,3 @@ def _seed(seed: int, *purpose: object) -> int:
     """An independent seed for each purpose of a run's seed."""
     text = ":".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
-
-
-def _sum_of_squares(parameters: Sequence[Tensor]) -> Tensor:
-    norms = torch._foreach_norm(tuple(parameters))
-    return torch.stack(norms).square().sum()

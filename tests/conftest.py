@@ -44,7 +44,8 @@ def run_command(tmp_path: Path) -> Command:
     def run(
         name: str, *arguments: str, outputs: Path | None = None, timeout: float = 300, **env: str
     ) -> subprocess.CompletedProcess[str]:
-        where = () if name == "replay" else (f"outputs={outputs or tmp_path / 'outputs'}",)
+        alone = name == "replay" or "-sc" in arguments
+        where = () if alone else (f"outputs={outputs or tmp_path / 'outputs'}",)
         return subprocess.run(
             [sys.executable, "-m", f"autol2.{name}", *arguments, *where],
             cwd=PROJECT,

@@ -6,11 +6,13 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from .conftest import PROJECT, SMALL, Command
 
@@ -217,6 +219,21 @@ def test_config_is_shown_without_running(run_command: Command, tmp_path: Path) -
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("autol2-train meth", "method. method="),
+        ("autol2-train alpha=5 batchnorm=", "batchnorm=off batchnorm=on"),
+        ("autol2-train alpha=7.5 fixed_lambda=5e-4 alp", "alpha. alpha="),
+        ("python -m autol2.train alpha=5 model.w", "model.width="),
+    ],
+)
+def test_shell_completion(run_command: Command, line: str, expected: str) -> None:
+    done = run_command("train", "-sc", "query=bash", COMP_LINE=line)
+    assert done.returncode == 0
+    assert done.stdout.split() == expected.split()
+
+
 BAD = [
     (["alpha=-1"], "alpha is a percentage of at least 0, not -1: try alpha=5"),
     (["alpha=nan"], "alpha is a percentage of at least 0, not nan: try alpha=5"),
@@ -284,3 +301,26 @@ def test_outputs_that_cannot_be_written(run_command: Command, tmp_path: Path, pl
     assert len(done.stderr.splitlines()) == 1
     assert re.match(r"error: \S+ cannot be written \(.+\): .*outputs=FOLDER", done.stderr)
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_other_images_under_the_same_name(run_command: Command, tmp_path: Path) -> None:
+    """A result is not passed off as that of other images; the same ones elsewhere are welcome."""
+    for folder, shade in (("one", 10), ("other", 20)):
+        for part in ("train", "test"):
+            for number, label in enumerate("ab"):
+                image = Image.new("RGB", (10, 10), (shade, 100 * number, 0))
+                path = tmp_path / folder / part / label / "1.png"
+                path.parent.mkdir(parents=True)
+                image.save(path)
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    knobs = "data=imagefolder", f"data.cache={tmp_path / 'cache'}", *SMALL[1:]
+
+    def train(folder: str, *more: str) -> subprocess.CompletedProcess[str]:
+        return run_command("train", *knobs, f"data.root={tmp_path / folder}", *more)
+
+    assert train("one").returncode == 0
+    assert "already completed" in train("copy").stdout
+    other = train("other")
+    assert other.returncode == 2
+    assert "was made from other data" in other.stderr
+    assert train("other", "data.name=other").returncode == 0
