@@ -1,22 +1,29 @@
 """autol2: does an L2 schedule beat a fixed λ? Runs that can be trusted, and the schedules to use.
 
-`AutoL2` is the controller for your own training loop, loaded when it is first asked for;
-``autol2.replay.replay`` shows what a rule decides on recorded measurements.
+`AutoL2` is the controller for your own training loop; `replay` runs a `Rule` over recorded
+measurements. Each is loaded when it is first asked for, so that importing `AutoL2` loads torch and
+nothing else.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .controller import Rule as Rule
     from .penalty import AutoL2 as AutoL2
+    from .replay import replay as replay
 
-__all__ = ["AutoL2"]
+_HOMES = {"AutoL2": "penalty", "Rule": "controller", "replay": "replay"}
+
+__all__ = ["AutoL2", "Rule", "replay"]
 
 
 def __getattr__(name: str) -> object:
-    if name != "AutoL2":
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .penalty import AutoL2
-
-    return AutoL2
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    # Kept, since importing the module autol2.replay has put itself in the function's place.
+    globals()[name] = value
+    return value

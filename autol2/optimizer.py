@@ -89,6 +89,7 @@ def penalized_squares(optimizer: Optimizer) -> Tensor:
     return torch.stack(sums).sum()
 
 
+@torch.no_grad()
 def cpr_lambda(optimizer: Optimizer) -> Tensor:
     """The λ whose penalty λ·Σθ² over all parameters is Σ μ/lr·‖W‖², that of AdamCPR's multipliers.
 

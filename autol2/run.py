@@ -62,6 +62,12 @@ def identity(config: Config) -> dict[str, Any]:
     )
     used = ("name", "optimizer", "k", *own)
     knobs["method"] = {name: knobs["method"][name] for name in used}
+    if config.method.kappa_init == "inflection_point":
+        knobs["method"].pop("kappa_init_param", None)
+    if config.control.scale == config.control.lr_factor == 1:
+        del knobs["control"]["parameters"]
+    if config.control.pulse_length == 0:
+        del knobs["control"]["pulse_height"]
     if config.method.name not in ADAPTIVE:
         knobs["protocol"] = {"initialization": config.protocol.initialization}
     if config.method.name not in ("fixed", "decoupled"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import gzip
+import inspect
 import io
 import math
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +23,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from autol2 import AutoL2
 from autol2.controller import METHODS, PROTOCOLS
-from autol2.penalty import convert
+from autol2.integrations.step_mean import StepMean
+from autol2.penalty import Settings, convert
 
 from .conftest import SHARED
 
@@ -393,6 +396,25 @@ def test_published_wants_epochs() -> None:
         AutoL2(plain(), protocol="published").step(1.0, 0.5)
 
 
+def test_settings_are_the_arguments() -> None:
+    arguments = inspect.signature(AutoL2).parameters
+    assert list(Settings.__annotations__) == list(arguments)[2:]
+
+
+def average(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    mean = StepMean()
+    mean.add(torch.tensor(1.0 + rank), 0.25 * rank)
+    assert [float(value) for value in mean.take()] == [1.5, 0.125]
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_measure_the_same(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(average, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+
+
 def test_import_is_light() -> None:
     code = (
         "import sys; from autol2 import AutoL2\n"
@@ -400,5 +422,9 @@ def test_import_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
-    code = "import sys, autol2; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, autol2; assert 'torch' not in sys.modules\n"
+        "from autol2 import Rule, replay; from autol2 import replay as again\n"
+        "assert callable(replay) and again is replay and autol2.replay is replay"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -18,7 +18,7 @@ NEEDED = (
     "from autol2 import AutoL2",
     "autol2.integrations.lightning import",
     "autol2.integrations.huggingface import",
-    "from autol2.replay import replay",
+    "from autol2 import Rule, replay",
 )
 
 

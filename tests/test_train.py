@@ -324,3 +324,18 @@ def test_other_images_under_the_same_name(run_command: Command, tmp_path: Path) 
     assert other.returncode == 2
     assert "was made from other data" in other.stderr
     assert train("other", "data.name=other").returncode == 0
+
+
+def test_outputs_on_a_read_only_disk(run_command: Command, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a read-only file system takes root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", disk], check=True)
+    try:
+        done = run_command("train", *SMALL, outputs=disk / "outputs")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "cannot be written (Read-only file system): choose another folder" in done.stderr

@@ -84,8 +84,10 @@ def test_weight_decay_is_the_penalty(digits: Dataset, tmp_path: Path, batchnorm:
         (loss + lambda_ * squares).backward()
         optimizer.step()
 
-    for ours, plain in zip(trainer.model.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+    # To rounding: a millionth or so of the weights' length. Single elements near zero may differ by
+    # more, since the two add up in different orders.
+    ours, plain = (nn.utils.parameters_to_vector(m.parameters()) for m in (trainer.model, model))
+    assert float((ours - plain).norm() / plain.norm()) < 1e-5
     recorded = rows(tmp_path / "measurements.csv")
     assert len(recorded) == len(expected) == 5
     for row, (epoch, position, loss_, accuracy, penalty) in zip(recorded, expected, strict=True):
