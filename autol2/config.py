@@ -96,7 +96,7 @@ class MethodConfig:
         )
         _require(
             self.name != "cpr" or importlib.util.find_spec("pytorch_cpr") is not None,
-            "method=cpr needs the package pytorch-cpr: pip install 'autol2[cpr]'",
+            "method=cpr needs the package pytorch-cpr: pip install pytorch-cpr",
         )
         _choice("method.kappa_init", self.kappa_init, KAPPA_INITS)
         _finite("method.kappa_init_param", self.kappa_init_param)

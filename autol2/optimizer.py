@@ -15,6 +15,7 @@ adamcpr
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +33,10 @@ def build(config: Config, model: CNN) -> Optimizer:
     """The optimizer that `config` asks for; its decay is set by `apply_lambda`."""
     method = config.method
     if method.name == "cpr":
-        from pytorch_cpr import AdamCPR
+        with warnings.catch_warnings():  # the package speaks to an older torch
+            warnings.simplefilter("ignore")
+            from pytorch_cpr import AdamCPR
+        warnings.filterwarnings("ignore", "`torch._utils.is_compiling` is deprecated")
 
         cpr: torch.optim.Optimizer = AdamCPR(
             model,

@@ -1,4 +1,4 @@
-"""`AutoL2` as a callback of Hugging Face's Trainer: ``pip install 'autol2[transformers]'``."""
+"""`AutoL2` as a callback of Hugging Face's Trainer: ``pip install transformers accelerate``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`AutoL2` as a callback of Lightning's Trainer: ``pip install 'autol2[lightning]'``."""
+"""`AutoL2` as a callback of Lightning's Trainer: ``pip install lightning``."""
 
 from __future__ import annotations
 
