@@ -38,10 +38,12 @@ def attempt(run: Run, data: Dataset, device: torch.device) -> int:
         if run.finished:
             run.set_aside()
         trainer = Trainer(run.config, data, run.folder, device)
-        return _Attempt(run, trainer).do()
+        return Attempt(run, trainer).do()
 
 
-class _Attempt:
+class Attempt:
+    """Does a run whose directory is open, from where it stands."""
+
     def __init__(self, run: Run, trainer: Trainer) -> None:
         self.run, self.trainer, self.config = run, trainer, run.config
         self.environment = environment(trainer.device)
@@ -50,7 +52,7 @@ class _Attempt:
         self.first = self.saved = trainer.step
         self.progress = RunProgress(trainer.steps, self.first)
         self.started = self.saved_at = time.monotonic()
-        self.spent_saving = self.last_saving = 0.0
+        self.spent_evaluating = self.spent_saving = self.last_saving = 0.0
 
     def do(self) -> int:
         """Train, and note in run.json how it ended."""
@@ -85,15 +87,25 @@ class _Attempt:
     def _train(self, stop: StopRequest) -> None:
         trainer = self.trainer
         while True:
-            if trainer.evaluation_pending and trainer.evaluate(lambda: stop.signal is not None):
-                self._report_evaluation()
+            if trainer.evaluation_pending:
+                self._evaluate(stop)
             if stop.signal is not None or trainer.step == trainer.steps:
                 break
             if self._checkpoint_due():
                 self._save()
-            trainer.train_step()
-            self._report_step()
+            self.step()
         self._save()
+
+    def step(self) -> None:
+        """Do one step and tell about it."""
+        self.trainer.train_step()
+        self._report_step()
+
+    def _evaluate(self, stop: StopRequest) -> None:
+        before = time.monotonic()
+        if self.trainer.evaluate(lambda: stop.signal is not None):
+            self._report_evaluation()
+        self.spent_evaluating += time.monotonic() - before
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -158,6 +170,7 @@ class _Attempt:
         self.run.state["attempts"][-1].update(
             to_step=self.trainer.step,
             seconds=round(seconds, 3),
+            seconds_evaluating=round(self.spent_evaluating, 3),
             seconds_saving=round(self.spent_saving, 3),
             images_per_second=round(self._images(steps) / seconds, 1),
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import platform
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """Parameter numbers of mallopt(3)."""
 
 
@@ -20,3 +20,19 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def return_freed_memory() -> bool:
+    """Set the allocator back; whether it could be done.
+
+    Its thresholds, which by default rise with what is freed, become what they rise to: 32 MiB and
+    64 MiB on 64-bit machines. What is free now is returned at once.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    largest = 32 * 2**20
+    done = libc.mallopt(M_MMAP_MAX, 65536) and libc.mallopt(M_MMAP_THRESHOLD, largest)
+    done = done and libc.mallopt(M_TRIM_THRESHOLD, 2 * largest)
+    libc.malloc_trim(0)
+    return bool(done)

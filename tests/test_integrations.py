@@ -18,12 +18,12 @@ from autol2 import AutoL2
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-lightning = pytest.importorskip("lightning.pytorch")
-transformers = pytest.importorskip("transformers")
+import lightning.pytorch as lightning
+import transformers
 
-from autol2.integrations import huggingface  # noqa: E402
-from autol2.integrations import lightning as in_lightning  # noqa: E402
-from autol2.integrations.step_mean import StepMean  # noqa: E402
+from autol2.integrations import huggingface
+from autol2.integrations import lightning as in_lightning
+from autol2.integrations.step_mean import StepMean
 
 DIGITS = load_digits()
 IMAGES = torch.tensor(DIGITS.images, dtype=torch.float32)[:640] / 16

@@ -84,13 +84,14 @@ def test_weight_decay_is_the_penalty(digits: Dataset, tmp_path: Path, batchnorm:
         (loss + lambda_ * squares).backward()
         optimizer.step()
 
-    # To rounding: a millionth or so of the weights' length. Single elements near zero may differ by
-    # more, since the two add up in different orders.
+    # To rounding. The two add up in different orders, and batch-norm amplifies that over the steps:
+    # 3e-8 of the weights' length without it, 3e-6 and 1e-5 (PyTorch 2.15, 2.11) with it. Leaving
+    # the penalty out of the biases alone, or a factor ½, makes a difference of over 1e-3.
     ours, plain = (
         torch.cat([parameter.detach().flatten() for parameter in one.parameters()])
         for one in (trainer.model, model)
     )
-    assert float((ours - plain).norm() / plain.norm()) < 1e-5
+    assert float((ours - plain).norm() / plain.norm()) < 1e-4
     recorded = rows(tmp_path / "measurements.csv")
     assert len(recorded) == len(expected) == 5
     for row, (epoch, position, loss_, accuracy, penalty) in zip(recorded, expected, strict=True):
