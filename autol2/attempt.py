@@ -56,6 +56,21 @@ class Attempt:
 
     def do(self) -> int:
         """Train, and note in run.json how it ended."""
+        with StopRequest() as stop:
+            self._begin()
+            try:
+                with self.progress:
+                    self._train(stop)
+            except Diverged as end:
+                return self._diverged(end)
+            except Exception as error:
+                self._failed(error)
+                raise
+            if stop.signal is None:
+                return self._completed()
+            return self._interrupted(stop.signal.name, stop.signal.value)
+
+    def _begin(self) -> None:
         run, trainer = self.run, self.trainer
         root = self.config.data.root
         run.state["data"] = {
@@ -69,20 +84,6 @@ class Attempt:
         run.begin(from_step=self.first, **self.environment)
         verb = f"resuming from step {self.first} of" if self.first else "training"
         self._say(f"{run.folder}: {verb} {trainer.steps} steps")
-        try:
-            with StopRequest() as stop, self.progress:
-                self._train(stop)
-        except Diverged as end:
-            return self._diverged(end)
-        except Exception as error:
-            with contextlib.suppress(OSError):  # a full disk is what may have gone wrong
-                trainer.close()
-            with contextlib.suppress(OSError):
-                run.end("failed", type(error).__name__, error=traceback.format_exc())
-            raise
-        if stop.signal is None:
-            return self._completed()
-        return self._interrupted(stop.signal.name, stop.signal.value)
 
     def _train(self, stop: StopRequest) -> None:
         trainer = self.trainer
@@ -155,6 +156,12 @@ class Attempt:
         self.run.end("diverged", "diverged", diverged=where, **self._pace())
         self._say(summary(self.run.state))
         return 0
+
+    def _failed(self, error: Exception) -> None:
+        with contextlib.suppress(OSError):  # a full disk is what may have gone wrong
+            self.trainer.close()
+        with contextlib.suppress(OSError):
+            self.run.end("failed", type(error).__name__, error=traceback.format_exc())
 
     def _interrupted(self, name: str, number: int) -> int:
         self.run.end("interrupted", name, **self._pace())

@@ -148,7 +148,7 @@ def explain(error: BaseException, config_name: str) -> str | None:
     if match := re.search(r"Config group override must be a string", text):
         choice = _offending_choice()
         return choice and _unknown_choice(*choice)
-    if match := re.search(r"Could not find '([\w./-]+)/([^'/]+)'", text):
+    if match := re.search(r"Could not find '((?:hydra/)?[^'/]+)/([^']+)'", text):
         return _unknown_choice(match[1], match[2])
     if match := re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text):
         return _unknown_key(match[1], config_name, text)
@@ -167,7 +167,9 @@ def explain(error: BaseException, config_name: str) -> str | None:
 
 
 def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    folder = CONF / group
+    files = folder.rglob("*.yaml")
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in files)
 
 
 def _offending_choice() -> tuple[str, str] | None:

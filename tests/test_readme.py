@@ -12,7 +12,7 @@ import pytest
 
 from .conftest import PROJECT
 
-README = Path(os.environ.get("AUTOL2_README", PROJECT / "README.md"))
+README = PROJECT / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.S | re.M)
 NEEDED = (
     "from autol2 import AutoL2",

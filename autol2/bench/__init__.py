@@ -1,0 +1,1 @@
+"""How fast is it here, and what limits it: ``python -m autol2.bench``."""

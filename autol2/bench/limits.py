@@ -1,0 +1,83 @@
+"""What a step needs, and what this machine can do at best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..config import Config
+from ..model import CNN
+from .timing import Way, alternate
+
+
+def step_flops(model: CNN, images: int, sides: Sequence[int]) -> int:
+    """Floating-point operations that a training step needs: those of its products.
+
+    A convolution with K inputs (9 × channels in) and F filters whose output is H × W costs
+    2·K·F·H·W an image, a dense layer 2·in·out. The backward pass costs that twice more, for the
+    gradients of weights and of inputs; the first layer needs none of its inputs. Without batch-norm
+    only the outputs that the pools look at count. Norm, ReLU, pooling, loss and update are left
+    out.
+
+    Args:
+        model: the network.
+        images: images of the batch.
+        sides: height and width of an image.
+    """
+    if model.crops_training:
+        sides = model.seen
+    total = 0
+    for layer in (model.conv1, model.conv2):
+        height, width = (side - 2 for side in sides)
+        forward = 2 * layer.weight.numel() * height * width
+        total += forward * (2 if layer is model.conv1 else 3)
+        sides = (height // 2, width // 2)
+    for dense in (model.dense1, model.dense2):
+        total += 3 * 2 * dense.weight.numel()
+    return images * total
+
+
+def machine_gflops(
+    config: Config, model: CNN, sides: Sequence[int], rounds: int
+) -> dict[str, float]:
+    """GFLOP/s of this machine's own kernels, each alone, in the precision of `config`.
+
+    matmul
+        two square matrices, the size of which is a multiple of the model's width.
+    convolution
+        the second convolution's forward pass on its inputs, channels_last.
+    convolution_backward
+        its forward and backward pass.
+    """
+    images, device = config.batch_size, next(model.parameters()).device
+    dtype = torch.bfloat16 if config.precision.name == "bf16" else torch.float32
+    conv = torch.nn.Conv2d(
+        model.conv2.in_channels, model.conv2.out_channels, 3, device=device, dtype=dtype
+    ).to(memory_format=torch.channels_last)
+    if model.crops_training:
+        sides = model.seen
+    height, width = ((side - 2) // 2 for side in sides)
+    x = torch.randn(images, model.conv2.in_channels, height, width, device=device, dtype=dtype)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.no_grad():
+        y = conv(x).contiguous(memory_format=torch.channels_last)
+    forward = 2 * conv.weight.numel() * images * y.shape[2] * y.shape[3]
+    size = max(64, min(2048, 8 * model.conv2.out_channels))
+    a = torch.randn(size, size, device=device, dtype=dtype)
+
+    def convolve() -> None:
+        with torch.no_grad():
+            conv(x)
+
+    def both() -> None:
+        torch.autograd.grad(conv(x), (x, conv.weight), y)
+
+    kernels = {
+        "matmul": lambda: a @ a,
+        "convolution": convolve,
+        "convolution_backward": both,
+    }
+    taken = alternate({name: Way(work, work) for name, work in kernels.items()}, rounds, device)
+    flops = {"matmul": 2 * size**3, "convolution": forward, "convolution_backward": 3 * forward}
+    return {name: flops[name] / min(seconds) / 1e9 for name, seconds in taken.items()}

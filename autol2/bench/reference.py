@@ -1,0 +1,142 @@
+"""What our loop is compared with: a bare loop of the same network, and the authors' way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, max_pool2d
+from torch.utils.data import DataLoader
+from torchvision import transforms
+
+from ..config import Config
+from ..data import Dataset
+from ..model import CNN
+from ..sgd import SGD
+from ..trainer import epoch_order
+
+
+class BareLoop:
+    """``for`` over batches: forward, backward, step, and nothing else.
+
+    Args:
+        config: the run; its λ is taken to be `config.method.initial_lambda`.
+        model: the network, on the device of `data`.
+        data: the images.
+    """
+
+    def __init__(self, config: Config, model: CNN, data: Dataset) -> None:
+        self.config, self.model, self.data = config, model.train(), data
+        decay = 2 * config.method.initial_lambda
+        self.optimizer = SGD([{"params": list(model.parameters()), "weight_decay": decay}], 0.0)
+        self.optimizer.param_groups[0]["lr"] = config.lr
+        self.batches = batches(config, data)
+
+    def steps(self, count: int) -> None:
+        """Do `count` optimiser steps."""
+        device, bf16 = self.data.train_images.device.type, self.config.precision.name == "bf16"
+        for _ in range(count):
+            index = next(self.batches)
+            with torch.autocast(device, torch.bfloat16, enabled=bf16):
+                scores = self.model(self.data.train_images[index])
+            loss = cross_entropy(scores, self.data.train_labels[index])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+
+class PlainCNN(nn.Module):
+    """The paper's network as section 4 writes it; its weights have the names of `model.CNN`'s."""
+
+    def __init__(self, like: CNN) -> None:
+        super().__init__()
+        for name in ("conv1", "conv2"):
+            ours = getattr(like, name)
+            setattr(self, name, nn.Conv2d(ours.in_channels, ours.out_channels, 3))
+        for name in ("norm1", "norm2"):
+            ours = getattr(like, name)
+            batchnorm = isinstance(ours, nn.BatchNorm2d)
+            setattr(self, name, nn.BatchNorm2d(ours.num_features) if batchnorm else nn.Identity())
+        for name in ("dense1", "dense2"):
+            ours = getattr(like, name)
+            setattr(self, name, nn.Linear(ours.in_features, ours.out_features))
+        self.load_state_dict(like.state_dict())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores, float32 [N, classes], of normalised float32 `images` [N, C, H, W]."""
+        x = max_pool2d(torch.relu(self.norm1(self.conv1(images))), 2)
+        x = max_pool2d(torch.relu(self.norm2(self.conv2(x))), 2)
+        scores: Tensor = self.dense2(torch.relu(self.dense1(x.flatten(1))))
+        return scores
+
+
+class PlainLoop:
+    """The authors' way: NCHW, fp32, eager, a DataLoader with transforms, the penalty in the loss.
+
+    Args:
+        config: as for `BareLoop`; always in fp32.
+        model: the network whose weights to begin with.
+        data: the images.
+    """
+
+    def __init__(self, config: Config, model: CNN, data: Dataset) -> None:
+        self.config, self.device = config, data.train_images.device
+        self.model = PlainCNN(model).to(self.device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=config.lr)
+        normalize = transforms.Normalize([config.data.mean] * 3, [config.data.std] * 3)
+        transform = transforms.Compose([transforms.ToTensor(), normalize])
+        train = _Pictures(data.train_images.cpu(), data.train_labels.cpu(), transform)
+        test = _Pictures(data.test_images.cpu(), data.test_labels.cpu(), transform)
+        order = (index.tolist() for index in batches(config, data))
+        self.train = iter(DataLoader(train, batch_sampler=order))
+        self.test = DataLoader(test, batch_size=config.batch_size)
+
+    def steps(self, count: int) -> None:
+        """Do `count` optimiser steps."""
+        self.model.train()
+        for _ in range(count):
+            images, labels = next(self.train)
+            scores = self.model(images.to(self.device))
+            loss = cross_entropy(scores, labels.to(self.device))
+            squares = sum(parameter.square().sum() for parameter in self.model.parameters())
+            self.optimizer.zero_grad()
+            (loss + self.config.method.initial_lambda * squares).backward()
+            self.optimizer.step()
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[float, float]:
+        """Mean loss and accuracy in percent on the test images."""
+        self.model.eval()
+        loss, hits, count = 0.0, 0, 0
+        for images, labels in self.test:
+            scores = self.model(images.to(self.device))
+            labels = labels.to(self.device)
+            loss += cross_entropy(scores, labels, reduction="sum").item()
+            hits += int((scores.argmax(1) == labels).sum())
+            count += len(labels)
+        return loss / count, 100.0 * hits / count
+
+
+class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Images as torchvision's data sets give them: through PIL, one at a time."""
+
+    def __init__(self, images: Tensor, labels: Tensor, transform: transforms.Compose) -> None:
+        self.images = images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels, self.transform = labels.tolist(), transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def batches(config: Config, data: Dataset) -> Iterator[Tensor]:
+    """The images of each step, int64 [batch], in the order of a run of `config`, without end."""
+    size, epoch = len(data.train_images), 0
+    while True:
+        order = epoch_order(size, config.seed, epoch).to(data.train_images.device)
+        yield from order.split(config.batch_size)
+        epoch += 1
