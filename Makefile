@@ -4,13 +4,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo report test lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Train every method on small embedded data and show what came out
 	$(BIN)/python -m autol2.train -m experiment=demo
+	$(BIN)/python -m autol2.report study=demo
+
+report: $(READY) ## Report on the newest study, or on STUDY=name
+	$(BIN)/python -m autol2.report $(if $(STUDY),study=$(STUDY))
 
 test: $(READY) ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -6,10 +6,9 @@ Prints a table and writes ``<outputs>/bench/bench.json``.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.core.config_store import ConfigStore
@@ -19,10 +18,20 @@ from rich.table import Table
 
 from .. import hardware
 from ..cli import command
-from ..config import BatchnormConfig, Config, PrecisionConfig, UserError, parse_as
+from ..config import (
+    BatchnormConfig,
+    Config,
+    ModelConfig,
+    PrecisionConfig,
+    UserError,
+    parse_as,
+    to_dict,
+)
 from ..data import Dataset
 from ..files import to_json, write_atomically
 from .case import Case, measure
+from .growth import measure_growth
+from .whole import Whole, measure_whole
 
 
 @dataclass
@@ -41,10 +50,12 @@ class BenchConfig(Config):
     """Steps at a time."""
     rounds: int = 4
     """How often every way has its turn, forwards and then backwards."""
+    age: int = 2_000
+    """After how many steps a step is compared with the first ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("images", "test_images", "steps", "rounds"):
+        for name in ("images", "test_images", "steps", "rounds", "age"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
 
@@ -79,29 +90,32 @@ def bench(config: BenchConfig) -> None:
     for case in cases:
         device = hardware.prepare(case)
     data = pictures(config.images, config.test_images, device)
-    measured = []
-    with tempfile.TemporaryDirectory(prefix="autol2-bench-") as folder:
-        for case in cases:
-            hardware.prepare(case)
-            console.print(_words(case))
-            measured.append(
-                measure(
-                    replace(case, outputs=folder),
-                    data,
-                    device,
-                    steps=config.steps,
-                    rounds=config.rounds,
-                )
-            )
-    figures = {
-        "environment": hardware.environment(device),
-        "cases": [asdict(one) for one in measured],
-    }
     path = Path(config.outputs) / "bench" / "bench.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    measured, wholes = [], []
+    with tempfile.TemporaryDirectory(prefix="autol2-bench-") as folder:
+        for case in cases:
+            console.print(f"measuring {_words(case)}")
+            hardware.prepare(case)
+            inside = replace(case, outputs=folder)
+            measured.append(measure(inside, data, device, steps=config.steps, rounds=config.rounds))
+            wholes.append(measure_whole(case))
+        console.print("measuring growth")
+        small = replace(inside, model=ModelConfig(4, 8), batch_size=8)
+        some = pictures(100, 20, device)
+        growth = measure_growth(small, some, device, config.age, 5 * config.rounds)
+    figures = {
+        "environment": hardware.environment(device),
+        "config": to_dict(config),
+        "cases": [
+            {**asdict(case), "run": asdict(whole)}
+            for case, whole in zip(measured, wholes, strict=True)
+        ],
+        "growth": growth,
+    }
     write_atomically(path, to_json(figures).encode())
-    show(console, measured)
-    console.print(f"{path}")
+    show(console, measured, wholes, growth)
+    console.print(f"\n{path}")
 
 
 def pictures(train: int, test: int, device: torch.device) -> Dataset:
@@ -116,28 +130,36 @@ def pictures(train: int, test: int, device: torch.device) -> Dataset:
     return Dataset(*some(train), *some(test), classes, digest="").to(device)
 
 
-def show(console: Console, cases: list[Case]) -> None:
-    """Print the cases side by side."""
+def show(
+    console: Console, cases: list[Case], wholes: list[Whole], growth: dict[str, float]
+) -> None:
+    """Print the cases side by side, and what comes late over what came early."""
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for case in cases:
-        batchnorm = "batch-norm" if case.batchnorm else "no batch-norm"
-        table.add_column(f"{case.precision}\n{batchnorm}", justify="right")
-    lines: dict[str, Any] = {
-        "step, ms": lambda case: f"{1e3 * case.step_seconds['ours']:.0f}",
-        "(a) over a bare loop": lambda case: f"{case.overhead:.3f}",
-        "    noise: bare over bare": lambda case: f"{case.noise:.3f}",
-        "(b) the plain way over ours: a step": lambda case: f"{case.step_speedup:.2f}",
-        "    5 steps and an evaluation": lambda case: f"{case.step_with_evaluation_speedup:.1f}",
-        "    an epoch of the whole job": lambda case: f"{case.epoch_speedup:.1f}",
-        "    distance of the weights": lambda case: f"{case.distance_to_plain:.1e}",
+        batchnorm = "batch-norm" if case.batchnorm else "no norm"
+        table.add_column(f"{case.precision}\n{batchnorm}", justify="right", no_wrap=True)
+    lines: dict[str, Callable[[Case], str]] = {
+        "our step, ms": lambda case: f"{1e3 * case.step_seconds['ours']:.3g}",
+        "(a) ours / bare loop": lambda case: f"{case.overhead:.3f}",
+        "    noise: bare / bare": lambda case: f"{case.noise:.3f}",
+        "(b) plain / ours: step": lambda case: f"{case.step_speedup:.2f}",
+        "    with evaluations": lambda case: f"{case.step_with_evaluation_speedup:.2f}",
+        "    whole epoch": lambda case: f"{case.epoch_speedup:.1f}",
+        "    weights differ by": lambda case: f"{case.distance_to_plain:.0e}",
         "(c) GFLOP/s": lambda case: f"{case.gflops:.0f}",
-        "    of the machine's best": lambda case: f"{case.efficiency:.0%}",
-        "(d) checkpoint, of an epoch": lambda case: f"{case.checkpoint_share:.2%}",
+        "    of machine's best": lambda case: f"{case.efficiency:.0%}",
+        "(d) save / epoch": lambda case: f"{case.checkpoint_share:.2%}",
     }
     for name, line in lines.items():
         table.add_row(name, *map(line, cases))
+    for part in wholes[0].shares:
+        table.add_row(
+            f"    run: {part.replace('_', '-')}", *(f"{one.shares[part]:.1%}" for one in wholes)
+        )
+    table.add_row("(e) peak memory, GB", *(f"{one.peak_bytes / 1e9:.2f}" for one in wholes))
     console.print(table)
+    console.print("\n(f) late / early: " + ", ".join(f"{k} {v:.2f}" for k, v in growth.items()))
 
 
 def _words(case: Config) -> str:

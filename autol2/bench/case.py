@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import statistics
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,12 @@ from .. import checkpoint
 from ..attempt import Attempt
 from ..config import Config
 from ..data import Dataset
-from ..malloc import keep_freed_memory, return_freed_memory
 from ..run import Run
 from ..trainer import Trainer
+from .apart import Apart
 from .limits import machine_gflops, step_flops
-from .reference import BareLoop, PlainLoop
-from .timing import Way, alternate, ratio
+from .reference import BareLoop
+from .timing import alternate, ratio
 
 CIFAR10_STEPS, CIFAR10_TEST_IMAGES = 391, 10_000
 """Of an epoch of the paper: steps, and images of an evaluation."""
@@ -42,7 +43,7 @@ class Case:
     same_weights: bool
     """Whether ours and both bare loops ended with the same weights, bit for bit."""
     distance_to_plain: float
-    """‖θ_ours − θ_plain‖ / ‖θ_plain − θ_start‖: sums reordered, and what bf16 rounds."""
+    """‖θ_ours − θ_plain‖ / ‖θ_plain − θ_start‖ after one step: sums reordered, bf16's rounding."""
     step_speedup: float
     """(b) The plain step over ours."""
     evaluation_seconds: dict[str, float]
@@ -64,6 +65,9 @@ class Case:
     checkpoint_seconds: float
     checkpoint_share: float
     """Of an epoch with its evaluation."""
+
+
+State = Mapping[str, Tensor]
 
 
 class Unequal(Exception):
@@ -97,38 +101,29 @@ def measure(
         begin = copy.deepcopy(trainer.model)
         attempt = Attempt(run, trainer)
         bare, again = (BareLoop(config, copy.deepcopy(begin), data) for _ in range(2))
-        plain = PlainLoop(config, begin, data)
 
         def ours(count: int) -> None:
             for _ in range(count):
                 attempt.step()
 
-        step = alternate(
-            {
-                "ours": _steps(ours, steps, config.tune_malloc),
-                "bare": _steps(bare.steps, steps, config.tune_malloc),
-                "again": _steps(again.steps, steps, config.tune_malloc),
-                "plain": _steps(plain.steps, steps, tune_malloc=False),
-            },
-            rounds,
-            device,
-        )
+        with Apart(config, begin, data) as plain:
+            ours(1)
+            bare.steps(1)
+            again.steps(1)
+            plain.steps(1)
+            distance = _distance(trainer.model.state_dict(), plain.weights(), begin.state_dict())
+            loops = {"ours": ours, "bare": bare.steps, "again": again.steps, "plain": plain.steps}
+            step = alternate(
+                {name: partial(loop, steps) for name, loop in loops.items()}, rounds, device
+            )
+            evaluation = alternate({"ours": trainer.evaluate, "plain": plain.evaluate}, 1, device)
         if not (_equal(trainer.model, bare.model) and _equal(trainer.model, again.model)):
             raise Unequal("our loop and the bare loop ended with different weights")
-        distance = _distance(trainer.model, plain.model, begin)
-        evaluation = alternate(
-            {
-                "ours": Way(trainer.evaluate, _allocator(config.tune_malloc)),
-                "plain": Way(plain.evaluate, _allocator(False)),
-            },
-            1,
-            device,
-        )
 
         def save() -> None:
             checkpoint.save(run.folder, trainer.state_dict())
 
-        saving = alternate({"save": Way(save, lambda: None)}, 2, device)
+        saving = alternate({"save": save}, 2, device)
         trainer.close()
     per_step = {name: statistics.median(taken) / steps for name, taken in step.items()}
     images = len(data.test_images)
@@ -140,7 +135,6 @@ def measure(
     epoch = CIFAR10_STEPS * per_step["ours"] + per_evaluation["ours"] + per_save
     plain_epoch = CIFAR10_STEPS * per_step["plain"] + PLAIN_EVALUATIONS * per_evaluation["plain"]
     gflop = step_flops(begin, config.batch_size, data.train_images.shape[2:]) / 1e9
-    _allocator(config.tune_malloc)()
     machine = machine_gflops(config, begin, data.train_images.shape[2:], rounds)
     return Case(
         precision=config.precision.name,
@@ -165,32 +159,15 @@ def measure(
     )
 
 
-def _steps(loop: Callable[[int], None], steps: int, tune_malloc: bool) -> Way:
-    """`steps` steps of `loop`, after an untimed one under the allocator's right settings."""
-    allocator = _allocator(tune_malloc)
-
-    def before() -> None:
-        allocator()
-        loop(1)
-
-    return Way(lambda: loop(steps), before)
-
-
-def _allocator(tune_malloc: bool) -> Callable[[], bool]:
-    return keep_freed_memory if tune_malloc else return_freed_memory
-
-
 def _equal(one: nn.Module, other: nn.Module) -> bool:
     """Whether two networks have the same parameters and buffers, bit for bit."""
     theirs = other.state_dict()
     return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
 
 
-def _distance(ours: nn.Module, plain: nn.Module, begin: nn.Module) -> float:
-    one, other, start = map(_weights, (ours, plain, begin))
+def _distance(ours: State, plain: State, begin: State) -> float:
+    names = [name for name, value in begin.items() if value.is_floating_point()]
+    one, other, start = (
+        torch.cat([state[name].flatten().cpu() for name in names]) for state in (ours, plain, begin)
+    )
     return float((one - other).norm() / (other - start).norm())
-
-
-def _weights(model: nn.Module) -> Tensor:
-    named = sorted(model.named_parameters(), key=lambda one: one[0])
-    return torch.cat([parameter.detach().flatten() for _, parameter in named])

@@ -8,7 +8,7 @@ import torch
 
 from ..config import Config
 from ..model import CNN
-from .timing import Way, alternate
+from .timing import alternate
 
 
 def step_flops(model: CNN, images: int, sides: Sequence[int]) -> int:
@@ -78,6 +78,7 @@ def machine_gflops(
         "convolution": convolve,
         "convolution_backward": both,
     }
-    taken = alternate({name: Way(work, work) for name, work in kernels.items()}, rounds, device)
+    alternate(kernels, 1, device)  # to warm up
+    taken = alternate(kernels, rounds, device)
     flops = {"matmul": 2 * size**3, "convolution": forward, "convolution_backward": 3 * forward}
     return {name: flops[name] / min(seconds) / 1e9 for name, seconds in taken.items()}

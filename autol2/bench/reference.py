@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, max_pool2d
@@ -43,7 +45,7 @@ class BareLoop:
                 scores = self.model(self.data.train_images[index])
             loss = cross_entropy(scores, self.data.train_labels[index])
             self.optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
 
 
@@ -52,16 +54,14 @@ class PlainCNN(nn.Module):
 
     def __init__(self, like: CNN) -> None:
         super().__init__()
-        for name in ("conv1", "conv2"):
-            ours = getattr(like, name)
-            setattr(self, name, nn.Conv2d(ours.in_channels, ours.out_channels, 3))
-        for name in ("norm1", "norm2"):
-            ours = getattr(like, name)
-            batchnorm = isinstance(ours, nn.BatchNorm2d)
-            setattr(self, name, nn.BatchNorm2d(ours.num_features) if batchnorm else nn.Identity())
-        for name in ("dense1", "dense2"):
-            ours = getattr(like, name)
-            setattr(self, name, nn.Linear(ours.in_features, ours.out_features))
+        width, hidden = like.conv1.out_channels, like.dense1.out_features
+        batchnorm = isinstance(like.norm1, nn.BatchNorm2d)
+        self.conv1 = nn.Conv2d(like.conv1.in_channels, width, 3)
+        self.norm1 = nn.BatchNorm2d(width) if batchnorm else nn.Identity()
+        self.conv2 = nn.Conv2d(width, width, 3)
+        self.norm2 = nn.BatchNorm2d(width) if batchnorm else nn.Identity()
+        self.dense1 = nn.Linear(like.dense1.in_features, hidden)
+        self.dense2 = nn.Linear(hidden, like.dense2.out_features)
         self.load_state_dict(like.state_dict())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -102,7 +102,8 @@ class PlainLoop:
             loss = cross_entropy(scores, labels.to(self.device))
             squares = sum(parameter.square().sum() for parameter in self.model.parameters())
             self.optimizer.zero_grad()
-            (loss + self.config.method.initial_lambda * squares).backward()
+            whole = loss + self.config.method.initial_lambda * squares
+            whole.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
 
     @torch.no_grad()
@@ -117,6 +118,10 @@ class PlainLoop:
             hits += int((scores.argmax(1) == labels).sum())
             count += len(labels)
         return loss / count, 100.0 * hits / count
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """The network's parameters and buffers by name, as arrays."""
+        return {name: value.cpu().numpy() for name, value in self.model.state_dict().items()}
 
 
 class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
@@ -138,5 +143,5 @@ def batches(config: Config, data: Dataset) -> Iterator[Tensor]:
     size, epoch = len(data.train_images), 0
     while True:
         order = epoch_order(size, config.seed, epoch).to(data.train_images.device)
-        yield from order.split(config.batch_size)
+        yield from order.split(config.batch_size)  # type: ignore[no-untyped-call]
         epoch += 1

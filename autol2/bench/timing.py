@@ -10,7 +10,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -33,23 +32,15 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - before
 
 
-@dataclass(frozen=True)
-class Way:
-    """One way to do the work that is timed."""
-
-    work: Callable[[], object]
-    before: Callable[[], object]
-    """Done before, untimed: what brings caches and memory to where `work` leaves them."""
-
-
-def alternate(ways: Mapping[str, Way], rounds: int, device: torch.device) -> Seconds:
+def alternate(
+    ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> Seconds:
     """Time `ways` on `device` in turns: `rounds` times forwards and backwards."""
     taken: Seconds = {name: [] for name in ways}
     for _ in range(rounds):
-        for order in (list(ways), list(reversed(ways))):
-            for name in order:
-                ways[name].before()
-                taken[name].append(seconds(ways[name].work, device))
+        for names in (list(ways), list(ways)[::-1]):
+            for name in names:
+                taken[name].append(seconds(ways[name], device))
     return taken
 
 

@@ -1,0 +1,71 @@
+"""The plain way, in a process of its own.
+
+Memory allocators are set up per process, and `autol2.malloc` cannot be undone: memory that was once
+kept is used again. So that the authors' way has what the C library gives by default, it runs in
+another process, which waits while ours is timed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from ..config import Config
+from ..data import Dataset
+from ..model import CNN
+from .reference import PlainLoop
+
+
+class Apart:
+    """A `PlainLoop` in a process of its own: same arguments, same methods."""
+
+    def __init__(self, config: Config, model: CNN, data: Dataset) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        arguments = (other, torch.get_num_threads(), config, model, data)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        other.close()
+
+    def __enter__(self) -> Apart:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._connection.close()
+        self._process.join()
+
+    def steps(self, count: int) -> None:
+        """Do `count` optimiser steps."""
+        self._ask("steps", count)
+
+    def evaluate(self) -> None:
+        """Compute loss and accuracy on the test images."""
+        self._ask("evaluate")
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The network's state as NumPy arrays."""
+        return {name: torch.from_numpy(value) for name, value in self._ask("weights").items()}
+
+    def _ask(self, *words: object) -> Any:
+        self._connection.send(words)
+        return self._connection.recv()
+
+
+def _serve(connection: Connection, threads: int, *arguments: Any) -> None:
+    torch.set_num_threads(threads)
+    loop = PlainLoop(*arguments)
+    while True:
+        try:
+            method, *values = connection.recv()
+        except EOFError:
+            return
+        connection.send(getattr(loop, method)(*values))

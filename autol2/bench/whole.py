@@ -1,0 +1,114 @@
+"""A whole run, as a user starts it: where its time goes and how much memory it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import data
+from ..config import Config, UserError
+from ..run import Records
+
+ROWS = 10_000
+"""Rows to time, for the cost of one."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a run of ``python -m autol2.train`` took."""
+
+    command: list[str]
+    seconds: float
+    """From start to exit of its process."""
+    seconds_of: dict[str, float]
+    """``start_up`` (interpreter, imports, configuration, network), ``data``, ``steps``,
+    ``evaluation``, ``records`` and ``checkpoint``; they add up to `seconds`."""
+    shares: dict[str, float]
+    """The same as shares."""
+    steps: int
+    peak_bytes: int
+    """(e) The most memory that was resident at any time."""
+
+
+def measure_whole(config: Config) -> Whole:
+    """Do the run that `config` describes in a process of its own.
+
+    Raises:
+        UserError: the run failed; its own message comes with it.
+    """
+    before = time.perf_counter()
+    data.load(config.data)
+    loading = time.perf_counter() - before
+    with tempfile.TemporaryDirectory(prefix="autol2-bench-") as folder:
+        command = [sys.executable, "-m", "autol2.train", *_overrides(config), f"outputs={folder}"]
+        before = time.perf_counter()
+        with tempfile.TemporaryFile() as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            seconds = time.perf_counter() - before
+            if process.returncode != 0:
+                output.seek(0)
+                raise UserError(f"the whole run failed:\n{output.read().decode()}")
+        (path,) = Path(folder).glob("*/*/run.json")
+        attempt = json.loads(path.read_text(encoding="utf-8"))["attempts"][0]
+        records = 0.0
+        for name in ("measurements.csv", "epochs.csv"):
+            records += _seconds_writing(path.with_name(name))
+    evaluation, checkpoint = attempt["seconds_evaluating"], attempt["seconds_saving"]
+    seconds_of = {
+        "start_up": seconds - attempt["seconds"] - loading,
+        "data": loading,
+        "steps": attempt["seconds"] - evaluation - checkpoint - records,
+        "evaluation": evaluation,
+        "records": records,
+        "checkpoint": checkpoint,
+    }
+    return Whole(
+        command=["python", *command[1:-1]],
+        seconds=seconds,
+        seconds_of=seconds_of,
+        shares={name: taken / seconds for name, taken in seconds_of.items()},
+        steps=attempt["to_step"],
+        peak_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+    )
+
+
+def _overrides(config: Config) -> list[str]:
+    knobs = {
+        "method": config.method.name,
+        "batchnorm": "on" if config.batchnorm.enabled else "off",
+        "precision": config.precision.name,
+        "data": config.data.source,
+        "model.width": config.model.width,
+        "model.hidden": config.model.hidden,
+        "batch_size": config.batch_size,
+        "evaluation.batch_size": config.evaluation.batch_size,
+        "epochs": config.epochs,
+        "device": config.device,
+        "threads": config.threads,
+        "tune_malloc": config.tune_malloc,
+    }
+    if config.data.root is not None:
+        knobs["data.root"] = json.dumps(str(config.data.root), ensure_ascii=False)
+    return [f"{name}={value}" for name, value in knobs.items()]
+
+
+def _seconds_writing(path: Path) -> float:
+    """What it takes to write the records in `path` once more."""
+    header, *rows = (line.split(",") for line in path.read_text(encoding="utf-8").splitlines())
+    records = Records(path.with_suffix(".again"), header)
+    before = time.perf_counter()
+    for _ in range(repeats := max(1, ROWS // max(1, len(rows)))):
+        for row in rows:
+            records.append(row)
+        records.flush()
+    taken = time.perf_counter() - before
+    records.close()
+    return taken / repeats

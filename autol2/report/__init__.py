@@ -1,0 +1,1 @@
+"""The report on a study: tables, figures and a page that can be answered for."""

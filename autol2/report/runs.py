@@ -1,0 +1,126 @@
+"""What the report needs of each run, read once and kept until the run's files change."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..files import write_atomically
+from ..study import Record
+
+SHRINKING_STEPS = 200
+"""Steps over which the shrinking of the weights is multiplied up."""
+FILES = ("run.json", "measurements.csv", "epochs.csv")
+
+
+@dataclass
+class Curves:
+    """A run's course, thinned to what is drawn."""
+
+    epochs: dict[str, list[float]] = field(default_factory=dict)
+    """Columns of epochs.csv, the last evaluation of each epoch; ``epoch`` counts epochs done."""
+    lambdas: list[tuple[int, float]] = field(default_factory=list)
+    """(step of the run, λ from there on): the first measurement, each change and the last one."""
+    shrinking: float = math.nan
+    """Π(1 − 2·lr·λ) over the first 200 steps: what the penalty alone leaves of the weights."""
+    problem: str = ""
+    """Why the run's records could not be read."""
+
+
+def curves(records: Iterable[Record], cache: Path) -> Iterator[tuple[Record, Curves]]:
+    """Each run with its course; `cache` is a folder for what has been read."""
+    cache.mkdir(parents=True, exist_ok=True)
+    for record in records:
+        kept = cache / f"{record.run_id}.json"
+        key = _key(record.folder)
+        try:
+            known = json.loads(kept.read_text(encoding="utf-8"))
+            if known.pop("key") != key:
+                raise ValueError("the run has gone on")
+            yield record, Curves(**known)
+            continue
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        course = _read(record)
+        write_atomically(kept, json.dumps({"key": key, **asdict(course)}).encode())
+        yield record, course
+
+
+def _key(folder: Path) -> list[list[int]]:
+    key = []
+    for name in FILES:
+        try:
+            stat = (folder / name).stat()
+            key.append([stat.st_size, stat.st_mtime_ns])
+        except OSError:
+            key.append([])
+    return key
+
+
+def _read(record: Record) -> Curves:
+    if not record.state:
+        return Curves(problem="run.json is missing or cannot be read")
+    try:
+        evaluations = pd.read_csv(record.folder / "epochs.csv")
+        measurements = pd.read_csv(
+            record.folder / "measurements.csv", usecols=["epoch", "step", "lambda"]
+        )
+        length = int(record.state["steps_per_epoch"])
+        lr = float(record.state["config"]["lr"])
+        k = int(record.state["config"]["method"]["k"])
+        return Curves(_by_epoch(evaluations, length), *_lambdas(measurements, length, lr, k))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Curves(problem=f"its records cannot be read: {error}")
+
+
+def _by_epoch(evaluations: pd.DataFrame, length: int) -> dict[str, list[float]]:
+    last = evaluations.groupby("epoch", as_index=False).last()
+    last["epoch"] = last["epoch"] + last["step"] / length
+    return {str(name): last[name].astype(float).tolist() for name in last.columns}
+
+
+def _lambdas(
+    measurements: pd.DataFrame, length: int, lr: float, k: int
+) -> tuple[list[tuple[int, float]], float]:
+    if measurements.empty:
+        return [], math.nan
+    steps = (measurements["epoch"] * length + measurements["step"]).to_numpy()
+    values = measurements["lambda"].to_numpy(float)
+    changes = [0, *((values[1:] != values[:-1]).nonzero()[0] + 1), len(values) - 1]
+    path = [(int(steps[place]), float(values[place])) for place in changes]
+    # λ of a measurement holds for the steps since the one before it, at most k of them; at an
+    # epoch's end a few steps have no measurement, and keep the λ that follows them.
+    shrinking, before = 1.0, 0
+    for step, value in zip(steps, values, strict=True):
+        upto = min(int(step), SHRINKING_STEPS)
+        shrinking *= (1 - 2 * lr * value) ** (upto - before)
+        before = upto
+        if before == SHRINKING_STEPS:
+            break
+    return path, shrinking
+
+
+def path_text(path: list[tuple[int, float]]) -> str:
+    """Changes of λ as ``step:λ``, the step being the first that is measured with it."""
+    return " ".join(
+        f"{step}:{value:.0e}"
+        for (step, value), (_, before) in zip(path[1:], path[:-1], strict=True)
+        if value != before
+    )
+
+
+def knobs(identity: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested knobs as ``{"method.name": …}``."""
+    flat: dict[str, Any] = {}
+    for name, value in identity.items():
+        if isinstance(value, dict):
+            flat.update(knobs(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
