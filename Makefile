@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo report test lint format clean
+.PHONY: help demo report bench test lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ demo: $(READY) ## Train every method on small embedded data and show what came o
 
 report: $(READY) ## Report on the newest study, or on STUDY=name
 	$(BIN)/python -m autol2.report $(if $(STUDY),study=$(STUDY))
+
+bench: $(READY) ## Measure how fast it is here, and what limits it (5 minutes)
+	$(BIN)/python -m autol2.bench $(ARGS)
 
 test: $(READY) ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -29,6 +29,8 @@ CONF = Path(__file__).resolve().parent / "conf"
 if not CONF.is_dir():  # a source tree; an installed package carries the folder inside
     CONF = CONF.parent.parent / "conf"
 
+sys.path.append(str(Path(__file__).resolve().parent / "plugins"))  # Hydra looks for plugins there
+
 NUMERIC_GROUPS = {"alpha": "alpha.percent", "fixed_lambda": "fixed_lambda.value"}
 """Groups that people give numbers to, and the knob that such a number means."""
 

@@ -31,14 +31,29 @@ class SGD:
         self.param_groups: list[dict[str, Any]] = [
             {"lr": lr, "weight_decay": 0.0, **group} for group in groups
         ]
+        self._decays: list[Tensor] = []
+
+    def decay_by_tensor(self) -> None:
+        """Let `step` read each group's decay from a tensor, so that a recorded step follows it."""
+        self._decays = [
+            torch.zeros((), device=group["params"][0].device) for group in self.param_groups
+        ]
+
+    def update_decay_tensors(self) -> None:
+        """Copy each group's ``weight_decay`` into its tensor."""
+        for tensor, group in zip(self._decays, self.param_groups, strict=True):
+            tensor.fill_(group["weight_decay"])
 
     @torch.no_grad()
     def step(self) -> None:
         """Update the parameters; their gradients are used up."""
-        for group in self.param_groups:
+        for place, group in enumerate(self.param_groups):
             parameters = group["params"]
             gradients = [parameter.grad for parameter in parameters]
-            if group["weight_decay"]:
+            if self._decays:
+                for gradient, parameter in zip(gradients, parameters, strict=True):
+                    gradient.addcmul_(parameter, self._decays[place])
+            elif group["weight_decay"]:
                 torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
             torch._foreach_add_(parameters, gradients, alpha=-group["lr"])
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .config import UserError
-from .run import read_state
+from .run import FINISHED, PATIENCE, read_state
+
+HOPELESS = 3
+"""So many runs failing alike, and none succeeding, end a study."""
 
 
 @dataclass(frozen=True)
@@ -63,3 +70,74 @@ def _studies(outputs: Path) -> dict[Path, float]:
         study = path.parent.parent
         changed[study] = max(changed.get(study, 0.0), path.stat().st_mtime)
     return changed
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a run stands, and why one thinks so."""
+
+    status: str
+    """done, running, queued, failed, lost (its process is gone) or missing."""
+    why: str
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is to be submitted."""
+        return self.status in ("lost", "missing")
+
+
+def standing(
+    state: Mapping[str, Any], job: str | None, queue: Mapping[str, str] | None
+) -> Standing:
+    """How a run stands: its run.json decides, the queue is a hint.
+
+    Args:
+        state: its run.json, empty where there is none.
+        job: the job it was last submitted in.
+        queue: state of each job that the scheduler knows; None where there is no scheduler.
+    """
+    status = state.get("status")
+    if status in FINISHED:
+        return Standing("done", str(status))
+    if status == "running" and alive(state):
+        return Standing("running", "it gave a sign of life")
+    queued = (queue or {}).get(job or "")
+    if queued is not None:
+        return Standing("queued", f"job {job} is {queued.lower()}")
+    if status == "failed":
+        return Standing("failed", last_line(state.get("error", "")))
+    if status == "running":
+        return Standing("lost", "no sign of life")
+    if status == "interrupted":
+        return Standing("lost", f"interrupted: {state['attempts'][-1].get('why')}")
+    if job is not None and queue is not None:
+        return Standing("lost", f"job {job} is gone")
+    return Standing("missing", "never begun")
+
+
+def alive(state: Mapping[str, Any]) -> bool:
+    """Whether a run that says it is running still does: by its process here, else its heartbeat."""
+    last = state["attempts"][-1]
+    if last.get("host") == socket.gethostname():
+        try:
+            os.kill(int(last["pid"]), 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        else:
+            return True
+    return time.time() - float(state.get("updated", 0.0)) < PATIENCE
+
+
+def last_line(text: str) -> str:
+    """The last line of a traceback: the error itself."""
+    return text.strip().splitlines()[-1] if text.strip() else ""
+
+
+def common_error(runs: Sequence[Record]) -> str:
+    """The error with which several runs failed while none got anywhere; empty if that is not so."""
+    ended = [run.state for run in runs if run.state.get("status") in ("failed", *FINISHED)]
+    errors = {last_line(state.get("error", "")) for state in ended}
+    alike = len(ended) >= HOPELESS and len(errors) == 1
+    return errors.pop() if alike and all(state["status"] == "failed" for state in ended) else ""

@@ -21,10 +21,12 @@ from . import model, optimizer
 from .config import ADAPTIVE, Config, UserError
 from .controller import METHODS, Controller, Rule
 from .data import Dataset
+from .graph import RecordedStep, Step
 from .optimizer import sum_of_squares
 from .penalty import sign_flip
 from .run import Records
 from .schedule import schedule
+from .sgd import SGD
 
 MEASUREMENTS = (
     "epoch",
@@ -103,6 +105,10 @@ class Trainer:
         self.read = 0
         """Steps of the epoch whose measurements have been read back."""
         self.order = torch.empty(0, dtype=torch.int64)
+        self.learn: Step = self._learn
+        """Does a step's forward pass, backward pass and update."""
+        if device.type == "cuda" and isinstance(self.optimizer, SGD):
+            self.learn = RecordedStep(self._learn, self.optimizer, self.changing())
         self.measurements: Records
         self.evaluations: Records
         self.warned = False
@@ -121,26 +127,32 @@ class Trainer:
         batch = self.config.batch_size
         if self.schedule is not None:
             self._apply_lambda()
-        index = self.order[position * batch : (position + 1) * batch]
-        labels = self.data.train_labels[index]
-        self.model.train()
-        scores = self._scores(self.data.train_images[index])
-        loss = cross_entropy(scores, labels)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
         measured = (position + 1) % self.config.method.k == 0
-        with torch.no_grad():
-            self.losses[position] = loss
-            self.hits[position] = (scores.argmax(1) == labels).sum()
-            if measured:
-                self._measure_parameters(position)
-        self.optimizer.step()
+        if measured:
+            self._measure_parameters(position)
+        self.model.train()
+        self.learn(
+            self.order[position * batch : (position + 1) * batch],
+            torch.full((1,), position, dtype=torch.int64, device=self.device),
+        )
         if self.own_lambda:
             self.penalties[position] = optimizer.cpr_lambda(self.optimizer)
         self.step += 1
         self.evaluation_pending = self._evaluation_due()
         if measured and (self.adaptive or self.device.type == "cpu"):
             self.read_back()
+
+    def _learn(self, index: Tensor, place: Tensor) -> None:
+        """One step on the images of `index`; its loss and hits go to `place` of the epoch's."""
+        labels = self.data.train_labels[index]
+        scores = self._scores(self.data.train_images[index])
+        loss = cross_entropy(scores, labels)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            self.losses.index_copy_(0, place, loss[None])
+            self.hits.index_copy_(0, place, (scores.argmax(1) == labels).sum()[None])
+        self.optimizer.step()
 
     def read_back(self) -> None:
         """Read the steps up to the last measurement: write it down and let λ react.
@@ -197,12 +209,17 @@ class Trainer:
             )
         return decision.event
 
+    @torch.no_grad()
     def _measure_parameters(self, position: int) -> None:
         self.squares[position] = sum_of_squares(self.parameters)
         if len(self.optimizer.param_groups) == 1:
             self.penalties[position] = self.squares[position]
         elif not self.own_lambda:
             self.penalties[position] = optimizer.penalized_squares(self.optimizer)
+
+    def changing(self) -> list[Tensor]:
+        """The tensors that a step changes."""
+        return [*self.parameters, *self.model.buffers(), self.losses, self.hits]
 
     def _begin_epoch(self) -> None:
         self.read = 0

@@ -151,6 +151,8 @@ def show(
         "    of machine's best": lambda case: f"{case.efficiency:.0%}",
         "(d) save / epoch": lambda case: f"{case.checkpoint_share:.2%}",
     }
+    if cases[0].distance_to_cpu is not None:
+        lines["    weights on the CPU differ by"] = lambda case: f"{case.distance_to_cpu:.0e}"
     for name, line in lines.items():
         table.add_row(name, *map(line, cases))
     for part in wholes[0].shares:

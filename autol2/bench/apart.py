@@ -23,10 +23,10 @@ from .reference import PlainLoop
 class Apart:
     """A `PlainLoop` in a process of its own: same arguments, same methods."""
 
-    def __init__(self, config: Config, model: CNN, data: Dataset) -> None:
+    def __init__(self, config: Config, model: CNN, data: Dataset, device: torch.device) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        arguments = (other, torch.get_num_threads(), config, model, data)
+        arguments = (other, torch.get_num_threads(), config, model, data, device)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         other.close()
@@ -52,7 +52,7 @@ class Apart:
         self._ask("evaluate")
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The network's state as NumPy arrays."""
+        """The network's parameters and buffers by name, on the CPU."""
         return {name: torch.from_numpy(value) for name, value in self._ask("weights").items()}
 
     def _ask(self, *words: object) -> Any:

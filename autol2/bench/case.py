@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,8 @@ class Case:
     """Whether ours and both bare loops ended with the same weights, bit for bit."""
     distance_to_plain: float
     """‖θ_ours − θ_plain‖ / ‖θ_plain − θ_start‖ after one step: sums reordered, bf16's rounding."""
+    distance_to_cpu: float | None
+    """On a GPU: the same to our own step on the CPU."""
     step_speedup: float
     """(b) The plain step over ours."""
     evaluation_seconds: dict[str, float]
@@ -106,12 +109,16 @@ def measure(
             for _ in range(count):
                 attempt.step()
 
-        with Apart(config, begin, data) as plain:
+        with Apart(config, copy.deepcopy(begin).cpu(), data.to("cpu"), device) as plain:
             ours(1)
             bare.steps(1)
             again.steps(1)
             plain.steps(1)
             distance = _distance(trainer.model.state_dict(), plain.weights(), begin.state_dict())
+            distance_to_cpu = None
+            if device.type != "cpu":
+                there = _after_a_step_on_the_cpu(config, data, run.folder)
+                distance_to_cpu = _distance(trainer.model.state_dict(), there, begin.state_dict())
             loops = {"ours": ours, "bare": bare.steps, "again": again.steps, "plain": plain.steps}
             step = alternate(
                 {name: partial(loop, steps) for name, loop in loops.items()}, rounds, device
@@ -144,6 +151,7 @@ def measure(
         noise=ratio(step["again"], step["bare"]),
         same_weights=True,
         distance_to_plain=distance,
+        distance_to_cpu=distance_to_cpu,
         step_speedup=ratio(step["plain"], step["ours"]),
         evaluation_seconds=per_evaluation,
         step_with_evaluation_speedup=(5 * per_step["plain"] + per_evaluation["plain"])
@@ -157,6 +165,16 @@ def measure(
         checkpoint_seconds=per_save,
         checkpoint_share=per_save / epoch,
     )
+
+
+def _after_a_step_on_the_cpu(config: Config, data: Dataset, folder: Path) -> State:
+    cpu = torch.device("cpu")
+    (folder / "cpu").mkdir()
+    trainer = Trainer(config, data, folder / "cpu", cpu)
+    trainer.begin()
+    trainer.train_step()
+    trainer.close()
+    return trainer.model.state_dict()
 
 
 def _equal(one: nn.Module, other: nn.Module) -> bool:

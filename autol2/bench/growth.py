@@ -1,4 +1,4 @@
-"""What comes late costs what came early: so the cost of a run, or a study, is linear in its size."""
+"""What comes late costs what came early: the cost of a run, or a study, is linear in its size."""
 
 from __future__ import annotations
 

@@ -63,22 +63,30 @@ def machine_gflops(
     with torch.no_grad():
         y = conv(x).contiguous(memory_format=torch.channels_last)
     forward = 2 * conv.weight.numel() * images * y.shape[2] * y.shape[3]
-    size = max(64, min(2048, 8 * model.conv2.out_channels))
+    size = max(64, min(2048 if device.type == "cpu" else 8192, 32 * model.conv2.out_channels))
     a = torch.randn(size, size, device=device, dtype=dtype)
+
+    repeats = 1 if device.type == "cpu" else 50
+
+    def multiply() -> None:
+        for _ in range(repeats):
+            a @ a
 
     def convolve() -> None:
         with torch.no_grad():
-            conv(x)
+            for _ in range(repeats):
+                conv(x)
 
     def both() -> None:
-        torch.autograd.grad(conv(x), (x, conv.weight), y)
+        for _ in range(repeats):
+            torch.autograd.grad(conv(x), (x, conv.weight), y)
 
     kernels = {
-        "matmul": lambda: a @ a,
+        "matmul": multiply,
         "convolution": convolve,
         "convolution_backward": both,
     }
     alternate(kernels, 1, device)  # to warm up
     taken = alternate(kernels, rounds, device)
     flops = {"matmul": 2 * size**3, "convolution": forward, "convolution_backward": 3 * forward}
-    return {name: flops[name] / min(seconds) / 1e9 for name, seconds in taken.items()}
+    return {name: repeats * flops[name] / min(seconds) / 1e9 for name, seconds in taken.items()}

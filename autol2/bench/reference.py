@@ -32,8 +32,11 @@ class BareLoop:
     def __init__(self, config: Config, model: CNN, data: Dataset) -> None:
         self.config, self.model, self.data = config, model.train(), data
         decay = 2 * config.method.initial_lambda
-        self.optimizer = SGD([{"params": list(model.parameters()), "weight_decay": decay}], 0.0)
-        self.optimizer.param_groups[0]["lr"] = config.lr
+        group = {"params": list(model.parameters()), "weight_decay": decay}
+        self.optimizer = SGD([group], config.lr)
+        if data.train_images.is_cuda:  # as in our step there, which is a CUDA graph
+            self.optimizer.decay_by_tensor()
+            self.optimizer.update_decay_tensors()
         self.batches = batches(config, data)
 
     def steps(self, count: int) -> None:
@@ -77,18 +80,19 @@ class PlainLoop:
 
     Args:
         config: as for `BareLoop`; always in fp32.
-        model: the network whose weights to begin with.
-        data: the images.
+        model: the network whose weights to begin with, on the CPU.
+        data: the images, on the CPU.
+        device: where to train.
     """
 
-    def __init__(self, config: Config, model: CNN, data: Dataset) -> None:
-        self.config, self.device = config, data.train_images.device
-        self.model = PlainCNN(model).to(self.device)
+    def __init__(self, config: Config, model: CNN, data: Dataset, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.model = PlainCNN(model).to(device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=config.lr)
         normalize = transforms.Normalize([config.data.mean] * 3, [config.data.std] * 3)
         transform = transforms.Compose([transforms.ToTensor(), normalize])
-        train = _Pictures(data.train_images.cpu(), data.train_labels.cpu(), transform)
-        test = _Pictures(data.test_images.cpu(), data.test_labels.cpu(), transform)
+        train = _Pictures(data.train_images, data.train_labels, transform)
+        test = _Pictures(data.test_images, data.test_labels, transform)
         order = (index.tolist() for index in batches(config, data))
         self.train = iter(DataLoader(train, batch_sampler=order))
         self.test = DataLoader(test, batch_size=config.batch_size)

@@ -1,0 +1,77 @@
+"""A recorded step is the step: here all but the CUDA graph, which bench compares on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+from autol2.cli import CONF, numbers_to_knobs
+from autol2.config import Config, parse
+from autol2.data import Dataset, load
+from autol2.graph import RecordedStep, rehearse
+from autol2.sgd import SGD
+from autol2.trainer import Trainer
+
+CPU = torch.device("cpu")
+STEPS = 75
+"""More than three epochs of 23 steps, the last of which is smaller."""
+
+
+def config(*overrides: str) -> Config:
+    small = ["data=digits", "model.width=6", "model.hidden=10", "batch_size=64", "epochs=4"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse(compose("config", numbers_to_knobs([*small, *overrides])))
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load(config().data)
+
+
+def record(work: Callable[[], None], changes: Sequence[Tensor]) -> Callable[[], None]:
+    """What `record_cuda_graph` does, less the graph."""
+    rehearse(work, changes)
+    return work
+
+
+def trained(trainer: Trainer) -> Trainer:
+    trainer.begin()
+    for _ in range(STEPS):
+        trainer.train_step()
+        if trainer.evaluation_pending:
+            trainer.evaluate()
+    trainer.read_back()
+    trainer.close()
+    return trainer
+
+
+@pytest.mark.parametrize("batchnorm", ["on", "off"])
+@pytest.mark.parametrize("method", ["advance", "fixed", "cosine"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recorded_step_gives_the_same_bits(
+    digits: Dataset, tmp_path: Path, method: str, batchnorm: str, precision: str
+) -> None:
+    """λ moves, figures are noted and both batch sizes come, through tensors that stay."""
+    cfg = config(f"method={method}", f"batchnorm={batchnorm}", f"precision={precision}")
+    plain, recorded = (tmp_path / name for name in ("plain", "recorded"))
+    plain.mkdir()
+    recorded.mkdir()
+    one, other = Trainer(cfg, digits, plain, CPU), Trainer(cfg, digits, recorded, CPU)
+    assert isinstance(other.optimizer, SGD)
+    step = RecordedStep(other._learn, other.optimizer, other.changing(), record)
+    other.learn = step
+    trained(one)
+    trained(other)
+    theirs = other.model.state_dict()
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, theirs[name]), name
+    for name in ("measurements.csv", "epochs.csv"):
+        assert (plain / name).read_bytes() == (recorded / name).read_bytes()
+    rows = (plain / "measurements.csv").read_text().splitlines()
+    assert method == "fixed" or len({row.split(",")[2] for row in rows[1:]}) > 1  # λ did move
+    assert sorted(step._recorded) == [1437 % 64, 64]
