@@ -12,7 +12,7 @@ import torch
 
 from . import checkpoint
 from .data import Dataset
-from .hardware import environment
+from .hardware import environment, peak_memory
 from .progress import RunProgress, duration
 from .run import Run, result, summary
 from .signals import StopRequest
@@ -179,6 +179,7 @@ class Attempt:
             seconds=round(seconds, 3),
             seconds_evaluating=round(self.spent_evaluating, 3),
             seconds_saving=round(self.spent_saving, 3),
+            peak_memory_bytes=peak_memory(),
             images_per_second=round(self._images(steps) / seconds, 1),
         )
         return {"progress": self._progress()}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -58,6 +61,16 @@ def environment(device: torch.device) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
     }
+
+
+def peak_memory() -> int:
+    """The most memory of this process that was resident at any time, in bytes."""
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as status:
+        for line in status:  # what getrusage says there may be the parent process's
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage * (1 if sys.platform == "darwin" else 1024)
 
 
 def _processor() -> str:

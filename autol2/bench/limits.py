@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 import torch
@@ -89,4 +90,7 @@ def machine_gflops(
     alternate(kernels, 1, device)  # to warm up
     taken = alternate(kernels, rounds, device)
     flops = {"matmul": 2 * size**3, "convolution": forward, "convolution_backward": 3 * forward}
-    return {name: repeats * flops[name] / min(seconds) / 1e9 for name, seconds in taken.items()}
+    return {
+        name: repeats * flops[name] / statistics.median(seconds) / 1e9
+        for name, seconds in taken.items()
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -49,14 +48,10 @@ def measure_whole(config: Config) -> Whole:
     with tempfile.TemporaryDirectory(prefix="autol2-bench-") as folder:
         command = [sys.executable, "-m", "autol2.train", *_overrides(config), f"outputs={folder}"]
         before = time.perf_counter()
-        with tempfile.TemporaryFile() as output:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            seconds = time.perf_counter() - before
-            if process.returncode != 0:
-                output.seek(0)
-                raise UserError(f"the whole run failed:\n{output.read().decode()}")
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - before
+        if done.returncode != 0:
+            raise UserError(f"the whole run failed:\n{done.stdout}{done.stderr}")
         (path,) = Path(folder).glob("*/*/run.json")
         attempt = json.loads(path.read_text(encoding="utf-8"))["attempts"][0]
         records = 0.0
@@ -77,7 +72,7 @@ def measure_whole(config: Config) -> Whole:
         seconds_of=seconds_of,
         shares={name: taken / seconds for name, taken in seconds_of.items()},
         steps=attempt["to_step"],
-        peak_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        peak_bytes=attempt["peak_memory_bytes"],
     )
 
 
