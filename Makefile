@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo report bench test lint format clean
+.PHONY: help demo status report bench test lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,6 +12,9 @@ help: ## Show this list
 demo: $(READY) ## Train every method on small embedded data and show what came out
 	$(BIN)/python -m autol2.train -m experiment=demo
 	$(BIN)/python -m autol2.report study=demo
+
+status: $(READY) ## Show how the newest study stands, or STUDY=name (ARGS=watch=true keeps it live)
+	$(BIN)/python -m autol2.status $(if $(STUDY),study=$(STUDY)) $(ARGS)
 
 report: $(READY) ## Report on the newest study, or on STUDY=name
 	$(BIN)/python -m autol2.report $(if $(STUDY),study=$(STUDY))

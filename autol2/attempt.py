@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from . import checkpoint
+from .config import UserError
 from .data import Dataset
 from .hardware import environment, peak_memory
 from .progress import RunProgress, duration
@@ -37,8 +38,15 @@ def attempt(run: Run, data: Dataset, device: torch.device) -> int:
             return 0  # by a process that held it until now
         if run.finished:
             run.set_aside()
-        trainer = Trainer(run.config, data, run.folder, device)
-        return Attempt(run, trainer).do()
+        try:
+            one = Attempt(run, Trainer(run.config, data, run.folder, device))
+        except (UserError, OSError):
+            raise
+        except Exception as error:
+            run.begin(from_step=0)
+            run.end("failed", type(error).__name__, error=traceback.format_exc())
+            raise
+        return one.do()
 
 
 class Attempt:

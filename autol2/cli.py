@@ -71,7 +71,7 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 if full_error == "1" or message is None:
                     raise
                 _report(message)
-                sys.exit(UserError.status)
+                sys.exit(getattr(error, "status", UserError.status))
             except KeyboardInterrupt:
                 _report("interrupted")
                 sys.exit(128 + signal.SIGINT)

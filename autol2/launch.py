@@ -9,13 +9,14 @@ again goes on where the last one, or the cluster, left off.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,10 @@ class SlurmConf:
     """How often a job may requeue itself at its time limit."""
     array_parallelism: int = 256
     """Array tasks that run at the same time."""
-    setup: list[str] | None = None
+    setup: list[str] = field(default_factory=list)
     """Shell lines before the job, as in module load …"""
-    srun_args: list[str] | None = None
-    additional_parameters: dict[str, Any] | None = None
+    srun_args: list[str] = field(default_factory=list)
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
     """Any other option of sbatch."""
     runs_per_job: int = 1
     """Runs of one job, one after the other."""
@@ -128,20 +129,25 @@ class StudyLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Bring the sweep's runs about; one return, with the run's exit status, a job."""
+        """Bring the sweep's runs about; one return a job, with what a search maximises."""
+        if self.knobs["detach"] and not self.config.hydra.sweeper._target_.endswith("BasicSweeper"):
+            raise UserError("a search waits for what its runs come to: hydra.launcher.detach=false")
         tasks = [self._task(overrides) for overrides in job_overrides]
         unique = {task.folder: task for task in tasks}
         plan = self._decide(list(unique.values()))
         self._show(plan)
         wanted = [task for task, how in plan if self._wanted(how)]
         if self.knobs["dry_run"]:
-            return [_returned(overrides, 0) for overrides in job_overrides]
+            return [_returned(overrides, 0.0) for overrides in job_overrides]
         if wanted:
             self._remember(plan)
             self._act(wanted)
         if not self.knobs["detach"]:
             self._sum_up(list(unique.values()))
-        return [_returned(overrides, 0) for overrides in job_overrides]
+        return [
+            _returned(overrides, _objective(read_state(Path(task.folder))))
+            for overrides, task in zip(job_overrides, tasks, strict=True)
+        ]
 
     def _task(self, overrides: Sequence[str]) -> Task:
         composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -297,7 +303,8 @@ class SlurmLauncher(StudyLauncher):
         for first in range(0, len(batches), limit):
             part = batches[first : first + limit]
             try:
-                jobs = executor.submit_array(part)
+                with contextlib.redirect_stderr(io.StringIO()):  # the error has it as well
+                    jobs = executor.submit_array(part)
             except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
                 raise UserError(_refusal(error)) from error
             submitted = {
@@ -323,13 +330,13 @@ class SlurmLauncher(StudyLauncher):
         parameters = {
             named.get(knob, knob): value
             for knob, value in self.knobs.items()
-            if value is not None and knob not in (*own, "max_num_timeout", "mem_gb")
+            if value not in (None, []) and knob not in (*own, "max_num_timeout", "mem_gb")
         }
         if self.knobs["mem_gb"] is not None:
             parameters["mem"] = f"{self.knobs['mem_gb']}GB"
         parameters["additional_parameters"] = {
             "requeue": True,
-            **(self.knobs["additional_parameters"] or {}),
+            **self.knobs["additional_parameters"],
         }
         return parameters
 
@@ -377,12 +384,17 @@ def _stopping(batch: Batch) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _returned(overrides: Sequence[str], status: int) -> JobReturn:
+def _returned(overrides: Sequence[str], value: float) -> JobReturn:
     done = JobReturn()
     done.overrides = list(overrides)
     done.status = JobStatus.COMPLETED
-    done.return_value = status
+    done.return_value = value
     return done
+
+
+def _objective(state: dict[str, Any]) -> float:
+    """What a search (hydra/sweeper=optuna) maximises: test accuracy, 0 % where there is none."""
+    return float(state.get("result", {}).get("mean_last_10_epochs", 0.0))
 
 
 def _refusal(error: Exception) -> str:

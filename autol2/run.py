@@ -380,6 +380,7 @@ def _surroundings() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "slurm_node": os.environ.get("SLURMD_NODENAME"),
         "git": _git(),
         "versions": {"python": platform.python_version()},
     }

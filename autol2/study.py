@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,9 @@ def records(folder: Path) -> list[Record]:
     """
     found = []
     for path in sorted(folder.iterdir()):
-        if (path / "run.json").exists() or (path / "train.log").exists():
-            found.append(Record(path, read_state(path)))
+        state = read_state(path)
+        if state or (path / "run.json").exists() or (path / "train.log").exists():
+            found.append(Record(path, state))
     return found
 
 
@@ -49,10 +52,10 @@ def find(outputs: Path, name: str | None) -> Path:
     Raises:
         UserError: there is no such study; its message lists those that are there.
     """
+    if name is not None and any(_traces(outputs / name)):
+        return outputs / name
     studies = _studies(outputs)
     if name is not None:
-        if outputs / name in studies:
-            return outputs / name
         known = ", ".join(sorted(study.name for study in studies)) or "none yet"
         raise UserError(f"there is no study {name!r} in {outputs}; there are: {known}")
     if not studies:
@@ -64,12 +67,30 @@ def find(outputs: Path, name: str | None) -> Path:
 
 
 def _studies(outputs: Path) -> dict[Path, float]:
-    """Each study's folder and when one of its runs last changed."""
-    changed: dict[Path, float] = {}
-    for path in outputs.glob("*/*/run.json"):
-        study = path.parent.parent
-        changed[study] = max(changed.get(study, 0.0), path.stat().st_mtime)
+    """Each study's folder and when it, or one of its runs, last changed."""
+    changed = {}
+    for study in outputs.glob("*"):
+        times = [path.stat().st_mtime for path in _traces(study)]
+        if times:
+            changed[study] = max(times)
     return changed
+
+
+def _traces(study: Path) -> Iterator[Path]:
+    """The files that make a folder a study."""
+    if (study / "study.json").exists():
+        yield study / "study.json"
+    yield from study.glob("*/run.json")
+
+
+def asked(study: Path) -> dict[str, dict[str, Any]]:
+    """The runs that sweeps asked for (study.json), by name: overrides and, on SLURM, the job."""
+    try:
+        runs = json.loads((study / "study.json").read_text(encoding="utf-8"))["runs"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    assert isinstance(runs, dict)
+    return runs
 
 
 @dataclass(frozen=True)
@@ -117,17 +138,28 @@ def standing(
 
 def alive(state: Mapping[str, Any]) -> bool:
     """Whether a run that says it is running still does: by its process here, else its heartbeat."""
-    last = state["attempts"][-1]
+    last, updated = state["attempts"][-1], float(state.get("updated", 0.0))
     if last.get("host") == socket.gethostname():
+        pid = int(last["pid"])
         try:
-            os.kill(int(last["pid"]), 0)
+            os.kill(pid, 0)
         except ProcessLookupError:
             return False
         except PermissionError:
             pass
         else:
-            return True
-    return time.time() - float(state.get("updated", 0.0)) < PATIENCE
+            return _started(pid) <= updated + 2  # else the number has been given away since
+    return time.time() - updated < PATIENCE
+
+
+def _started(pid: int) -> float:
+    """When a process here began (Unix time, to the second); 0 where the system does not tell."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)
+    except (OSError, IndexError, ValueError):
+        return 0.0
+    return float(boot[1]) + ticks / os.sysconf("SC_CLK_TCK") if boot else 0.0
 
 
 def last_line(text: str) -> str:

@@ -42,7 +42,7 @@ class Cluster:
         self._daemon("slurmctld", "slurmctld", "-D", "-f", str(self.configuration))
         for node in NODES:
             self.start_node(node)
-        self._await(lambda: self.states() == {node: "idle" for node in NODES})
+        self._await(lambda: self.states() == dict.fromkeys(NODES, "idle"))
 
     def start_node(self, node: str) -> None:
         """Start a node's daemon."""
@@ -123,6 +123,7 @@ ReturnToService=2
 JobRequeue=1
 MpiDefault=none
 MaxArraySize=6
+AuthInfo=cred_expire=5
 KillWait=5
 SlurmdTimeout=10
 MessageTimeout=10

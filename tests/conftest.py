@@ -37,6 +37,21 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
         report.longrepr = f"skipped where it should run: {report.longrepr}"
 
 
+def run_autol2(
+    name: str, outputs: Path, *arguments: str, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m autol2.<name>`` from the project's root."""
+    return subprocess.run(
+        [sys.executable, "-m", f"autol2.{name}", *arguments, f"outputs={outputs}"],
+        cwd=PROJECT,
+        env={**os.environ, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
 @pytest.fixture
 def run_command(tmp_path: Path) -> Command:
     """Run ``python -m autol2.<name>`` from the project's root, with ``outputs=`` in `tmp_path`."""

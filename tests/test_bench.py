@@ -74,6 +74,7 @@ def test_bench_measures_everything(run_command: Command, tmp_path: Path) -> None
         "measurement",
         "record",
         "run in a study",
+        "study read, per run",
     }
     assert all(late < 10 for late in figures["growth"].values())
 

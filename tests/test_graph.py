@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from autol2.cli import CONF, numbers_to_knobs
 from autol2.config import Config, parse
@@ -75,3 +76,29 @@ def test_recorded_step_gives_the_same_bits(
     rows = (plain / "measurements.csv").read_text().splitlines()
     assert method == "fixed" or len({row.split(",")[2] for row in rows[1:]}) > 1  # λ did move
     assert sorted(step._recorded) == [1437 % 64, 64]
+
+
+class Seen(TorchDispatchMode):
+    """Collects the names of the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("batchnorm", ["on", "off"])
+def test_step_never_waits_for_the_device(digits: Dataset, tmp_path: Path, batchnorm: str) -> None:
+    """None of its operators has a result that Python, or the next one's shape, must wait for."""
+    trainer = Trainer(config(f"batchnorm={batchnorm}", "precision=bf16"), digits, tmp_path, CPU)
+    waiting = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero"}
+    with Seen() as seen:
+        trainer._learn(torch.arange(64), torch.tensor([3]))
+    assert "aten::convolution_backward" in seen.names
+    assert not seen.names & waiting
+    with Seen() as seen:
+        float(trainer.losses[3])
+    assert seen.names & waiting  # it would have been noticed

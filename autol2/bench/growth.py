@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from .. import study
 from ..config import Config
 from ..controller import Controller
 from ..data import Dataset
@@ -18,38 +19,48 @@ from ..trainer import Trainer
 from .timing import alternate, ratio
 
 BLOCK = 20
-"""Of each thing that is timed, at a time."""
+"""Of each thing that takes long, how many are timed at a time; of the others 50 times more."""
+MANY = 50 * BLOCK
 
 
 def measure_growth(
     config: Config, data: Dataset, device: torch.device, age: int, rounds: int
 ) -> dict[str, float]:
-    """Time of a step, an evaluation, a measurement, a row of the records and the look at a run in a
-    study, after `age` of them over that of the first.
+    """Time of the latest over that of the first: of steps, evaluations, measurements, rows of the
+    records and looks at a run in a study; and per run, of reading a large study over a small one.
 
     Args:
         config: a run with a small network, and a folder to work in as its `outputs`.
         data: images, on `device`.
         device: where to train.
-        age: how many there were before.
+        age: how many steps there were before; a tenth as many evaluations, half as many runs, ten
+            times as many measurements and rows.
         rounds: of timing, each forwards and backwards.
     """
     folder = Path(config.outputs)
     pairs = {
-        "step": (partial(_steps, config, data, device, folder), age),
-        "evaluation": (partial(_evaluations, config, data, device, folder), age // 10),
-        "measurement": (partial(_measurements, config), 10 * age),
-        "record": (partial(_records, folder), 10 * age),
-        "run in a study": (partial(_runs, config), age // 2),
+        "step": (partial(_steps, config, data, device, folder), age // BLOCK),
+        "evaluation": (partial(_evaluations, config, data, device, folder), age // 10 // BLOCK),
+        "measurement": (partial(_measurements, config), 10 * age // MANY),
+        "record": (partial(_records, folder), 10 * age // MANY),
+        "run in a study": (partial(_runs, config), age // 2 // BLOCK),
     }
     growth = {}
-    for name, (make, before) in pairs.items():
+    for name, (make, blocks) in pairs.items():
         young, old = make("young"), make("old")
-        for _ in range(before // BLOCK):
+        for _ in range(blocks):
             old()
         alternate({"young": young, "old": old}, 1, device)  # to warm up
         taken = alternate({"young": young, "old": old}, rounds, device)
         growth[name] = ratio(taken["old"], taken["young"])
+    studies = {name: folder / f"study-{name}" for name in ("young", "old")}
+    taken = alternate(
+        {name: partial(study.records, path) for name, path in studies.items()}, rounds, device
+    )
+    runs = {name: len(study.records(path)) for name, path in studies.items()}
+    growth["study read, per run"] = (
+        ratio(taken["old"], taken["young"]) * runs["young"] / runs["old"]
+    )
     return growth
 
 
@@ -93,7 +104,7 @@ def _measurements(config: Config, name: str) -> Block:
 
     def block() -> None:
         nonlocal step
-        for _ in range(50 * BLOCK):
+        for _ in range(MANY):
             step += 1
             controller.measure(2.0 + step % 7, 10.0 + step % 5, step, step)
 
@@ -104,7 +115,7 @@ def _records(folder: Path, name: str) -> Block:
     records = Records(folder / f"records-{name}.csv", ["loss", "accuracy"])
 
     def block() -> None:
-        for _ in range(50 * BLOCK):
+        for _ in range(MANY):
             records.append([0.1234567, 56.78])
         records.flush()
 

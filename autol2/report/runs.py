@@ -73,8 +73,7 @@ def _read(record: Record) -> Curves:
         )
         length = int(record.state["steps_per_epoch"])
         lr = float(record.state["config"]["lr"])
-        k = int(record.state["config"]["method"]["k"])
-        return Curves(_by_epoch(evaluations, length), *_lambdas(measurements, length, lr, k))
+        return Curves(_by_epoch(evaluations, length), *_lambdas(measurements, length, lr))
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Curves(problem=f"its records cannot be read: {error}")
 
@@ -86,7 +85,7 @@ def _by_epoch(evaluations: pd.DataFrame, length: int) -> dict[str, list[float]]:
 
 
 def _lambdas(
-    measurements: pd.DataFrame, length: int, lr: float, k: int
+    measurements: pd.DataFrame, length: int, lr: float
 ) -> tuple[list[tuple[int, float]], float]:
     if measurements.empty:
         return [], math.nan

@@ -86,7 +86,7 @@ def label(identity: dict[str, Any], varying: list[str]) -> str:
     if "fixed_lambda.value" in identity:
         words.append(f"{identity['fixed_lambda.value']:g}")
     for name in varying:
-        if name in identity and name not in (*RULE, "batchnorm.enabled"):
+        if name in identity and name not in (*RULE, "batchnorm.enabled", "protocol.initialization"):
             words.append(f"{name}={_short(identity[name])}")
     if "protocol.name" in varying and "protocol.name" in identity:
         words.append(f"({identity['protocol.name']})")

@@ -1,4 +1,4 @@
-"""The launchers under the only package name whose plugins Hydra takes; `autol2.cli` adds the path."""
+"""The launchers, under the only package name whose plugins Hydra takes."""
 
 from autol2.launch import LocalLauncher, SlurmLauncher
 

@@ -1,0 +1,286 @@
+"""Show how a study stands: ``python -m autol2.status study=paper``, by default the newest one.
+
+What the runs' directories say comes first; SLURM, where there is one, is asked about the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from . import slurm
+from .cli import command
+from .config import UserError, parse_as, study_name
+from .files import to_json
+from .progress import duration
+from .run import FINISHED, PATIENCE
+from .study import asked, find, records, standing
+
+STATUSES = {
+    "running": "cyan",
+    "failed": "red",
+    "lost": "magenta",
+    "queued": "yellow",
+    "missing": "yellow",
+    "diverged": "blue",
+    "done": "green",
+}
+"""How a run can stand, in the table's order, and the color that says so."""
+FORMATS = ("table", "json")
+
+
+@dataclass
+class StatusConfig:
+    """The knobs of the command."""
+
+    study: str | None = None
+    """The study; the one that was worked on last if none is named."""
+    outputs: str = "outputs"
+    """Where studies are kept."""
+    watch: bool = False
+    """Keep the table up to date until Ctrl-C."""
+    every: float = 5.0
+    """Seconds between two looks of `watch`; a look is never more than a fifth of the time."""
+    rows: int = 50
+    """At most so many rows for each way to stand; 0 for all. JSON has all."""
+    format: str = "table"
+    """table or json."""
+
+    def __post_init__(self) -> None:
+        if self.study is not None:
+            study_name(self.study)
+        if self.format not in FORMATS:
+            raise UserError(f"format={self.format} is not one of {', '.join(FORMATS)}")
+        if self.watch and self.format != "table":
+            raise UserError("watch=true shows a table: leave out format=json")
+        if not self.every > 0:
+            raise UserError(f"every must be above 0 seconds, not {self.every:g}")
+        if self.rows < 0:
+            raise UserError(f"rows must be at least 0, not {self.rows}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one run stands now."""
+
+    run_id: str
+    status: str
+    """One of `STATUSES`."""
+    why: str
+    """What `status` rests on; for a failed run the last line of its error."""
+    epoch: int | None = None
+    """Under way, counted from 1; of a finished run the last."""
+    epochs: int | None = None
+    lambda_: float | None = None
+    """λ of the next step, or the last."""
+    test_accuracy: float | None = None
+    """Of the last evaluation, in percent."""
+    seconds_left: float | None = None
+    """Until a running run ends, at its pace so far."""
+    silent: float | None = None
+    """Seconds since the run's last word, where it has not ended."""
+    host: str | None = None
+    job: str | None = None
+    """SLURM's, as in 12_3."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a study stands now.
+
+    Attributes:
+        folder: the study's.
+        rows: its runs, those that never began included.
+        queue_problem: why SLURM could not be asked; empty if it was, or need not be.
+    """
+
+    folder: Path
+    rows: Sequence[Row]
+    queue_problem: str
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Runs of each status that occurs, in the order of `STATUSES`."""
+        found = Counter(row.status for row in self.rows)
+        return {status: found[status] for status in STATUSES if found[status]}
+
+
+@command("status")
+def main(cfg: DictConfig) -> None:
+    """The Hydra entry point."""
+    config = parse_as(StatusConfig, cfg)
+    folder = find(Path(config.outputs), config.study)
+    console = Console(highlight=False)
+    if config.watch:
+        watch(folder, config, console)
+    elif config.format == "json":
+        print(as_json(look(folder)), end="")
+    else:
+        console.print(table(look(folder), config.rows), soft_wrap=True)
+
+
+def watch(folder: Path, config: StatusConfig, console: Console) -> None:
+    """Show how the study in `folder` stands until Ctrl-C.
+
+    Raises:
+        UserError: `console` is no terminal.
+    """
+    if not console.is_terminal:
+        raise UserError("watch=true needs a terminal; for a script there is format=json")
+    with Live(console=console, auto_refresh=False) as live:
+        try:
+            while True:
+                before = time.monotonic()
+                live.update(table(look(folder), config.rows), refresh=True)
+                time.sleep(max(config.every, 4 * (time.monotonic() - before)))
+        except KeyboardInterrupt:
+            pass
+
+
+def look(folder: Path) -> Status:
+    """How the study in `folder` stands now."""
+    expected = asked(folder)
+    states = {record.run_id: record.state for record in records(folder)}
+    jobs = {run: entry.get("job") for run, entry in expected.items()}
+    unsure = any(
+        job is not None and states.get(run, {}).get("status") not in FINISHED
+        for run, job in jobs.items()
+    )
+    queue, problem = _queue() if unsure else (None, "")
+    now = time.time()
+    rows = [
+        _row(run, states.get(run, {}), jobs.get(run), queue, now)
+        for run in sorted({*expected, *states})
+    ]
+    return Status(folder, rows, problem)
+
+
+def _queue() -> tuple[dict[str, str] | None, str]:
+    try:
+        return slurm.queue(), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _row(
+    run: str,
+    state: Mapping[str, Any],
+    job: str | None,
+    queue: Mapping[str, str] | None,
+    now: float,
+) -> Row:
+    how = standing(state, job, queue)
+    status, why = how.status, how.why
+    if status == "done":
+        status, why = ("diverged", _where(state)) if why == "diverged" else ("done", "")
+    last = (state.get("attempts") or [{}])[-1]
+    silent = now - float(state["updated"]) if state.get("status") == "running" else None
+    if status == "queued" and silent is not None and _runs(job, queue):
+        status = "running"  # SLURM has it running, so it is slow, not dead
+    if silent is not None and status == "running":
+        why = f"slow: silent for {duration(silent)}" if silent > PATIENCE else ""
+    elif silent is not None and status == "lost":
+        why = f"dead: silent for {duration(silent)}, on {last.get('host')}"
+    progress, result = state.get("progress") or {}, state.get("result") or {}
+    left = progress.get("seconds_left") if status == "running" else None
+    return Row(
+        run_id=run,
+        status=status,
+        why=why,
+        epoch=progress.get("epoch"),
+        epochs=progress.get("epochs") or (state.get("config") or {}).get("epochs"),
+        lambda_=_number(result.get("final_lambda", progress.get("lambda"))),
+        test_accuracy=_number(result.get("final_test_accuracy", progress.get("test_accuracy"))),
+        seconds_left=None if left is None else max(0.0, left - (silent or 0.0)),
+        silent=silent,
+        host=last.get("host"),
+        job=job,
+    )
+
+
+def _runs(job: str | None, queue: Mapping[str, str] | None) -> bool:
+    return (queue or {}).get(job or "") in ("RUNNING", "COMPLETING", "SUSPENDED")
+
+
+def _where(state: Mapping[str, Any]) -> str:
+    where = state.get("diverged") or {}
+    step, lambda_ = where.get("step"), _figure(_number(where.get("lambda")), "g")
+    return f"loss not finite at step {step}, with λ = {lambda_}"
+
+
+def _number(value: Any) -> float | None:
+    """A number from JSON, where those that are not finite are strings (see `files.to_json`)."""
+    return None if value is None else float(value)
+
+
+def as_json(status: Status) -> str:
+    """`status` for a script: the study, its counts, and its runs, each a `Row`'s fields."""
+    runs = []
+    for row in status.rows:
+        fields = asdict(row)
+        fields["lambda"] = fields.pop("lambda_")
+        runs.append(fields)
+    return to_json(
+        {
+            "study": status.folder.name,
+            "folder": str(status.folder),
+            "counts": status.counts,
+            "queue_problem": status.queue_problem or None,
+            "runs": runs,
+        }
+    )
+
+
+def table(status: Status, limit: int) -> Text:
+    """`status` for a person, with at most `limit` rows of each status (0: all)."""
+    text = Text(f"{status.folder.name}: {len(status.rows)} runs: ", no_wrap=True)
+    for place, (name, count) in enumerate(status.counts.items()):
+        text.append(", " if place else "")
+        text.append(f"{count} {name}", style=STATUSES[name])
+    shown = [
+        row
+        for name in STATUSES
+        for row in [row for row in status.rows if row.status == name][: limit or None]
+    ]
+    width = max((len(row.run_id) for row in shown), default=0)
+    text.append(f"\n{'run':{width}}  {'status':8}  {'epoch':>7} {'λ':>7} {'test %':>6}  left")
+    for row in shown:
+        text.append(f"\n{row.run_id:{width}}  ")
+        text.append(f"{row.status:8}  ", style=STATUSES[row.status])
+        text.append(_words(row))
+    if len(shown) < len(status.rows):
+        text.append(f"\n… and {len(status.rows) - len(shown)} more: rows=0 shows all")
+    if status.queue_problem:
+        text.append(f"\nthe queue is not known: {status.queue_problem}", style="yellow")
+    return text
+
+
+def _words(row: Row) -> str:
+    """What the table says of a run beside its name and status."""
+    epoch = "" if row.epoch is None else f"{row.epoch}/{row.epochs}"
+    if row.status in ("failed", "lost", "queued", "missing"):
+        return row.why + (f" (epoch {epoch})" if epoch else "")
+    left = "" if row.seconds_left is None else duration(row.seconds_left)
+    figures = f"{_figure(row.lambda_, '.3g'):>7} {_figure(row.test_accuracy, '.2f'):>6}"
+    return f"{epoch:>7} {figures}  {left}  {row.why}".rstrip()
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:{form}}"
+
+
+ConfigStore.instance().store(name="status_schema", node=StatusConfig)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""Sweeps through a real SLURM that is started here, disturbed in every way that clusters know."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autol2 import checkpoint
+from autol2.run import read_state
+
+from . import cluster
+from .conftest import PROJECT, SMALL
+
+SEED = int(os.environ.get("AUTOL2_SLURM_SEED", time.time_ns() % 2**32))
+SLURM = (
+    "hydra/launcher=submitit_slurm",
+    "hydra.launcher.gpus_per_node=null",
+    "hydra.launcher.mem_gb=null",
+    "hydra.launcher.cpus_per_task=1",
+)
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Cluster]:
+    if why := cluster.missing():
+        pytest.skip(why)
+    with cluster.running(tmp_path_factory.mktemp("slurm") / "cluster") as one:
+        yield one
+
+
+def sweep(
+    one: cluster.Cluster | None, outputs: Path, *words: str, timeout: float = 240
+) -> subprocess.CompletedProcess[str]:
+    """``train -m`` on the cluster, or here where there is none."""
+    command = [sys.executable, "-m", "autol2.train", "-m", *(SLURM if one else ()), *SMALL]
+    return subprocess.run(
+        [*command, *words, f"outputs={outputs}"],
+        cwd=PROJECT,
+        env=one.environment if one else None,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def outcomes(outputs: Path) -> dict[str, Any]:
+    """Of every run below `outputs`, all that must not depend on what happened to it."""
+    found = {}
+    for path in sorted(outputs.glob("*/*/run.json")):
+        state, folder = read_state(path.parent), path.parent
+        weights = checkpoint.read(folder / checkpoint.NAME)["model"] if "result" in state else {}
+        found[folder.name] = {
+            "status": state["status"],
+            "result": state.get("result"),
+            "diverged": state.get("diverged"),
+            "measurements": (folder / "measurements.csv").read_bytes(),
+            "epochs": (folder / "epochs.csv").read_bytes(),
+            "weights": {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
+        }
+    return found
+
+
+def states(outputs: Path) -> list[str]:
+    return [read_state(path.parent).get("status", "") for path in outputs.glob("*/*/run.json")]
+
+
+def wait_until(condition: Any, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.2)
+
+
+def test_a_sweep_uses_both_nodes_and_is_done_once(slurm: cluster.Cluster, tmp_path: Path) -> None:
+    words = "method=fixed,auto_l2,advance,combined", "seed=0,1"
+    done = sweep(slurm, tmp_path, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Arrays are split where the cluster's MaxArraySize of 6 wants it.
+    assert "submitted 6 runs" in done.stdout
+    assert "submitted 2 runs" in done.stdout
+    assert done.stdout.splitlines()[-1] == "8 of 8 runs have come to a result"
+    assert states(tmp_path) == ["completed"] * 8
+    nodes = {
+        read_state(path.parent)["attempts"][0]["slurm_node"]
+        for path in tmp_path.glob("*/*/run.json")
+    }
+    assert nodes == set(cluster.NODES)
+    again = sweep(slurm, tmp_path, *words)
+    assert again.returncode == 0
+    assert "8 runs: 8 done" in again.stdout
+    assert "submitted" not in again.stdout
+    here = sweep(None, tmp_path / "here", *words)
+    assert here.returncode == 0, here.stderr
+    assert outcomes(tmp_path / "here") == {
+        name: one for name, one in outcomes(tmp_path).items() if "here" not in name
+    }
+
+
+def test_several_runs_in_a_job(slurm: cluster.Cluster, tmp_path: Path) -> None:
+    done = sweep(slurm, tmp_path, "seed=range(5)", "hydra.launcher.runs_per_job=3", "study=packed")
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = {
+        entry["job"]
+        for entry in json.loads((tmp_path / "packed/study.json").read_text())["runs"].values()
+    }
+    assert len(jobs) == 2
+    assert states(tmp_path) == ["completed"] * 5
+
+
+def test_a_failing_run_leaves_the_others_alone(slurm: cluster.Cluster, tmp_path: Path) -> None:
+    """In the middle of an array, one that raises: a dense layer that no machine has room for."""
+    hidden = "model.hidden=8,9,999999999999,10"
+    done = sweep(slurm, tmp_path, hidden)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "3 of 4 runs have come to a result" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert sorted(states(tmp_path)) == ["completed"] * 3 + ["failed"]
+    again = sweep(slurm, tmp_path, hidden)
+    assert again.returncode == 1
+    assert "4 runs: 3 done, 1 failed" in again.stdout  # a bug is not retried
+    assert "submitted" not in again.stdout
+
+
+def test_what_clusters_do(slurm: cluster.Cluster, tmp_path: Path) -> None:
+    """The paper's 20 arms under random requeues, cancellations and a node's death.
+
+    Finished by repeating the command; byte for byte what an undisturbed sweep here gives.
+    """
+    print(f"AUTOL2_SLURM_SEED={SEED}")
+    chance = random.Random(SEED)
+    words = "experiment=paper", "epochs=6", "checkpoint.every_steps=5", "evaluation.every_steps=2"
+    here = sweep(None, tmp_path / "here", *words)
+    assert here.returncode == 0, here.stderr
+    there = tmp_path / "there"
+    disturbances = 0
+    dead: str | None = None
+    for _ in range(12):
+        started = sweep(slurm, there, *words, "hydra.launcher.detach=true")
+        assert started.returncode == 0, started.stdout + started.stderr
+        while jobs := running(slurm):
+            if disturbances >= 30:
+                wait_until(lambda: not queued(slurm), 200)
+                break
+            job = chance.choice(jobs)
+            kind = chance.choice(("requeue", "requeue", "cancel", "kill"))
+            time.sleep(chance.uniform(0, 2.5))
+            if kind == "requeue":
+                slurm.ask("scontrol", "requeue", job, check=False)
+            elif kind == "cancel":
+                slurm.ask("scancel", job, check=False)
+            else:
+                slurm.ask("scancel", "--signal=KILL", job, check=False)
+            disturbances += 1
+            if disturbances == 10:
+                dead = chance.choice(cluster.NODES)
+                slurm.kill_node(dead)
+            if disturbances == 16 and dead:
+                slurm.start_node(dead)
+                dead = None
+        if disturbances >= 30 and sorted(states(there)) == sorted(states(tmp_path / "here")):
+            break
+    assert disturbances >= 30
+    assert outcomes(there) == outcomes(tmp_path / "here")
+    attempts = [len(read_state(path.parent)["attempts"]) for path in there.glob("*/*/run.json")]
+    assert len(attempts) == 20
+    assert max(attempts) > 1
+
+
+def queued(slurm: cluster.Cluster) -> list[str]:
+    return slurm.ask("squeue", "--noheader", "--array", "--format=%i").split()
+
+
+def running(slurm: cluster.Cluster) -> list[str]:
+    """Wait for a job to run; those that do, none when nothing is queued any more."""
+    while queued(slurm):
+        jobs = slurm.ask("squeue", "--noheader", "--array", "--states=R", "--format=%i").split()
+        if jobs:
+            return jobs
+        time.sleep(0.2)
+    return []
+
+
+def test_the_time_limit_is_no_limit(slurm: cluster.Cluster, tmp_path: Path) -> None:
+    """A run of several time limits: saved and requeued before each, done in the end."""
+    words = "epochs=3000", "checkpoint.every_steps=100000", "method=fixed"
+    limit = "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=50"
+    started = sweep(slurm, tmp_path, *words, *limit, "hydra.launcher.detach=true")
+    assert started.returncode == 0, started.stdout + started.stderr
+    (state,) = wait_for_states(tmp_path, lambda found: len(found[0].get("attempts", [])) >= 2)
+    assert state["attempts"][0]["why"] in ("SIGTERM", "SIGUSR2")
+    assert state["attempts"][0]["to_step"] == state["attempts"][1]["from_step"] > 0
+    slurm.ask("scancel", "--user=root")
+    wait_until(lambda: not queued(slurm))
+
+
+def wait_for_states(outputs: Path, condition: Any) -> list[dict[str, Any]]:
+    def found() -> list[dict[str, Any]]:
+        return [read_state(path.parent) for path in outputs.glob("*/*/run.json")]
+
+    wait_until(lambda: found() and condition(found()), 150)
+    return found()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hydra.launcher.partition=nope"], "SLURM refuses the jobs: .*partition"),
+        (["+hydra.launcher.additional_parameters.nonsense=1"], "SLURM refuses the jobs"),
+    ],
+)
+def test_slurms_own_words(
+    slurm: cluster.Cluster, tmp_path: Path, words: list[str], message: str
+) -> None:
+    done = sweep(slurm, tmp_path, "seed=0,1", *words)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert re.search(message, line)
+    assert not list(tmp_path.glob("*/*/run.json"))
+
+
+def test_without_slurm(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "autol2.train", "-m", *SLURM, *SMALL, f"outputs={tmp_path}"],
+        cwd=PROJECT,
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: sbatch is not on this machine: log in to a SLURM cluster, or sweep here with "
+        "hydra/launcher=submitit_local\n"
+    )
+    assert not list(tmp_path.iterdir())
