@@ -43,6 +43,7 @@ def curves(records: Iterable[Record], cache: Path) -> Iterator[tuple[Record, Cur
             known = json.loads(kept.read_text(encoding="utf-8"))
             if known.pop("key") != key:
                 raise ValueError("the run has gone on")
+            known["lambdas"] = [(step, value) for step, value in known["lambdas"]]
             yield record, Curves(**known)
             continue
         except (OSError, ValueError, KeyError, TypeError):
