@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from autol2 import status
-from autol2.bench.case import BenchConfig
+from autol2.bench.__main__ import BenchConfig
 from autol2.cli import CONF, numbers_to_knobs
-from autol2.config import Config, parse
+from autol2.config import Config, parse, parse_as
 from autol2.replay import ReplayConfig
 from autol2.report.__main__ import ReportConfig
+from autol2.report.tables import published
+from autol2.run import run_id
 
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
 COMMANDS: dict[str, type] = {
@@ -38,14 +44,87 @@ def composed(name: str, *overrides: str, hydra: bool = False) -> DictConfig:
 
 def jobs(*overrides: str) -> list[Config]:
     """The runs of a sweep, as Hydra's sweeper and our launcher compose them."""
-    parser = OverridesParser.create()
-    cfg = composed("config", *overrides, hydra=True)
-    params = OmegaConf.to_container(cfg.hydra.sweeper.params or {})
-    assert isinstance(params, dict)
-    words = [f"{key}={value}" for key, value in params.items()]
-    loader = _loader()
-    parsed = parser.parse_overrides(words)
-    for override in parsed:
-        override.config_loader = loader
-    (product,) = BasicSweeper.split_arguments(parsed, None)
-    return [parse(composed("config", *overrides, *job)) for job in product]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", list(overrides), return_hydra_config=True)
+        params = OmegaConf.to_container(cfg.hydra.sweeper.params or {})
+        assert isinstance(params, dict)
+        loader = GlobalHydra.instance().config_loader()
+        parser = OverridesParser.create(config_loader=loader)
+        words = [f"{key}={value}" for key, value in params.items()]
+        (product,) = BasicSweeper.split_arguments(parser.parse_overrides(words), None)
+        return [parse(compose("config", [*overrides, *job])) for job in product]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_composes(name: str) -> None:
+    assert isinstance(parse_as(COMMANDS[name], composed(name)), COMMANDS[name])
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_composes(name: str) -> None:
+    group, _, option = name.partition("/")
+    cfg = composed("config", f"{group}={option}")
+    assert isinstance(parse(cfg), Config)
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_every_launcher_composes(name: str) -> None:
+    option = name.rpartition("/")[2]
+    cfg = composed("config", f"hydra/launcher={option}", hydra=True)
+    assert cfg.hydra.launcher._target_.startswith("hydra_plugins.autol2_launchers.Submitit")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_begins_with_its_command(name: str) -> None:
+    lines = (CONF / f"{name}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    assert f"experiment={name.rpartition('/')[2]}" in lines[1]
+    assert lines[1].startswith("# python -m autol2.train -m ")
+
+
+def test_the_papers_twenty_runs() -> None:
+    """Ten curves, each without and with batch-norm; the second attempt is another seed."""
+    table = published()
+    expected = {
+        (
+            row.method,
+            row.batchnorm == "on",
+            row.attempt - 1,
+            row.alpha if row.method in ("threshold", "combined") else None,
+            row.fixed_lambda if row.method == "fixed" else None,
+        )
+        for row in table.itertuples()
+    }
+    found = {
+        (
+            config.method.name,
+            config.batchnorm.enabled,
+            config.seed,
+            config.alpha.percent if config.method.name in ("threshold", "combined") else None,
+            config.fixed_lambda.value if config.method.name == "fixed" else None,
+        )
+        for config in jobs("experiment=paper")
+    }
+    assert found == expected
+    assert len({run_id(config) for config in jobs("experiment=paper")}) == 20
+    assert len({run_id(config) for config in jobs("experiment=paper", "seed=7")}) == 18
+    assert all(config.epochs == 200 for config in jobs("experiment=paper"))
+    assert all(config.protocol.name == "published" for config in jobs("experiment=paper"))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "knob", "count"),
+    [
+        ("alpha", lambda config: config.alpha.percent, 6),
+        ("decay_factor", lambda config: config.method.decay_factor, 4),
+        ("lambda_max", lambda config: config.protocol.lambda_max, 3),
+        ("converged", lambda config: config.method.raise_when_converged, 3),
+    ],
+)
+def test_future_work_sweeps_what_it_says(
+    experiment: str, knob: Callable[[Config], float], count: int
+) -> None:
+    configs = jobs(f"experiment={experiment}")
+    assert len({knob(config) for config in configs}) == count
+    assert {config.study for config in configs} == {experiment}
+    assert len({run_id(config) for config in configs}) == len(configs) == 2 * count
