@@ -188,10 +188,13 @@ def _course(axes: Axes, curve: Curve, column: str) -> None:
 def _accuracy(axes: Axes, curve: Curve) -> None:
     _course(axes, curve, "test_accuracy")
     colour = _line(curve)["color"]
+    done = [run.epochs["epoch"][-1] for run in curve.runs if run.epochs.get("epoch")]
+    reach = max([10.0, *done])  # later marks would only squeeze a short study
     for _, run in curve.marks.iterrows():
-        epochs = [1, 10, 50, 100, 200]
-        values = [run[f"epoch_{epoch}"] for epoch in epochs[:-1]] + [run["final_test_accuracy"]]
-        axes.plot(epochs, values, "x", color=colour, markersize=5, markeredgewidth=1.2)
+        marks = {epoch: run[f"epoch_{epoch}"] for epoch in (1, 10, 50, 100)}
+        marks[200] = run["final_test_accuracy"]
+        seen = {epoch: value for epoch, value in marks.items() if epoch <= reach}
+        axes.plot(list(seen), list(seen.values()), "x", color=colour, markersize=5, mew=1.2)
 
 
 def _lambda(axes: Axes, curve: Curve, length: int) -> None:
@@ -205,7 +208,12 @@ def _lambda(axes: Axes, curve: Curve, length: int) -> None:
         values = np.array([_at(path, grid) for path in paths])
         values[:, :] = np.where(values > 0, values, LAMBDA_ZERO)
         seen = grid <= max(ends)
-        axes.step(grid[seen], np.median(values, axis=0)[seen], where="post", **style)
+        axes.step(
+            grid[seen],
+            np.quantile(values, 0.5, axis=0, method="lower")[seen],
+            where="post",
+            **style,
+        )
         if len(paths) > 1:
             axes.fill_between(
                 grid,
