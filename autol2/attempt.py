@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import checkpoint
+from . import checkpoint, loggers
 from .config import UserError
 from .data import Dataset
 from .hardware import environment, peak_memory
@@ -59,6 +59,7 @@ class Attempt:
             trainer.begin()
         self.first = self.saved = trainer.step
         self.progress = RunProgress(trainer.steps, self.first)
+        self.mirror: loggers.Mirror | None = None
         self.started = self.saved_at = time.monotonic()
         self.spent_evaluating = self.spent_saving = self.last_saving = 0.0
 
@@ -67,16 +68,23 @@ class Attempt:
         with StopRequest() as stop:
             self._begin()
             try:
-                with self.progress:
-                    self._train(stop)
-            except Diverged as end:
-                return self._diverged(end)
-            except Exception as error:
-                self._failed(error)
-                raise
-            if stop.signal is None:
-                return self._completed()
-            return self._interrupted(stop.signal.name, stop.signal.value)
+                return self._do(stop)
+            finally:
+                if self.mirror is not None:
+                    self.mirror.close(self.run.state["status"])
+
+    def _do(self, stop: StopRequest) -> int:
+        try:
+            with self.progress:
+                self._train(stop)
+        except Diverged as end:
+            return self._diverged(end)
+        except Exception as error:
+            self._failed(error)
+            raise
+        if stop.signal is None:
+            return self._completed()
+        return self._interrupted(stop.signal.name, stop.signal.value)
 
     def _begin(self) -> None:
         run, trainer = self.run, self.trainer
@@ -90,6 +98,8 @@ class Attempt:
         }
         run.state["steps_per_epoch"] = trainer.steps_per_epoch
         run.begin(from_step=self.first, **self.environment)
+        trainer.flush()
+        self.mirror = loggers.mirror(run, self.first, trainer.steps_per_epoch, self._warn)
         verb = f"resuming from step {self.first} of" if self.first else "training"
         self._say(f"{run.folder}: {verb} {trainer.steps} steps")
 
@@ -133,6 +143,7 @@ class Attempt:
     def _save(self) -> None:
         before = time.monotonic()
         state = {**self.trainer.state_dict(), "environment": self.environment}
+        self._show()  # what a checkpoint covers is not shown again
         checkpoint.save(self.run.folder, state)
         self.saved, self.saved_at = self.trainer.step, time.monotonic()
         self.last_saving = self.saved_at - before
@@ -209,6 +220,11 @@ class Attempt:
         )
         if self.run.beat(self._progress):
             trainer.flush()
+            self._show()
+
+    def _show(self) -> None:
+        if self.mirror is not None:
+            self.mirror.update()
 
     def _report_evaluation(self) -> None:
         trainer = self.trainer

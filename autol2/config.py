@@ -28,6 +28,8 @@ KAPPA_INITS = ("inflection_point", "warm_start", "dependent", "uniform")
 INITIALIZATIONS = ("published", "paper")
 PRECISIONS = ("fp32", "tf32", "bf16")
 SOURCES = ("cifar10", "digits", "imagefolder")
+LOGGERS = {"none": None, "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+"""Experiment trackers and the package that each needs; its extra has the tracker's name."""
 
 
 Schema = TypeVar("Schema")
@@ -291,6 +293,28 @@ class ControlConfig:
 
 
 @dataclass
+class LoggerConfig:
+    """An experiment tracker that a run is shown to (autol2/loggers.py). No part of its identity."""
+
+    name: str = "none"
+    """none, tensorboard, wandb or mlflow."""
+    project: str = "autol2"
+    """The project of wandb, the experiment of mlflow."""
+    mode: str = "offline"
+    """wandb: offline keeps it in the run's folder for `wandb sync`, online sends it."""
+    uri: str | None = None
+    """mlflow: the tracking server; null for mlflow.db in the study's folder."""
+
+    def __post_init__(self) -> None:
+        _choice("logger", self.name, list(LOGGERS))
+        package = LOGGERS[self.name]
+        _require(
+            package is None or importlib.util.find_spec(package) is not None,
+            f"logger={self.name} needs the package {package}: pip install 'autol2[{self.name}]'",
+        )
+
+
+@dataclass
 class RuleConfig:
     """What decides λ."""
 
@@ -335,6 +359,7 @@ class Config(RuleConfig):
     control: ControlConfig = field(default_factory=ControlConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     epochs: int = 200
     """Passes over the training set."""
     batch_size: int = 128

@@ -47,7 +47,9 @@ class Held(UserError):
 def identity(config: Config) -> dict[str, Any]:
     """What of `config` can change a number, less the knobs that its method does not use."""
     knobs = to_dict(config)
-    for name in ("study", "outputs", "device", "threads", "tune_malloc", "rerun", "checkpoint"):
+    for name in ("study", "outputs", "device", "threads", "tune_malloc", "rerun"):
+        del knobs[name]
+    for name in ("checkpoint", "logger"):
         del knobs[name]
     for name in ("root", "cache", "url"):
         del knobs["data"][name]
