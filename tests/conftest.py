@@ -37,6 +37,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
         report.longrepr = f"skipped where it should run: {report.longrepr}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first, so that two workers end together."""
+    longest = ("test_slurm.py", "test_resume.py")
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else 2)
+
+
 def run_autol2(
     name: str, outputs: Path, *arguments: str, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
