@@ -100,6 +100,7 @@ class Attempt:
         run.begin(from_step=self.first, **self.environment)
         trainer.flush()
         self.mirror = loggers.mirror(run, self.first, trainer.steps_per_epoch, self._warn)
+        self.started = self.saved_at = time.monotonic()  # a tracker takes its time to begin
         verb = f"resuming from step {self.first} of" if self.first else "training"
         self._say(f"{run.folder}: {verb} {trainer.steps} steps")
 

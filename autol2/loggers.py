@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 import os
 import time
@@ -129,21 +130,21 @@ class TensorBoard:
     def __init__(self, run: Run, first: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(run.folder / "tensorboard", purge_step=first + 1)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(run.folder / "tensorboard", purge_step=first + 1)
         if first == 0:
             text = json.dumps(_knobs(run.config), indent=2, ensure_ascii=False)
-            self._writer.add_text("configuration", f"```\n{text}\n```")  # type: ignore[no-untyped-call]
+            self._writer.add_text("configuration", f"```\n{text}\n```")
 
     def log(self, rows: Sequence[tuple[int, Figures]]) -> None:
         """See `Tracker`."""
         for step, figures in rows:
             for name, value in figures.items():
-                self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, step)
+        self._writer.flush()
 
     def close(self, status: str) -> None:
         """See `Tracker`."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class WandB:
@@ -187,6 +188,7 @@ class MLflow:
             ("TIMEOUT", "10"),
         ):  # or a lost server holds us up
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         from mlflow.entities import Metric
         from mlflow.tracking import MlflowClient
 

@@ -154,6 +154,11 @@ class Trainer:
             self.hits.index_copy_(0, place, (scores.argmax(1) == labels).sum()[None])
         self.optimizer.step()
 
+    @property
+    def done_of_epoch(self) -> int:
+        """Steps done of the epoch that the last step belongs to; 0 before the first step."""
+        return (self.step - 1) % self.steps_per_epoch + 1 if self.step else 0
+
     def read_back(self) -> None:
         """Read the steps up to the last measurement: write it down and let λ react.
 
@@ -163,7 +168,7 @@ class Trainer:
         Raises:
             Diverged: one of their losses is not finite.
         """
-        done = (self.step - 1) % self.steps_per_epoch + 1
+        done = self.done_of_epoch
         if done < self.steps_per_epoch:
             done -= done % self.config.method.k
         first, self.read = self.read, done
@@ -332,7 +337,7 @@ class Trainer:
         """All that decides the rest of the run; the records are on disk when it returns."""
         self.read_back()
         self.flush(to_disk=True)
-        position = (self.step - 1) % self.steps_per_epoch + 1
+        position = self.done_of_epoch
         return {
             "step": self.step,
             "evaluation_pending": self.evaluation_pending,

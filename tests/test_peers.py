@@ -373,4 +373,4 @@ def test_explain_study(run_command: Command, tmp_path: Path) -> None:
     pulse = next(name for name in runs if "pulse" in name)
     recorded = [float(row["lambda"]) for row in rows(tmp_path / "outputs" / "explain" / pulse)]
     assert recorded[:3] == [10, 10, 1e-4]
-    assert run_command("train", *arguments).stdout.count("already") == 8
+    assert "8 runs: 8 done" in run_command("train", *arguments).stdout

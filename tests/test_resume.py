@@ -257,6 +257,34 @@ def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> No
     assert outcome(folder) == outcome(Run(whole).folder)
 
 
+def test_a_signal_before_the_first_step(tmp_path: Path) -> None:
+    """A cluster may take the node back at once: what is saved is a run without a single step."""
+    whole = config(tmp_path / "whole", "method=advance")
+    assert finish(whole) == 0
+    disturbed = config(tmp_path / "disturbed", "method=advance")
+    process = SERVER.Process(target=_signal_at_once, args=(disturbed,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    folder = Run(disturbed).folder
+    assert checkpoint.read(folder / checkpoint.NAME)["step"] == 0
+    assert len((folder / "measurements.csv").read_text().splitlines()) == 1
+    assert finish(disturbed) == 0
+    assert outcome(folder) == outcome(Run(whole).folder)
+
+
+def _signal_at_once(config: Config) -> None:
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    begin = Run.begin
+
+    def interrupted(self: Run, **facts: Any) -> None:
+        begin(self, **facts)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    Run.begin = interrupted  # type: ignore[method-assign]
+    sys.exit(train(config))
+
+
 def test_a_signal_cuts_an_evaluation_short(tmp_path: Path) -> None:
     """An evaluation may take longer than a cluster's grace: it is given up and made up for."""
     knobs = "method=auto_l2", "epochs=2", "evaluation.batch_size=1"
