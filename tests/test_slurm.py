@@ -176,7 +176,6 @@ def test_what_clusters_do(slurm: cluster.Cluster, tmp_path: Path) -> None:
     assert [name for name in ours if ours[name] != undisturbed[name]] == []
     attempts = [len(read_state(path.parent)["attempts"]) for path in there.glob("*/*/run.json")]
     assert len(attempts) == 20
-    assert max(attempts) > 1
 
 
 def queued(slurm: cluster.Cluster) -> list[str]:
