@@ -31,6 +31,9 @@ Method = Literal["fixed", "auto_l2", "threshold", "advance", "combined"]
 Protocol = Literal["published", "pseudocode", "corrected"]
 Event = Literal["none", "decayed", "raised"]
 
+LAMBDA_MAX = 10.0
+"""The upper bound of λ under corrected, unless a rule says otherwise."""
+
 METHODS = ("fixed", "auto_l2", "threshold", "advance", "combined")
 PROTOCOLS = ("published", "pseudocode", "corrected")
 
@@ -59,13 +62,20 @@ class Rule:
     """After a change to λ, it rests for ``cooldown / λ`` steps."""
     lambda_min: float = 0.0
     """λ of an adaptive method never falls below this."""
-    lambda_max: float = math.inf
-    """λ of an adaptive method never rises above this."""
+    lambda_max: float | None = None
+    """λ of an adaptive method never rises above this. None becomes 10 under corrected and ∞ under
+    the other protocols, which have no bound."""
     raise_when_converged: int = 0
-    """Raise λ after this many measurements in a row without a new minimum of loss or error, outside
-    of the cool-down (the paper's future work); 0 never does."""
+    """Raise λ after this many measurements in a row without a new minimum of loss or error (the
+    paper's future work); 0 never does. The count goes on during the cool-down, but λ rises only
+    outside of it and where the measurement changes λ in no other way. Each change of λ, whatever
+    made it, starts the count anew."""
 
     def __post_init__(self) -> None:
+        highest = self.lambda_max
+        if highest is None:
+            highest = LAMBDA_MAX if self.protocol == "corrected" else math.inf
+            object.__setattr__(self, "lambda_max", highest)
         checks = {
             f"method must be one of {', '.join(METHODS)}": self.method in METHODS,
             f"protocol must be one of {', '.join(PROTOCOLS)}": self.protocol in PROTOCOLS,
@@ -75,7 +85,7 @@ class Rule:
             "decay_factor must lie between 0 and 1": 0 < self.decay_factor < 1,
             "cooldown must be at least 0": 0 <= self.cooldown < math.inf,
             "lambda_min must be at least 0": 0 <= self.lambda_min < math.inf,
-            "lambda_max must be at least lambda_min": self.lambda_max >= self.lambda_min,
+            "lambda_max must be at least lambda_min": highest >= self.lambda_min,
             "raise_when_converged must be at least 0": self.raise_when_converged >= 0,
         }
         for message, holds in checks.items():
@@ -86,6 +96,11 @@ class Rule:
     def ratio(self) -> float:
         """r = 1 + α/100, 1 in methods without a threshold."""
         return 1 + self.alpha / 100 if self.method in ("threshold", "combined") else 1.0
+
+    def bounded(self, lambda_: float) -> float:
+        """`lambda_`, or the bound that it lies beyond."""
+        assert self.lambda_max is not None
+        return min(max(lambda_, self.lambda_min), self.lambda_max)
 
     @property
     def raises(self) -> bool:
@@ -139,7 +154,7 @@ class Controller:
         if rule.method == "fixed":
             self.lambda_ = rule.fixed_lambda
         else:
-            self.lambda_ = min(max(rule.initial_lambda, rule.lambda_min), rule.lambda_max)
+            self.lambda_ = rule.bounded(rule.initial_lambda)
         self._count = 0
         self._minimum = _NOTHING
         self._previous = _NOTHING
@@ -176,50 +191,43 @@ class Controller:
     # ------------------------------------------------------------ protocols
 
     def _published(self, now: _Measurement, clock: int) -> Decision:
-        if self._count == 1:
-            return self._stay("first measurement")
-        if self._count == 2:
+        decision = self._stay(clock)
+        if self._count <= 2:
             self._take_in(self._previous)
-            return self._stay("second measurement")
+            return decision
         cooling = clock <= self._rests_until
         if not cooling:
-            if (why := self._worse(now)) and (decision := self._decay(clock, why)):
-                return decision
-            if self.rule.raises and (why := self._better(now)):
-                replacement = self._previous
-                if decision := self._raise(clock, why):
-                    self._minimum = replacement
-                    return decision
-            if decision := self._raise_if_converged(clock):
-                return decision
-        if cooling or not self.rule.raises:
+            if why := self._worse(now):
+                decision = self._decay(clock, why)
+            elif self.rule.raises and (why := self._better(now)):
+                decision = self._raise(clock, why)
+                if decision.event == "raised":
+                    self._minimum = self._previous
+            decision = self._or_converged(decision, clock)
+        if decision.event == "none" and (cooling or not self.rule.raises):
             self._take_in(self._previous)
-        return self._stay(self._no_change(clock))
+        return decision
 
     def _pseudocode(self, now: _Measurement, clock: int) -> Decision:
-        if clock > self._rests_until and (decision := self._strict(now, clock)):
-            return decision
-        self._take_in(self._previous)
-        return self._stay(self._no_change(clock))
+        decision = self._strict(now, clock)
+        if decision.event == "none":
+            self._take_in(self._previous)
+        return decision
 
     def _corrected(self, now: _Measurement, clock: int) -> Decision:
-        decision = None
-        if self._count >= 3 and clock > self._rests_until:
-            decision = self._strict(now, clock)
-        if self._count >= 2:
-            self._take_in(self._previous)
-        return decision or self._stay(self._no_change(clock))
+        decision = self._stay(clock) if self._count <= 2 else self._strict(now, clock)
+        self._take_in(self._previous)
+        return decision
 
-    def _strict(self, now: _Measurement, clock: int) -> Decision | None:
-        if (why := self._increases(now)) and (decision := self._decay(clock, why)):
+    def _strict(self, now: _Measurement, clock: int) -> Decision:
+        decision = self._stay(clock)
+        if clock <= self._rests_until:
             return decision
-        if (
-            self.rule.raises
-            and (why := self._decreases(now))
-            and (decision := self._raise(clock, why))
-        ):
-            return decision
-        return self._raise_if_converged(clock)
+        if why := self._increases(now):
+            decision = self._decay(clock, why)
+        elif self.rule.raises and (why := self._decreases(now)):
+            decision = self._raise(clock, why)
+        return self._or_converged(decision, clock)
 
     # ------------------------------------------------------------ signals
 
@@ -275,33 +283,36 @@ class Controller:
 
     # ------------------------------------------------------------ consequences
 
-    def _decay(self, clock: int, why: str) -> Decision | None:
+    def _decay(self, clock: int, why: str) -> Decision:
         return self._change(self.lambda_ * self.rule.decay_factor, clock, "decayed", why)
 
-    def _raise(self, clock: int, why: str) -> Decision | None:
+    def _raise(self, clock: int, why: str) -> Decision:
         return self._change(self.lambda_ / self.rule.decay_factor, clock, "raised", why)
 
-    def _change(self, lambda_: float, clock: int, event: Event, why: str) -> Decision | None:
-        """λ within its bounds, and the cool-down; None where that leaves λ as it is."""
-        lambda_ = min(max(lambda_, self.rule.lambda_min), self.rule.lambda_max)
-        if lambda_ == self.lambda_ or not math.isfinite(lambda_):
-            return None
+    def _change(self, lambda_: float, clock: int, event: Event, why: str) -> Decision:
+        """λ within its bounds, and the cool-down; no event where that leaves λ as it is.
+
+        Or nearly: 0.1 · 0.1 is above 0.01 by a rounding error, which is not to decay.
+        """
+        lambda_ = self.rule.bounded(lambda_)
+        same = math.isclose(lambda_, self.lambda_, rel_tol=1e-12)
+        if same or not math.isfinite(lambda_):
+            verb = "fall" if event == "decayed" else "rise"
+            return Decision(self.lambda_, "none", f"λ = {self.lambda_:g} cannot {verb}: {why}")
         self.lambda_ = lambda_
         self._rests_until = clock + (self.rule.cooldown / lambda_ if lambda_ else math.inf)
         self._stale = 0
         return Decision(lambda_, event, why)
 
     def _track_convergence(self, now: _Measurement) -> None:
-        if now.loss < self._best.loss or now.accuracy > self._best.accuracy:
-            self._stale = 0
-        else:
-            self._stale += 1
-        self._best = _least(self._best, now)
+        best = _least(self._best, now)
+        self._stale = 0 if best != self._best else self._stale + 1
+        self._best = best
 
-    def _raise_if_converged(self, clock: int) -> Decision | None:
+    def _or_converged(self, decision: Decision, clock: int) -> Decision:
         patience = self.rule.raise_when_converged
-        if not patience or self._stale < patience:
-            return None
+        if decision.event != "none" or not patience or self._stale < patience:
+            return decision
         return self._raise(
             clock,
             f"converged: no loss below {self._best.loss:.4g} and no error below "
@@ -311,13 +322,14 @@ class Controller:
     def _take_in(self, one: _Measurement) -> None:
         self._minimum = _least(self._minimum, one)
 
-    def _stay(self, why: str) -> Decision:
+    def _stay(self, clock: int) -> Decision:
+        if self._count <= 2:
+            why = "first measurement" if self._count == 1 else "second measurement"
+        elif clock <= self._rests_until:
+            why = f"cooling down until step {self._rests_until:g}"
+        else:
+            why = "no change beyond the threshold twice in a row"
         return Decision(self.lambda_, "none", why)
-
-    def _no_change(self, clock: int) -> str:
-        if clock <= self._rests_until:
-            return f"cooling down until step {self._rests_until:g}"
-        return "no change beyond the threshold twice in a row"
 
     # ------------------------------------------------------------ state
 

@@ -17,6 +17,7 @@ import csv
 import gzip
 import io
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,10 @@ class ReplayConfig(RuleConfig):
     steps_per_epoch: int | None = None
     """Steps of an epoch, for the protocols whose clock runs through; see `replay`."""
 
+    def __post_init__(self) -> None:
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise UserError(f"steps_per_epoch must be at least 1, not {self.steps_per_epoch}")
+
 
 def replay(rule: Rule, trace: str | Path, steps_per_epoch: int | None = None) -> Iterator[Replayed]:
     """Run a controller over a recorded trace.
@@ -92,10 +97,13 @@ def replay(rule: Rule, trace: str | Path, steps_per_epoch: int | None = None) ->
             measured in any epoch.
 
     Raises:
-        UserError: the file is missing or is no trace.
+        UserError: the file is missing or is no trace, or its epochs are longer than that.
     """
     measurements = read_trace(Path(trace))
-    length = steps_per_epoch or _epoch_length(Path(trace), measurements)
+    last = max(one.step for one in measurements)
+    length = steps_per_epoch if steps_per_epoch is not None else _known_length(Path(trace)) or last
+    if length < last:
+        raise UserError(f"steps_per_epoch={length} is too few: trace={trace} has step {last}")
     controller = Controller(rule)
     for one in measurements:
         lambda_ = controller.lambda_
@@ -113,11 +121,12 @@ def read_trace(path: Path) -> list[Measurement]:
     """
     try:
         content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+        rows = csv.reader(io.StringIO(text, newline=None))
+        numbered = [(rows.line_num, row) for row in rows if row]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"trace={path} cannot be read: {_reason(error)}") from error
-    rows = csv.reader(io.StringIO(text))
-    header = next(rows, [])
+    header = numbered[0][1] if numbered else []
     missing = [column for column in COLUMNS if column not in header]
     if missing:
         raise UserError(
@@ -125,13 +134,13 @@ def read_trace(path: Path) -> list[Measurement]:
         )
     places = [header.index(column) for column in COLUMNS]
     measurements = []
-    for row in rows:
+    for line, row in numbered[1:]:
         try:
             epoch, step, *values = (row[place] for place in places)
             measurements.append(Measurement(int(epoch), int(step), *map(float, values)))
         except (IndexError, ValueError):
             raise UserError(
-                f"trace={path}, line {rows.line_num}: {','.join(row)!r} is not a row of numbers "
+                f"trace={path}, line {line}: {','.join(row)[:80]!r} is not a row of numbers "
                 f"under {', '.join(COLUMNS)}"
             ) from None
     if not measurements:
@@ -139,9 +148,10 @@ def read_trace(path: Path) -> list[Measurement]:
     return measurements
 
 
-def _epoch_length(trace: Path, measurements: list[Measurement]) -> int:
+def _known_length(trace: Path) -> int | None:
+    """Steps of an epoch according to the run.json beside the trace."""
     known = read_state(trace.parent).get("steps_per_epoch")
-    return known or max(one.step for one in measurements)
+    return known if isinstance(known, int) else None
 
 
 def _reason(error: Exception) -> str:
@@ -156,11 +166,21 @@ def main(cfg: DictConfig) -> int:
         raise UserError(
             "which recording? python -m autol2.replay trace=FILE method=combined alpha=5"
         )
-    steps = list(replay(config.rule(), config.trace, config.steps_per_epoch))
+    trace, out = Path(config.trace), None if config.out is None else Path(config.out)
+    if out is not None and out.resolve() == trace.resolve():
+        raise UserError(f"out={out} is the recording itself: choose another file")
+    rule = config.rule()
+    steps = list(replay(rule, trace, config.steps_per_epoch))
     console = Console(highlight=False, soft_wrap=True)
     _show_changes(console, steps)
-    if config.out is not None:
-        _write(Path(config.out), steps)
+    if out is not None:
+        _write(out, steps)
+    through = rule.method != "fixed" and rule.protocol != "published"
+    if through and config.steps_per_epoch is None and _known_length(trace) is None:
+        console.print(
+            f"taking an epoch to have {max(step.step for step in steps)} steps, the last one "
+            f"measured; steps_per_epoch=N if it has more"
+        )
     agreeing = sum(step.agrees for step in steps)
     console.print(f"agrees with the recorded lambda: {agreeing}/{len(steps)} measurements")
     first = next((step for step in steps if not step.agrees), None)

@@ -170,6 +170,54 @@ def test_their_clock_runs_through() -> None:
         assert lambdas(rule, worse)[25:28] == [0.001, 0.0001, 0.0001]
 
 
+def test_only_corrected_has_an_upper_bound_by_default() -> None:
+    assert Rule("advance", "corrected") == Rule("advance", "corrected", lambda_max=10)
+    for protocol in ("published", "pseudocode"):
+        assert Rule("advance", protocol) == Rule("advance", protocol, lambda_max=math.inf)
+    better = losses(*(2 * 0.9**number for number in range(12)))
+    assert max(lambdas(Rule("advance", "corrected"), better)) == 10
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_decay_that_the_bound_stops_is_no_raise(protocol: str) -> None:
+    """The loss gets worse while the error gets better: worse comes first, at λ_min as elsewhere."""
+    rule = Rule("advance", protocol, initial_lambda=0.1, lambda_min=0.1)
+    if protocol == "pseudocode":  # there, λ rises at the second measurement, whatever it is
+        rule = Rule("auto_l2", protocol, lambda_min=0.1)
+    controller = Controller(rule)
+    for n, (loss, accuracy) in enumerate([(2, 10), (3, 20), (3, 30)], 1):
+        decision = controller.measure(loss, accuracy, K * n, K * n)
+    assert (decision.lambda_, decision.event) == (0.1, "none")
+    assert decision.reason.startswith("λ = 0.1 cannot fall: loss 3")
+
+
+def test_a_rounding_error_beyond_the_bound_is_no_decay() -> None:
+    """0.1 · 0.1 = 0.010000000000000002: at the bound of 0.01, and not to decay to it again."""
+    controller = Controller(Rule("auto_l2", lambda_min=0.01))
+    trace = [(2, 10)] + [(3, 9)] * 20
+    events = [
+        controller.measure(loss, accuracy, K * n, K * n).event
+        for n, (loss, accuracy) in enumerate(trace, 1)
+    ]
+    assert events == ["none", "none", "decayed"] + ["none"] * 18
+
+
+def test_what_stops_lambda_is_the_reason() -> None:
+    """At the bound, beyond the largest float, and at 0, which no factor changes."""
+    for protocol, initial, highest in (
+        ("corrected", 1, 1),
+        ("published", 1e308, math.inf),
+        ("published", 0, math.inf),
+    ):
+        controller = Controller(
+            Rule("advance", protocol, initial_lambda=initial, lambda_max=highest, cooldown=0)
+        )
+        for n, (loss, accuracy) in enumerate(losses(2, 1.5, 1), 1):
+            decision = controller.measure(loss, accuracy, K * n, K * n)
+        assert (decision.lambda_, decision.event) == (initial, "none")
+        assert decision.reason.startswith(f"λ = {initial:g} cannot rise: loss 1.5")
+
+
 def test_bounds_stop_a_change() -> None:
     rule = Rule("advance", "corrected", lambda_max=1)
     better = losses(*(2 * 0.9**number for number in range(12)))
@@ -199,6 +247,30 @@ def test_raises_when_converged() -> None:
     cooling = Rule("auto_l2", "corrected", raise_when_converged=3, cooldown=100)
     assert lambdas(cooling, flat * 30)[:23] == [0.1] * 3 + [1] * 20
     assert Rule("auto_l2").raise_when_converged == 0
+
+
+@pytest.mark.parametrize("protocol", ["published", "corrected"])
+def test_what_counts_as_converged(protocol: str) -> None:
+    """α = 50 % keeps the threshold out of it, and at λ = 1 the cool-down is short."""
+    rule = Rule("threshold", protocol, alpha=50, initial_lambda=1, raise_when_converged=3)
+    flat = [(2.0, 50.0)] * 3
+    for best, last in (((1.9, 50.0), 1), ((2.0, 51.0), 1), ((2.0, 50.0), 10), ((2.1, 49.0), 10)):
+        assert lambdas(rule, [*flat, best])[-1] == last, best
+    assert lambdas(rule, [*flat, (math.nan, 50.0)])[-1] == 10  # no improvement
+    # A change of another kind starts the count anew: λ decays at the third measurement, and 3
+    # measurements without a new minimum follow it before λ is raised.
+    rule = Rule("auto_l2", protocol, initial_lambda=10, lambda_min=1, raise_when_converged=3)
+    measurements = [(2.0, 50.0), (3.0, 40.0), (3.0, 40.0), (1.5, 60.0)]
+    after = lambdas(rule, [*measurements, (1.4, 59.0), (1.45, 58.0)])
+    assert after == [10, 10, 1, 1, 1, 1]
+
+
+def test_the_count_goes_on_during_the_cool_down() -> None:
+    """λ = 0.01 from step 15 rests until 25. At step 30, worse than the minimum, it would decay;
+    the bound stops that, and of the three measurements needed since, all but one were at rest."""
+    rule = Rule("auto_l2", "corrected", lambda_min=0.01, raise_when_converged=3)
+    worse = [(2.0, 50.0)] + [(3.0, 40.0)] * 6
+    assert lambdas(rule, worse) == [0.1, 0.1, 0.01, 0.01, 0.01, 0.1, 0.01]
 
 
 def test_reasons_name_the_figures() -> None:

@@ -7,13 +7,14 @@ import gzip
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from autol2.config import UserError
 from autol2.controller import Rule
-from autol2.replay import replay
+from autol2.replay import read_trace, replay
 
 from .conftest import SHARED, Command
 
@@ -122,6 +123,26 @@ def test_the_clock_takes_the_epochs_length(tmp_path: Path) -> None:
     assert last_event(steps_per_epoch=21) == "decayed"  # step 26
     (tmp_path / "run.json").write_text('{"steps_per_epoch": 21}')
     assert last_event() == "decayed"
+    assert last_event(steps_per_epoch=20) == "none"
+    with pytest.raises(UserError, match=r"steps_per_epoch=14 is too few: trace=.* has step 15"):
+        last_event(steps_per_epoch=14)
+
+
+def test_an_epochs_assumed_length_is_said(run_command: Command, tmp_path: Path) -> None:
+    """Only where it was assumed and the clock runs through."""
+    trace = write(tmp_path / "t.csv", "0,5,0.1,2,10,x", "0,10,0.1,2,10,x")
+    said = "taking an epoch to have 10 steps, the last one measured; steps_per_epoch=N if it has"
+
+    def says(*knobs: str) -> bool:
+        done = run_command("replay", f"trace={trace}", *knobs)
+        assert done.returncode == 0, done.stderr
+        return said in done.stdout
+
+    assert says("protocol=corrected")
+    assert not says("protocol=published")
+    assert not says("protocol=corrected", "steps_per_epoch=12")
+    (tmp_path / "run.json").write_text('{"steps_per_epoch": 12}')
+    assert not says("protocol=corrected")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +155,8 @@ def test_the_clock_takes_the_epochs_length(tmp_path: Path) -> None:
         (b"epoch,step,lambda,train_loss,train_accuracy\n0,5,0.1,x,1\n", "line 2: '0,5,0.1,x,1'"),
         (b"epoch,step,lambda,train_loss,train_accuracy\n0,5\n", "line 2: '0,5' is not a row"),
         (b"\xff\xfe", "cannot be read"),
+        (b"epoch,step,lambda,train_loss,train_accuracy\n\n0,5,,2,1\n", "line 3: '0,5,,2,1'"),
+        (b'epoch,"' + b"9" * 200_000, "cannot be read: field larger than field limit"),
     ],
 )
 def test_what_is_no_trace_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -146,11 +169,31 @@ def test_what_is_no_trace_is_refused(tmp_path: Path, content: bytes | None, mess
         assert str(path) in str(error.value)
 
 
-def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv.gz"
-    path.write_bytes(gzip.compress(b"epoch,step" * 1000)[:-20])
-    with pytest.raises(UserError, match="cannot be read"):
-        list(replay(Rule("auto_l2"), path))
+    whole = gzip.compress(b"epoch,step" * 1000)
+    for damaged in (whole[:-20], b"epoch,step", whole[:10] + b"\xff" + whole[11:]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be read"):
+            list(replay(Rule("auto_l2"), path))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: "\ufeff" + text,
+        lambda text: text + "\n\n",
+        lambda text: text.rstrip(),
+        lambda text: text.replace("train_loss", "penalty,train_loss").replace("0.1", "0.1,7"),
+    ],
+)
+def test_how_other_programs_write_csv(tmp_path: Path, edit: Callable[[str], str]) -> None:
+    plain = write(tmp_path / "plain.csv", "0,5,0.1,2,10,none", "0,10,0.1,nan,inf,none")
+    other = tmp_path / "other.csv"
+    other.write_bytes(edit(plain.read_text()).encode())
+    assert str(read_trace(other)) == str(read_trace(plain))  # text, since nan ≠ nan
 
 
 def test_the_command_asks_for_a_trace(run_command: Command) -> None:
@@ -159,6 +202,23 @@ def test_the_command_asks_for_a_trace(run_command: Command) -> None:
     assert done.stderr == (
         "error: which recording? python -m autol2.replay trace=FILE method=combined alpha=5\n"
     )
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_an_epoch_has_steps(run_command: Command, tmp_path: Path, steps: int) -> None:
+    trace = write(tmp_path / "t.csv", "0,5,0.1,2,10,none")
+    done = run_command("replay", f"trace={trace}", f"steps_per_epoch={steps}")
+    assert done.returncode == 2
+    assert done.stderr == f"error: steps_per_epoch must be at least 1, not {steps}\n"
+
+
+def test_the_recording_is_not_overwritten(run_command: Command, tmp_path: Path) -> None:
+    trace = write(tmp_path / "t.csv", "0,5,0.1,2,10,none")
+    before = trace.read_bytes()
+    done = run_command("replay", f"trace={trace}", f"out={tmp_path}/./t.csv")
+    assert done.returncode == 2
+    assert done.stderr == f"error: out={trace} is the recording itself: choose another file\n"
+    assert trace.read_bytes() == before
 
 
 def test_an_output_that_cannot_be_written(run_command: Command, tmp_path: Path) -> None:
