@@ -43,8 +43,7 @@ class Comparison:
     smallest_p: float
     """The smallest p that this many pairs could give."""
     seeds_needed: int | None
-    """Seeds with which a true difference as large as the one seen would be noticed four times in
-    five; None where the differences say nothing about it."""
+    """See `seeds_needed`; None where the differences say nothing about it."""
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -65,8 +64,8 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(float(data.mean()), float(found.low), float(found.high))
 
 
-def compare(differences: Sequence[float]) -> Comparison:
-    """What differences on the same seeds say.
+def compare(differences: Sequence[float], comparisons: int = 1) -> Comparison:
+    """What differences on the same seeds say, as one of `comparisons` that are made together.
 
     Raises:
         ValueError: there are none.
@@ -88,21 +87,28 @@ def compare(differences: Sequence[float]) -> Comparison:
                 rng=np.random.default_rng(0),
             ).pvalue
         )
-    return Comparison(n, interval(differences), p, 2 / 2**n, seeds_needed(differences))
+    return Comparison(n, interval(differences), p, 2 / 2**n, seeds_needed(differences, comparisons))
 
 
-def seeds_needed(differences: Sequence[float]) -> int | None:
-    """Pairs for a paired test at level 0.05 with power 0.8, if mean and spread are as seen.
+def seeds_needed(differences: Sequence[float], comparisons: int = 1) -> int | None:
+    """Pairs with which a true difference of the size seen would be claimed four times in five.
 
-    The usual normal approximation, n = ((z₀.₉₇₅ + z₀.₈)·s/|d̄|)², and at least the six pairs below
-    which the permutation test cannot reach 0.05.
+    The usual normal approximation, n = ((z₁₋ₐ/₂ + z₀.₈)·s/|d̄|)², at the level that the first of
+    Holm's steps asks for, a = 0.05/`comparisons`; at least `fewest_pairs`. None where there is no
+    difference, or a single pair.
     """
     data = np.asarray(differences, float)
     if len(data) < 2 or data.mean() == 0:
         return None
-    z = stats.norm.ppf(1 - (1 - LEVEL) / 2) + stats.norm.ppf(POWER)
+    level = (1 - LEVEL) / comparisons
+    z = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(POWER)
     pairs = (z * data.std(ddof=1) / abs(data.mean())) ** 2
-    return max(6, math.ceil(float(pairs)))
+    return max(fewest_pairs(comparisons), math.ceil(float(pairs)))
+
+
+def fewest_pairs(comparisons: int = 1) -> int:
+    """Pairs below which no p, however alike the differences, survives Holm's adjustment."""
+    return math.ceil(math.log2(2 * comparisons / (1 - LEVEL)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

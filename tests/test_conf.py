@@ -17,7 +17,7 @@ from autol2.cli import CONF, numbers_to_knobs
 from autol2.config import Config, parse, parse_as
 from autol2.replay import ReplayConfig
 from autol2.report.__main__ import ReportConfig
-from autol2.report.tables import published
+from autol2.report.published import published
 from autol2.run import run_id
 
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))

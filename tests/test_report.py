@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-from autol2.report.figures import published_path
-from autol2.report.runs import Curves, _lambdas, curves
-from autol2.report.tables import published, tables
+from autol2.report import figures
+from autol2.report.published import path_of, published, shrinking_of
+from autol2.report.runs import CHANGES, Curves, _lambdas, curves
+from autol2.report.tables import Tables, tables
 from autol2.report.verdict import verdict
 from autol2.run import read_state
 from autol2.study import Record, records
@@ -123,7 +126,8 @@ def test_shrinking_of_the_published_runs() -> None:
             & (table["batchnorm"] == "on")
             & (table["attempt"] == attempt)
         ].to_dict("records")
-        path = published_path(pd.Series(row))
+        assert shrinking_of(pd.Series(row)) == pytest.approx(value, abs=5e-4)
+        path = path_of(pd.Series(row))
         steps = list(range(5, 395, 5))
         lambdas = [
             next(one for epoch, one in reversed(path) if epoch * 391 <= step + 1e-6)
@@ -163,6 +167,23 @@ def test_missing_runs_are_listed(study: Path, tmp_path: Path) -> None:
     assert "1 missing: this report is partial" in page
 
 
+def test_every_column_is_documented(report: Path) -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    for table in ("runs", "summary"):
+        documented = text.partition(f"| {table}.csv |")[2].partition("\n\n")[0]
+        columns = pd.read_csv(report / f"{table}.csv").columns
+        unknown = [name for name in columns if "." not in name and f"`{name}`" not in documented]
+        assert unknown == [], table
+
+
+def test_numbers_are_typed(report: Path) -> None:
+    """Whole numbers stay whole although a run without a result has none."""
+    text = (report / "runs.csv").read_text()
+    runs = pd.read_csv(report / "runs.csv", dtype=str).set_index("run_id")
+    assert set(runs["seed"]) == {"0", "1"}, text
+    assert runs["diverged_step"].dropna().str.fullmatch(r"\d+").all()
+
+
 def test_studies_that_do_not_exist(study: Path, run_command: Command, tmp_path: Path) -> None:
     done = run_autol2("report", study.parent, "study=other")
     assert done.returncode == 2
@@ -178,6 +199,8 @@ def summary_of(differences: list[float], p: float, **more: object) -> pd.DataFra
     row = {
         "arm": "Advance L2",
         "method": "advance",
+        "baseline": False,
+        "baselines": 1,
         "batchnorm": True,
         "n": n,
         "diverged": 0,
@@ -211,6 +234,214 @@ def test_the_verdict(summary: pd.DataFrame, words: str) -> None:
 
 def test_the_verdict_says_how_many_seeds_it_would_take() -> None:
     assert "about 32 more seeds" in verdict(summary_of([1.0] * 8, 0.2))[1]
+
+
+def test_no_arm_that_diverges_is_called_better() -> None:
+    """Its mean is over the seeds that it survived."""
+    headline, sentence = verdict(summary_of([1.0] * 8, 0.01, diverged=3))
+    assert headline.startswith("Where they train at all")
+    assert "and diverged on 3 more" in sentence
+
+
+def test_many_comparisons_ask_for_more_seeds() -> None:
+    summary = pd.concat([summary_of([1.0] * 6, 0.6)] * 8, ignore_index=True)
+    assert verdict(summary)[0] == (
+        "No claim can be made: with 6 seeds an arm the test cannot go below p = 0.0312 before it "
+        "is adjusted for 8 comparisons; it takes at least 9."
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"n": 0, "diverged": 2}, "Diverged on every seed: Advance L2"),
+        ({"n": 0, "diverged": 0}, "Without a result yet: Advance L2"),
+        ({"n": 1, "baselines": 3}, "One seed is too few to choose the best fixed λ on other seeds"),
+        ({"n": 4, "baselines": 1}, "No fixed λ on the same seeds to compare with: Advance L2"),
+    ],
+)
+def test_why_an_arm_is_not_compared(more: dict[str, object], words: str) -> None:
+    fixed = summary_of([0.0], math.nan, method="fixed", arm="fixed λ 0.0005", baseline=True)
+    alone = summary_of([0.0], math.nan, pairs=0, **more)
+    headline, sentence = verdict(pd.concat([fixed, alone], ignore_index=True))
+    assert headline.startswith("Nothing can be said yet")
+    assert sentence.startswith(words)
+
+
+# ---------------------------------------------------------------------- what is compared
+
+
+def identity(method: str, seed: int, **knobs: object) -> dict[str, object]:
+    nested: dict[str, dict[str, object]] = {
+        "method": {"name": method},
+        "batchnorm": {"enabled": True},
+        "control": {"penalized": "all", "scale": 1.0, "lr_factor": 1.0, "pulse_length": 0},
+    }
+    for name, value in knobs.items():
+        group, _, knob = name.partition("__")
+        nested.setdefault(group, {})[knob] = value
+    return {**nested, "seed": seed, "lr": 0.01}
+
+
+def record(accuracy: float, knobs: dict[str, object], status: str = "completed") -> Record:
+    result = {"mean_last_10_epochs": accuracy, "final_test_accuracy": accuracy}
+    name = re.sub(r"\W+", "-", str(knobs))
+    state = {"status": status, "identity": knobs, "seed": knobs["seed"], "result": result}
+    return Record(Path(name), state)
+
+
+def made(*found: Record) -> Tables:
+    return tables([(one, Curves(lambdas=[(5, 0.1), (9, 0.1)])) for one in found])
+
+
+def test_the_baseline_is_the_fixed_lambda_that_is_best_on_the_other_seeds() -> None:
+    """On seed 0 the weak λ is better, on the others the strong one: 62 − 50 and 63 − 60."""
+    fixed = {1e-5: (70, 10, 60), 5e-4: (50, 60, 60)}
+    found = [
+        record(accuracy, identity("fixed", seed, fixed_lambda__value=value))
+        for value, accuracies in fixed.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    found += [record(60.0 + seed, identity("advance", seed)) for seed in range(3)]
+    summary = made(*found).summary.set_index("method")
+    # left out: seed 0: means 35, 60; seed 1: 65, 55; seed 2: 40, 55
+    differences = [60 - 50, 61 - 10, 62 - 60]
+    assert summary.loc["advance", "difference"] == pytest.approx(sum(differences) / 3)
+    assert summary.loc["advance", "pairs"] == 3
+
+
+def test_a_fixed_lambda_with_a_control_is_compared_with_the_plain_one() -> None:
+    """As in experiment=explain: smaller weights at the start, otherwise fixed λ."""
+    found = [
+        record(50.0, identity("fixed", 0, fixed_lambda__value=1e-4)),
+        record(60.0, identity("fixed", 0, fixed_lambda__value=1e-4, control__scale=0.084)),
+    ]
+    summary = made(*found).summary.set_index("arm")
+    assert summary.loc["fixed λ 0.0001", "pairs"] == 0
+    assert summary.loc["fixed λ 0.0001 scale=0.084", "difference"] == 10
+
+
+def test_what_one_method_alone_has_is_no_axis() -> None:
+    found = [
+        record(50.0, identity("cosine", 0, method__initial_lambda=5e-5)),
+        record(50.0, identity("advance", 0, method__initial_lambda=0.1)),
+    ]
+    table = made(*found)
+    assert table.axes == ["method.name"]
+    assert table.varying == ["method.initial_lambda", "method.name"]
+    assert set(table.runs["arm"]) == {"cosine", "Advance L2"}
+
+
+def test_an_axis_is_never_pooled_over_another_knob() -> None:
+    """Two α of two methods at two learning rates: four comparisons of two curves of two seeds."""
+    found = [
+        record(50.0, {**identity(method, seed, alpha__percent=alpha), "lr": lr})
+        for method in ("threshold", "combined")
+        for alpha in (2.5, 7.5)
+        for lr in (0.01, 0.1)
+        for seed in (0, 1)
+    ]
+    table = made(*found)
+    courses = {one.run_id: Curves(problem=one.run_id) for one in found}
+    rows = figures._axis_rows(table.runs, courses, "alpha.percent", table.axes)
+    assert len(rows) == 4
+    for _, shown in rows:
+        assert [curve.label for curve in shown] == ["alpha.percent = 2.5", "alpha.percent = 7.5"]
+        assert all(len(curve.runs) == 2 for curve in shown)
+        ids = [run.problem for curve in shown for run in curve.runs]
+        assert len({re.sub(r"percent-\d+-\d+|seed-\d", "", one) for one in ids}) == 1
+    of_methods = figures._axis_rows(table.runs, courses, "method.name", table.axes)
+    assert [len(shown) for _, shown in of_methods] == [4, 4]  # a row a learning rate
+
+
+def test_figure_4_shows_two_seeds_of_one_arm(tmp_path: Path) -> None:
+    found = [record(50.0, identity("fixed", 0, fixed_lambda__value=5e-4))]
+    found += [record(50.0 + seed, identity("advance", seed)) for seed in (1, 0)]
+    table = made(*found)
+    courses = {one.run_id: Curves(problem=one.run_id) for one in found}
+    lines = figures.PAPER["figure4"][1]
+    ((_, shown),) = figures._paper_rows(table.runs, courses, lines, published())
+    assert [curve.label for curve in shown] == [
+        "fixed λ 0.0005",
+        "Advance L2",
+        "Advance L2, second run",
+    ]
+    seeds = [curve.runs[0].problem.partition("seed-")[2][0] for curve in shown[1:]]
+    assert seeds == ["0", "1"]
+    assert [curve.marks["attempt"].tolist() for curve in shown] == [[1], [1], [2]]
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def generate(folder: Path, runs: int, epochs: int) -> list[Record]:
+    """A study's worth of records: the paper's 78 measurements an epoch, λ falling three times."""
+    measured = [(epoch, step) for epoch in range(epochs) for step in range(5, 391, 5)]
+    rows = [
+        f"{epoch},{step},{0.1 / 10 ** min(3, place // 9)},2.123456789,12.5,none,0.123456789,9.87"
+        for place, (epoch, step) in enumerate(measured)
+    ]
+    header = "epoch,step,lambda,train_loss,train_accuracy,event,penalty,weight_norm"
+    evaluations = [f"{epoch},391,0.0001,50.0" for epoch in range(epochs)]
+    state = {"status": "completed", "steps_per_epoch": 391, "config": {"lr": 0.01}}
+    for number in range(runs):
+        run = folder / f"run-{number}"
+        run.mkdir(parents=True)
+        (run / "run.json").write_text(json.dumps(state))
+        (run / "measurements.csv").write_text("\n".join([header, *rows, ""]))
+        (run / "epochs.csv").write_text(
+            "\n".join(["epoch,step,lambda,test_accuracy", *evaluations, ""])
+        )
+    return records(folder)
+
+
+def test_reading_grows_with_the_study_and_keeps_little(tmp_path: Path) -> None:
+    """Four times the runs take about four times as long, and what is kept of a run is small."""
+    generate(tmp_path / "warm", 1, 200)
+    list(curves(records(tmp_path / "warm"), tmp_path / "kept-warm"))
+    took = {}
+    for runs in (5, 20):
+        found = generate(tmp_path / str(runs), runs, 200)
+        before = time.process_time()
+        read = list(curves(found, tmp_path / f"kept-{runs}"))
+        took[runs] = time.process_time() - before
+    assert took[20] < 10 * took[5]
+    for _, course in read:
+        assert [value for _, value in course.lambdas] == pytest.approx(
+            [0.1, 0.01, 1e-3, 1e-4, 1e-4]
+        )
+        assert course.lambdas[-1][0] == 199 * 391 + 390
+        assert len(course.epochs["epoch"]) == 200
+    kept = sum(path.stat().st_size for path in (tmp_path / "kept-20").iterdir())
+    whole = sum((one.folder / "measurements.csv").stat().st_size for one in found)
+    assert kept < whole / 20
+    before = time.process_time()
+    assert list(curves(found, tmp_path / "kept-20")) == read
+    assert time.process_time() - before < took[20] / 3
+
+
+def test_a_schedule_that_always_moves_is_thinned(tmp_path: Path) -> None:
+    (one,) = generate(tmp_path / "study", 1, 20)
+    path = one.folder / "measurements.csv"
+    rows = pd.read_csv(path)
+    rows["lambda"] = [0.1 / (1 + place) for place in range(len(rows))]
+    rows.to_csv(path, index=False)
+    ((_, course),) = curves([one], tmp_path / "kept")
+    assert len(course.lambdas) <= CHANGES
+    steps = [step for step, _ in course.lambdas]
+    assert steps == sorted(set(steps))
+    assert course.lambdas[0] == (5, 0.1)
+    assert course.lambdas[-1] == (19 * 391 + 390, pytest.approx(0.1 / len(rows)))
+
+
+def test_half_a_row_of_a_running_run_is_left_for_later(tmp_path: Path) -> None:
+    (one,) = generate(tmp_path / "study", 1, 1)
+    path = one.folder / "measurements.csv"
+    whole = path.read_text()
+    path.write_text(whole + "1,5,0.0")  # of 0.0001
+    ((_, course),) = curves([one], tmp_path / "kept")
+    assert course.problem == ""
+    assert course.lambdas[-1] == (390, pytest.approx(1e-4))
 
 
 def test_no_torch_for_a_report() -> None:

@@ -63,6 +63,17 @@ def test_seeds_needed() -> None:
     assert stats.seeds_needed(list(differences + 0.1)) == 785
     assert stats.seeds_needed(list(differences + 50)) == 6
     assert stats.seeds_needed(list(differences)) is None
+    # One of ten: z at 0.0025 is 2.807, (2.807 + 0.842)² = 13.3.
+    assert stats.seeds_needed(list(differences + 1), comparisons=10) == 14
+
+
+@pytest.mark.parametrize(("comparisons", "fewest"), [(1, 6), (2, 7), (8, 9), (20, 10)])
+def test_fewest_pairs_are_the_first_that_can_survive_holm(comparisons: int, fewest: int) -> None:
+    assert stats.fewest_pairs(comparisons) == fewest
+    for pairs in (fewest - 1, fewest):
+        p = stats.compare([1.0 + 0.01 * one for one in range(pairs)]).p
+        adjusted = stats.holm([p, *[1.0] * (comparisons - 1)])[0]
+        assert (adjusted <= 0.05) == (pairs == fewest)
 
 
 def test_the_baseline_is_chosen_without_peeking() -> None:

@@ -5,7 +5,6 @@ Writes ``runs.csv``, ``summary.csv``, the figures and ``index.html`` to the stud
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,14 @@ from rich.progress import track
 from ..cli import command
 from ..config import UserError, parse_as, study_name
 from ..files import write_atomically
-from ..study import Record, find, records
-from . import figures, page
+from ..study import Record, asked, find, records
+from . import figures, page, plot
+from .published import published
 from .runs import Curves, curves
-from .tables import Tables, beside_published, published, tables
+from .tables import Tables, beside_published, tables
 
+WHOLE = ("seed", "diverged_step", "attempts", "threads", "seeds_needed")
+"""Columns of whole numbers, of which some may be missing."""
 CIFAR10 = 50_000
 """Training images of the published runs' data."""
 
@@ -49,8 +51,10 @@ def main(cfg: DictConfig) -> None:
     study = find(Path(config.outputs), config.study)
     console = Console(highlight=False, soft_wrap=True)
     path, verdict = report(study, console)
-    for sentence in verdict:
+    for sentence in verdict[: page.SHORT]:
         console.print(sentence, markup=False)
+    if len(verdict) > page.SHORT:
+        console.print(f"… and {len(verdict) - page.SHORT} more in the report")
     console.print(f"report: {path}", markup=False)
 
 
@@ -72,8 +76,9 @@ def report(study: Path, console: Console) -> tuple[Path, list[str]]:
         _write_csv(made.summary, folder / "summary.csv")
         with console.status("drawing") as status:
             drawings = _draw(read, made, folder, lambda name: status.update(f"drawing {name}"))
+        _remove_others(folder, drawings)
         beside = beside_published(made.runs) if _on_cifar10(found) else pd.DataFrame()
-        missing = _missing(study, found)
+        missing = sorted(set(asked(study)) - {record.run_id for record in found})
         verdict = page.write(folder / "index.html", study.name, made, beside, drawings, missing)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
@@ -91,7 +96,7 @@ def _read(found: Sequence[Record], cache: Path, console: Console) -> list[tuple[
 
 def _draw(
     read: list[tuple[Record, Curves]], made: Tables, folder: Path, say: figures.Say
-) -> list[figures.Drawing]:
+) -> list[plot.Drawing]:
     lengths = [int(record.state.get("steps_per_epoch", 1)) for record, _ in read]
     marks = published()
     if not _on_cifar10([record for record, _ in read]):
@@ -99,12 +104,20 @@ def _draw(
     return figures.all_figures(
         made.runs,
         {record.run_id: course for record, course in read},
-        made.varying,
+        made.axes,
         max(lengths, default=1),
         marks,
         folder,
         say,
     )
+
+
+def _remove_others(folder: Path, drawings: Sequence[plot.Drawing]) -> None:
+    """Delete the figures of an earlier report that this one no longer has."""
+    for png in set(folder.glob("*.png")) - {drawing.png for drawing in drawings}:
+        if png.with_suffix(".svg").exists():
+            png.unlink()
+            png.with_suffix(".svg").unlink()
 
 
 def _on_cifar10(found: Sequence[Record]) -> bool:
@@ -113,16 +126,9 @@ def _on_cifar10(found: Sequence[Record]) -> bool:
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    whole = [name for name in WHOLE if name in frame]
+    frame = frame.astype(dict.fromkeys(whole, "Int64"))
     write_atomically(path, frame.to_csv(index=False).encode())
-
-
-def _missing(study: Path, found: Sequence[Record]) -> list[str]:
-    """Runs that the study's sweeps asked for and that have not begun."""
-    try:
-        asked = json.loads((study / "study.json").read_text(encoding="utf-8"))["runs"]
-    except (OSError, ValueError, KeyError):
-        return []
-    return sorted(set(asked) - {record.run_id for record in found})
 
 
 ConfigStore.instance().store(name="report_schema", node=ReportConfig)

@@ -12,16 +12,16 @@ import jinja2
 import pandas as pd
 
 from ..files import write_atomically
-from ..run import now
+from ..run import FINISHED, now
 from . import verdict
-from .figures import Drawing
+from .plot import Drawing
 from .tables import Tables
 
 HEADINGS = {
     "arm": "arm",
     "batchnorm": "batch-norm",
     "n": "seeds",
-    "mean": "mean of last 10 epochs (%)",
+    "mean": "mean of last 10 (%)",
     "low": "95 % from",
     "high": "to",
     "final": "final (%)",
@@ -34,6 +34,15 @@ HEADINGS = {
     "diverged": "diverged",
     "unfinished": "unfinished",
 }
+POINTS = {
+    *("mean", "low", "high", "final", "best"),
+    *("difference", "difference_low", "difference_high"),
+    *("published_final", "ours_final", "published_mean_last_10", "ours_mean_last_10"),
+    *("final_test_accuracy", "mean_last_10_epochs"),
+}
+"""Columns in percent, or in points of it: two decimals."""
+SHORT = 9
+"""Sentences of the verdict that are shown at once."""
 PUBLISHED = {
     "arm": "arm",
     "batchnorm": "batch-norm",
@@ -43,6 +52,8 @@ PUBLISHED = {
     "ours_mean_last_10": "ours",
     "published_changes": "published λ changes (step:λ)",
     "ours_changes": "ours",
+    "published_shrinking": "published Π(1 − 2·lr·λ), 200 steps",
+    "ours_shrinking": "ours",
     "n": "our seeds",
 }
 
@@ -70,6 +81,8 @@ def write(
         made=now(),
         verdict=words,
         rule=verdict.RULE,
+        short=SHORT,
+        partial=bool(missing) or not set(runs["status"]) <= set(FINISHED),
         counts=runs["status"].value_counts().to_dict(),
         missing=list(missing),
         troubles=_troubles(runs),
@@ -82,8 +95,11 @@ def write(
             runs,
             {
                 "run_id": "run",
+                "arm": "arm",
+                "batchnorm": "batch-norm",
                 "status": "status",
                 "seed": "seed",
+                "final_test_accuracy": "final (%)",
                 "mean_last_10_epochs": "mean of last 10 (%)",
                 "epochs_done": "epochs",
                 "lambda_changes": "λ changes (step:λ)",
@@ -103,20 +119,27 @@ def _data_uri(path: Path) -> str:
 def _table(frame: pd.DataFrame, headings: dict[str, str]) -> dict[str, Any]:
     """Headings and rows of (text, sort key), columns without a single value left out."""
     columns = [name for name in headings if name in frame and frame[name].notna().any()]
-    rows = [[_cell(row[name]) for name in columns] for _, row in frame.iterrows()]
+    rows = [[_cell(row[name], name) for name in columns] for _, row in frame.iterrows()]
     return {"headings": [headings[name] for name in columns], "rows": rows}
 
 
-def _cell(value: Any) -> tuple[str, str]:
+def _cell(value: Any, name: str) -> tuple[str, str, str]:
+    """Text, sort key and kind (the cell's class)."""
+    text, key = _text(value, name)
+    if not isinstance(value, str):
+        return text, key, "number"
+    return text, key, "longer" if len(value) > 100 else "long" if len(value) > 40 else ""
+
+
+def _text(value: Any, name: str = "") -> tuple[str, str]:
     if isinstance(value, bool):
         return ("on" if value else "off"), str(int(value))
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–", ""
+    if isinstance(value, float) and name in POINTS:
+        return f"{value:.2f}", repr(value)
     if isinstance(value, float):
-        whole = value == int(value) if math.isfinite(value) else False
-        small = 0 < abs(value) < 0.01
-        text = f"{value:.0f}" if whole else f"{value:.2e}" if small else f"{value:.3g}"
-        return (f"{value:.2f}" if not whole and abs(value) >= 1 else text), repr(value)
+        return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}", repr(value)
     return str(value), str(value)
 
 
@@ -131,10 +154,10 @@ def _troubles(runs: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _provenance(runs: pd.DataFrame) -> list[tuple[str, str]]:
-    columns = ("commit", "torch", "hardware", "threads", "seed")
+    columns = ("commit", "torch", "python", "hardware", "threads", "precision", "host", "seed")
     facts = []
     for column in columns:
-        values = sorted({_cell(value)[0] for value in runs[column] if not pd.isna(value)})
+        values = sorted({_text(value)[0] for value in runs[column] if not pd.isna(value)})
         facts.append((column, ", ".join(values) or "–"))
     return facts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -9,13 +10,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from ..files import write_atomically
 from ..study import Record
 
+CHANGES = 400
+"""Of λ that are kept of a run, at most: a schedule that always moves is thinned, late more than
+early, as a logarithmic axis shows it."""
 SHRINKING_STEPS = 200
 """Steps over which the shrinking of the weights is multiplied up."""
+FORMAT = 3
+"""Of what is kept; another one is read anew."""
 FILES = ("run.json", "measurements.csv", "epochs.csv")
 
 
@@ -26,9 +32,12 @@ class Curves:
     epochs: dict[str, list[float]] = field(default_factory=dict)
     """Columns of epochs.csv, the last evaluation of each epoch; ``epoch`` counts epochs done."""
     lambdas: list[tuple[int, float]] = field(default_factory=list)
-    """(step of the run, λ from there on): the first measurement, each change and the last one."""
+    """(step of the run, λ from there on): the first measurement, each change and the last one; of
+    more than `CHANGES` a selection."""
     shrinking: float = math.nan
     """Π(1 − 2·lr·λ) over the first 200 steps: what the penalty alone leaves of the weights."""
+    diverged: float | None = None
+    """Epoch at which the run diverged."""
     problem: str = ""
     """Why the run's records could not be read."""
 
@@ -49,12 +58,14 @@ def curves(records: Iterable[Record], cache: Path) -> Iterator[tuple[Record, Cur
         except (OSError, ValueError, KeyError, TypeError):
             pass
         course = _read(record)
-        write_atomically(kept, json.dumps({"key": key, **asdict(course)}).encode())
+        # Not atomically, which waits for the disk a run: what is torn does not read.
+        kept.write_text(json.dumps({"key": key, **asdict(course)}), encoding="utf-8")
         yield record, course
 
 
 def _key(folder: Path) -> list[list[int]]:
-    key = []
+    """Changes whenever the run's files do."""
+    key = [[FORMAT]]
     for name in FILES:
         try:
             stat = (folder / name).stat()
@@ -68,15 +79,24 @@ def _read(record: Record) -> Curves:
     if not record.state:
         return Curves(problem="run.json is missing or cannot be read")
     try:
-        evaluations = pd.read_csv(record.folder / "epochs.csv")
-        measurements = pd.read_csv(
-            record.folder / "measurements.csv", usecols=["epoch", "step", "lambda"]
-        )
+        evaluations = _rows(record.folder / "epochs.csv")
+        measurements = _rows(record.folder / "measurements.csv", ["epoch", "step", "lambda"])
         length = int(record.state["steps_per_epoch"])
         lr = float(record.state["config"]["lr"])
-        return Curves(_by_epoch(evaluations, length), *_lambdas(measurements, length, lr))
+        end = record.state.get("diverged")
+        return Curves(
+            _by_epoch(evaluations, length),
+            *_lambdas(measurements, length, lr),
+            end["step"] / length if end else None,
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Curves(problem=f"its records cannot be read: {error}")
+
+
+def _rows(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """The whole rows of a CSV file, of which a running run may have flushed half of the last."""
+    content = path.read_bytes()
+    return pd.read_csv(io.BytesIO(content[: content.rfind(b"\n") + 1]), usecols=columns)
 
 
 def _by_epoch(evaluations: pd.DataFrame, length: int) -> dict[str, list[float]]:
@@ -93,6 +113,9 @@ def _lambdas(
     steps = (measurements["epoch"] * length + measurements["step"]).to_numpy()
     values = measurements["lambda"].to_numpy(float)
     changes = [0, *((values[1:] != values[:-1]).nonzero()[0] + 1), len(values) - 1]
+    if len(changes) > CHANGES:
+        kept = np.geomspace(1, len(changes), CHANGES).astype(int) - 1
+        changes = [changes[place] for place in np.unique(kept)]
     path = [(int(steps[place]), float(values[place])) for place in changes]
     # λ of a measurement holds for the steps since the one before it, at most k of them; at an
     # epoch's end a few steps have no measurement, and keep the λ that follows them.
@@ -108,6 +131,8 @@ def _lambdas(
 
 def path_text(path: list[tuple[int, float]]) -> str:
     """Changes of λ as ``step:λ``, the step being the first that is measured with it."""
+    if len(path) >= CHANGES // 2:
+        return "all the time"
     return " ".join(
         f"{step}:{value:.0e}"
         for (step, value), (_, before) in zip(path[1:], path[:-1], strict=True)

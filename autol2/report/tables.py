@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import pandas as pd
@@ -13,13 +12,24 @@ import pandas as pd
 from .. import stats
 from ..run import FINISHED, digest
 from ..study import Record
+from .published import published, shrinking_of
 from .runs import Curves, knobs, path_text
 
 FIGURE = "mean_last_10_epochs"
 """The figure that arms are compared by: less noisy than the last epoch's, and not a maximum over
 test accuracies, which would peek."""
 RULE = ("method.name", "alpha.percent", "fixed_lambda.value", "protocol.name")
-"""What makes an arm; other knobs are the circumstances in which arms are compared."""
+"""What makes an arm, with `CONTROL` and a method's own constants; other knobs are the circumstances
+in which arms are compared."""
+CONTROL = {
+    "control.penalized": "all",
+    "control.parameters": "all",
+    "control.scale": 1.0,
+    "control.lr_factor": 1.0,
+    "control.pulse_height": 0.0,
+    "control.pulse_length": 0,
+}
+"""Knobs that make another arm, and what they are where there is no such change."""
 NAMES = {
     "fixed": "fixed λ",
     "auto_l2": "Auto L2",
@@ -51,18 +61,22 @@ class Tables:
     """A row an arm."""
     varying: list[str]
     """The knobs that differ between the study's runs, seed left out."""
+    axes: list[str]
+    """Those of them that the study compares: the method, and what differs within a method."""
 
 
 def tables(read: list[tuple[Record, Curves]]) -> Tables:
     """The tables of a study's runs."""
     identities = [knobs(record.state.get("identity", {})) for record, _ in read]
     varying = _varying(identities)
+    telling = _telling(identities, varying)
     rows = [
-        _row(record, course, identity, varying)
+        _row(record, course, identity, varying, telling)
         for (record, course), identity in zip(read, identities, strict=True)
     ]
     runs = pd.DataFrame(rows)
-    return Tables(runs, _summary(runs), varying)
+    axes = [name for name in varying if name == "method.name" or name in telling]
+    return Tables(runs, _summary(runs), varying, axes)
 
 
 def _varying(identities: list[dict[str, Any]]) -> list[str]:
@@ -75,8 +89,19 @@ def _varying(identities: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def label(identity: dict[str, Any], varying: list[str]) -> str:
-    """An arm's name for a reader: the method with its number, then whatever else varies."""
+def _telling(identities: list[dict[str, Any]], varying: list[str]) -> list[str]:
+    """The knobs that tell two arms of one method apart."""
+    methods = {identity.get("method.name") for identity in identities}
+    of_method = [
+        [identity for identity in identities if identity.get("method.name") == method]
+        for method in methods
+    ]
+    differing = {name for some in of_method for name in _varying(some)}
+    return [name for name in varying if name in differing]
+
+
+def label(identity: dict[str, Any], telling: list[str]) -> str:
+    """An arm's name for a reader: the method with its number, then the knobs of `telling`."""
     if not identity:
         return "?"
     method = identity["method.name"]
@@ -85,10 +110,12 @@ def label(identity: dict[str, Any], varying: list[str]) -> str:
         words.append(f"{identity['alpha.percent']:g} %")
     if "fixed_lambda.value" in identity:
         words.append(f"{identity['fixed_lambda.value']:g}")
-    for name in varying:
-        if name in identity and name not in (*RULE, "batchnorm.enabled", "protocol.initialization"):
-            words.append(f"{name}={_short(identity[name])}")
-    if "protocol.name" in varying and "protocol.name" in identity:
+    for name in telling:
+        if name in (*RULE, "batchnorm.enabled", "protocol.initialization"):
+            continue
+        if name in identity and identity[name] != CONTROL.get(name):
+            words.append(f"{name.removeprefix('control.')}={_short(identity[name])}")
+    if "protocol.name" in telling and "protocol.name" in identity:
         words.append(f"({identity['protocol.name']})")
     return " ".join(words)
 
@@ -98,7 +125,11 @@ def _short(value: Any) -> str:
 
 
 def _row(
-    record: Record, course: Curves, identity: dict[str, Any], varying: list[str]
+    record: Record,
+    course: Curves,
+    identity: dict[str, Any],
+    varying: list[str],
+    telling: list[str],
 ) -> dict[str, Any]:
     state = record.state
     attempts = state.get("attempts") or [{}]
@@ -110,10 +141,12 @@ def _row(
     return {
         "run_id": record.run_id,
         "status": state.get("status", "broken"),
-        "arm": label(identity, varying),
+        "arm": label(identity, telling),
         "arm_digest": digest(arm),
         "context": digest(_circumstances(around)),
         "method": identity.get("method.name"),
+        "precision": identity.get("precision.name"),
+        "baseline": identity.get("method.name") == "fixed" and not _changed(identity),
         "batchnorm": identity.get("batchnorm.enabled"),
         "seed": identity.get("seed"),
         **{name: identity.get(name) for name in varying if name != "method.name"},
@@ -129,6 +162,8 @@ def _row(
         "hardware": last.get("hardware"),
         "threads": last.get("threads"),
         "torch": last.get("torch"),
+        "python": (last.get("versions") or {}).get("python"),
+        "host": last.get("host"),
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),
         "command": state.get("command"),
@@ -143,8 +178,12 @@ def _circumstances(around: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in around.items()
-        if name not in gone and not name.startswith("method.kappa")
+        if name not in gone and not name.startswith(("method.kappa", "control."))
     }
+
+
+def _changed(identity: dict[str, Any]) -> bool:
+    return any(identity.get(name, value) != value for name, value in CONTROL.items())
 
 
 def _last_line(error: str | None) -> str:
@@ -153,13 +192,16 @@ def _last_line(error: str | None) -> str:
 
 def _summary(runs: pd.DataFrame) -> pd.DataFrame:
     readable = runs[runs["method"].notna()]
-    rows = []
+    arms = []
     for _, around in readable.groupby("context", sort=False):
         done = around[around["status"] == "completed"]
-        fixed = _by_seed(done[done["method"] == "fixed"])
+        fixed = _by_seed(done[done["baseline"]])
         for _, arm in around.groupby("arm_digest", sort=False):
-            rows.append(_arm_row(arm, fixed))
-    summary = pd.DataFrame(rows)
+            schedule = not arm["baseline"].iloc[0]
+            completed = arm[arm["status"] == "completed"]
+            arms.append((arm, _differences(completed, fixed) if schedule else [], len(fixed)))
+    comparisons = sum(bool(differences) for _, differences, _ in arms)
+    summary = pd.DataFrame([_arm_row(*arm, comparisons) for arm in arms])
     if not summary.empty:
         summary["p_holm"] = stats.holm(summary["p"].tolist())
         summary = summary.sort_values(["batchnorm", "arm"], ascending=[False, True])
@@ -175,7 +217,9 @@ def _by_seed(runs: pd.DataFrame) -> dict[str, dict[int, float]]:
     }
 
 
-def _arm_row(arm: pd.DataFrame, fixed: dict[str, dict[int, float]]) -> dict[str, Any]:
+def _arm_row(
+    arm: pd.DataFrame, differences: list[float], baselines: int, comparisons: int
+) -> dict[str, Any]:
     done = arm[arm["status"] == "completed"]
     first = arm.iloc[0]
     values = [float(value) for value in done[FIGURE]]
@@ -183,6 +227,8 @@ def _arm_row(arm: pd.DataFrame, fixed: dict[str, dict[int, float]]) -> dict[str,
     row = {
         "arm": first["arm"],
         "method": first["method"],
+        "baseline": bool(first["baseline"]),
+        "baselines": baselines,
         "batchnorm": bool(first["batchnorm"]),
         "context": first["context"],
         "arm_digest": first["arm_digest"],
@@ -196,9 +242,8 @@ def _arm_row(arm: pd.DataFrame, fixed: dict[str, dict[int, float]]) -> dict[str,
         "best": done["best_test_accuracy"].mean(),
         "shrinking_200": arm["shrinking_200"].mean(),
     }
-    differences = [] if first["method"] == "fixed" else _differences(done, fixed)
     if differences:
-        comparison = stats.compare(differences)
+        comparison = stats.compare(differences, comparisons)
         return row | {
             "pairs": comparison.pairs,
             "difference": comparison.difference.mean,
@@ -232,12 +277,6 @@ def _differences(done: pd.DataFrame, fixed: dict[str, dict[int, float]]) -> list
     return found
 
 
-def published() -> pd.DataFrame:
-    """The paper's 20 recorded runs (its code's own recordings; attempt 2 is Figure 4)."""
-    with files(__package__).joinpath("published.csv").open(encoding="utf-8") as file:
-        return pd.read_csv(file)
-
-
 def beside_published(runs: pd.DataFrame) -> pd.DataFrame:
     """Published and our figures of the paper's arms, in percent; empty where there are none."""
     rows = []
@@ -265,6 +304,10 @@ def beside_published(runs: pd.DataFrame) -> pd.DataFrame:
                 "ours_mean_last_10": ours["mean_last_10_epochs"].mean(),
                 "published_changes": " / ".join(of["lambda_changes"].dropna()),
                 "ours_changes": " / ".join(change for change in ours["lambda_changes"] if change),
+                "published_shrinking": " / ".join(
+                    f"{shrinking_of(run):.3g}" for _, run in of.iterrows()
+                ),
+                "ours_shrinking": ours["shrinking_200"].mean(),
                 "n": len(ours),
             }
         )
