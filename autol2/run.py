@@ -128,7 +128,7 @@ class Run:
 
     def __init__(self, config: Config, overrides: Sequence[str] = ()) -> None:
         self.config = config
-        self.command = shlex.join(["python", "-m", "autol2.train", *overrides])
+        self.command = command(overrides)
         self.folder = Path(config.outputs) / config.study / run_id(config)
         self.state: dict[str, Any] = read_state(self.folder)
         self._lock: FileLock | None = None
@@ -356,6 +356,11 @@ def summary(state: dict[str, Any]) -> str:
         f"(best {figures['best_test_accuracy']:.2f} %, "
         f"mean of the last 10 epochs {figures['mean_last_10_epochs']:.2f} %)"
     )
+
+
+def command(overrides: Sequence[str]) -> str:
+    """What the user types to do a run."""
+    return shlex.join(["python", "-m", "autol2.train", *overrides])
 
 
 def now() -> str:

@@ -6,8 +6,10 @@ import getpass
 import re
 import shutil
 import subprocess
+from collections.abc import Collection, Sequence
 
 from .config import UserError
+from .study import Job
 
 ARRAY_LIMIT = 1001
 """MaxArraySize where SLURM does not tell (its default)."""
@@ -18,6 +20,17 @@ def available() -> bool:
     return shutil.which("sbatch") is not None and shutil.which("srun") is not None
 
 
+def jobs(names: Collection[str]) -> dict[str, Job]:
+    """What SLURM says of the jobs `names`, each as in 12_3.
+
+    Raises:
+        UserError: SLURM does not answer; with its own words.
+    """
+    active = queue()
+    ended = _ended([name for name in names if name not in active])
+    return {name: Job(name, name in active, {**ended, **active}.get(name, "")) for name in names}
+
+
 def queue() -> dict[str, str]:
     """State of each of the user's jobs that are pending or running, array tasks one by one.
 
@@ -25,8 +38,24 @@ def queue() -> dict[str, str]:
         UserError: SLURM does not answer; with its own words.
     """
     command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T"]
-    lines = _ask(command).splitlines()
-    return dict(line.strip().split("|", 1) for line in lines if "|" in line)
+    return _pairs(_ask(command))
+
+
+def _ended(names: Sequence[str]) -> dict[str, str]:
+    """How jobs ended, from accounting; of none where the cluster keeps no accounts."""
+    if not names:
+        return {}
+    arrays = ",".join(sorted({name.partition("_")[0] for name in names}))
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State"]
+    try:
+        found = _pairs(_ask([*command, f"--jobs={arrays}"]))
+    except UserError:
+        return {}
+    return {name: state.split()[0] for name, state in found.items()}  # CANCELLED by 0
+
+
+def _pairs(text: str) -> dict[str, str]:
+    return dict(line.strip().split("|", 1) for line in text.splitlines() if "|" in line)
 
 
 def array_limit() -> int:

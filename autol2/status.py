@@ -25,7 +25,7 @@ from .config import UserError, parse_as, study_name
 from .files import to_json
 from .progress import duration
 from .run import FINISHED, PATIENCE
-from .study import asked, find, records, standing
+from .study import Job, asked, find, records, standing
 
 STATUSES = {
     "running": "cyan",
@@ -152,41 +152,43 @@ def look(folder: Path) -> Status:
     """How the study in `folder` stands now."""
     expected = asked(folder)
     states = {record.run_id: record.state for record in records(folder)}
-    jobs = {run: entry.get("job") for run, entry in expected.items()}
-    unsure = any(
-        job is not None and states.get(run, {}).get("status") not in FINISHED
-        for run, job in jobs.items()
-    )
-    queue, problem = _queue() if unsure else (None, "")
+    names = {run: entry.get("job") for run, entry in expected.items()}
+    unsure = {
+        name
+        for run, name in names.items()
+        if name is not None and states.get(run, {}).get("status") not in FINISHED
+    }
+    jobs, problem = _jobs(unsure)
     now = time.time()
     rows = [
-        _row(run, states.get(run, {}), jobs.get(run), queue, now)
+        _row(run, states.get(run, {}), names.get(run), jobs, now)
         for run in sorted({*expected, *states})
     ]
     return Status(folder, rows, problem)
 
 
-def _queue() -> tuple[dict[str, str] | None, str]:
+def _jobs(names: set[str]) -> tuple[dict[str, Job], str]:
     try:
-        return slurm.queue(), ""
+        return (slurm.jobs(names) if names else {}), ""
     except UserError as error:
-        return None, str(error)
+        return {}, str(error)
 
 
 def _row(
     run: str,
     state: Mapping[str, Any],
-    job: str | None,
-    queue: Mapping[str, str] | None,
+    name: str | None,
+    jobs: Mapping[str, Job],
     now: float,
 ) -> Row:
-    how = standing(state, job, queue)
+    job = jobs.get(name or "")
+    how = standing(state, job)
     status, why = how.status, how.why
     if status == "done":
         status, why = ("diverged", _where(state)) if why == "diverged" else ("done", "")
     last = (state.get("attempts") or [{}])[-1]
     silent = now - float(state["updated"]) if state.get("status") == "running" else None
-    if status == "queued" and silent is not None and _runs(job, queue):
+    if status == "queued" and silent is not None and _runs(job):
         status = "running"  # SLURM has it running, so it is slow, not dead
     if silent is not None and status == "running":
         why = f"slow: silent for {duration(silent)}" if silent > PATIENCE else ""
@@ -205,12 +207,12 @@ def _row(
         seconds_left=None if left is None else max(0.0, left - (silent or 0.0)),
         silent=silent,
         host=last.get("host"),
-        job=job,
+        job=name,
     )
 
 
-def _runs(job: str | None, queue: Mapping[str, str] | None) -> bool:
-    return (queue or {}).get(job or "") in ("RUNNING", "COMPLETING", "SUSPENDED")
+def _runs(job: Job | None) -> bool:
+    return job is not None and job.state in ("RUNNING", "COMPLETING", "SUSPENDED")
 
 
 def _where(state: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A study as it lies on disk: the folders of its runs and what each run's run.json says."""
+"""A study as it lies on disk: what was asked for (study.json), how each run stands (run.json)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from .config import UserError
+from .files import to_json, write_atomically
 from .run import FINISHED, PATIENCE, read_state
 
 HOPELESS = 3
-"""So many runs failing alike, and none succeeding, end a study."""
+"""So many runs that fail alike before any other ends stop a sweep."""
+RETRIES = 3
+"""How often a run that was killed is done again without having got further."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,28 @@ def asked(study: Path) -> dict[str, dict[str, Any]]:
     return runs
 
 
+def note(study: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add to study.json what is asked for: each run's overrides and, on SLURM, its job."""
+    study.mkdir(parents=True, exist_ok=True)
+    with FileLock(study / ".study.lock"):
+        known = asked(study)
+        for run, entry in runs.items():
+            known[run] = {**known.get(run, {}), **entry}
+        write_atomically(study / "study.json", to_json({"runs": known}).encode())
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the scheduler says of the job that a run was last submitted in."""
+
+    name: str
+    """As in 12_3."""
+    active: bool
+    """Whether it is pending or running."""
+    state: str
+    """PENDING, RUNNING, …; how it ended where it is not active, as far as the scheduler tells."""
+
+
 @dataclass(frozen=True)
 class Standing:
     """How a run stands, and why one thinks so."""
@@ -107,33 +134,53 @@ class Standing:
         return self.status in ("lost", "missing")
 
 
-def standing(
-    state: Mapping[str, Any], job: str | None, queue: Mapping[str, str] | None
-) -> Standing:
-    """How a run stands: its run.json decides, the queue is a hint.
+def standing(state: Mapping[str, Any], job: Job | None, retries: int = RETRIES) -> Standing:
+    """How a run stands: its run.json decides, the scheduler is a hint.
 
     Args:
         state: its run.json, empty where there is none.
-        job: the job it was last submitted in.
-        queue: state of each job that the scheduler knows; None where there is no scheduler.
+        job: what the scheduler says; None where the run was not submitted, or nothing is known.
+        retries: how often a run is done again that was killed without having got further.
     """
     status = state.get("status")
+    gone = job is not None and not job.active
     if status in FINISHED:
         return Standing("done", str(status))
-    if status == "running" and alive(state):
+    if status == "running" and alive(state) and not (gone and _in_a_job_elsewhere(state)):
         return Standing("running", "it gave a sign of life")
-    queued = (queue or {}).get(job or "")
-    if queued is not None:
-        return Standing("queued", f"job {job} is {queued.lower()}")
+    if job is not None and job.active:
+        return Standing("queued", f"job {job.name} is {job.state.lower()}")
     if status == "failed":
         return Standing("failed", last_line(state.get("error", "")))
-    if status == "running":
-        return Standing("lost", "no sign of life")
+    if job is not None and job.state == "OUT_OF_MEMORY":
+        return Standing("failed", f"out of memory, says SLURM of job {job.name}")
+    if (times := kills(state)) > retries:
+        return Standing("failed", f"killed {times} times without getting further")
     if status == "interrupted":
         return Standing("lost", f"interrupted: {state['attempts'][-1].get('why')}")
-    if job is not None and queue is not None:
-        return Standing("lost", f"job {job} is gone")
+    if job is not None:
+        ended = job.state.lower().replace("_", " ")
+        return Standing("lost", f"job {job.name} is gone" + f": {ended}" * bool(ended))
+    if status == "running":
+        return Standing("lost", "no sign of life")
     return Standing("missing", "never begun")
+
+
+def _in_a_job_elsewhere(state: Mapping[str, Any]) -> bool:
+    last = state["attempts"][-1]
+    return last.get("host") != socket.gethostname() and last.get("slurm_job_id") is not None
+
+
+def kills(state: Mapping[str, Any]) -> int:
+    """How often in a row the run was killed, from the last step that it resumed from."""
+    attempts = state.get("attempts") or []
+    count = 0
+    for attempt in reversed(attempts):
+        without_a_word = "ended" not in attempt or str(attempt.get("why")).startswith("killed")
+        if not without_a_word or attempt.get("from_step") != attempts[-1].get("from_step"):
+            break
+        count += 1
+    return count
 
 
 def alive(state: Mapping[str, Any]) -> bool:
@@ -167,9 +214,8 @@ def last_line(text: str) -> str:
     return text.strip().splitlines()[-1] if text.strip() else ""
 
 
-def common_error(runs: Sequence[Record]) -> str:
-    """The error with which several runs failed while none got anywhere; empty if that is not so."""
-    ended = [run.state for run in runs if run.state.get("status") in ("failed", *FINISHED)]
-    errors = {last_line(state.get("error", "")) for state in ended}
-    alike = len(ended) >= HOPELESS and len(errors) == 1
-    return errors.pop() if alike and all(state["status"] == "failed" for state in ended) else ""
+def common_error(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The error that each of `runs`, run.jsons, failed with; empty if they have none in common."""
+    errors = {last_line(state.get("error", "")) for state in runs}
+    alike = len(errors) == 1 and all(state.get("status") == "failed" for state in runs)
+    return errors.pop() if alike else ""

@@ -1,4 +1,7 @@
-"""A real SLURM on this machine, for the tests: munged, slurmctld and two slurmd."""
+"""A real SLURM on this machine, for the tests: munged, slurmctld, two slurmd and, if asked, sacct.
+
+Accounting takes two more daemons, slurmdbd and a database.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-BINARIES = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
+BINARIES = (
+    *("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel"),
+    *("slurmdbd", "mariadbd", "mariadb-install-db", "sacct", "sacctmgr"),
+)
 NODES = ("n1", "n2")
 
 
 class Cluster:
-    """Two nodes of one core each; no accounting, so no sacct.
+    """Two nodes of one core each.
 
     Args:
         folder: for configuration, state and logs.
+        accounting: whether sacct works, as on some clusters but not on all.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, accounting: bool = False) -> None:
         self.folder = folder
+        self.accounting = accounting
         self.configuration = folder / "slurm.conf"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -39,10 +47,50 @@ class Cluster:
         if subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode != 0:
             subprocess.run(["runuser", "-u", "munge", "--", munge, "--force"], check=True)
         self.configuration.write_text(self._text())
+        if self.accounting:
+            self._start_accounting()
         self._daemon("slurmctld", "slurmctld", "-D", "-f", str(self.configuration))
         for node in NODES:
             self.start_node(node)
         self._await(lambda: self.states() == dict.fromkeys(NODES, "idle"))
+
+    def _start_accounting(self) -> None:
+        """Start the database and slurmdbd, and make this cluster known to it."""
+        ports = _free_port(), _free_port()
+        data, folder = self.folder / "database", self.folder
+        install = ["mariadb-install-db", f"--datadir={data}", "--user=root", "--skip-test-db"]
+        install += ["--auth-root-authentication-method=normal"]
+        subprocess.run(install, check=True, capture_output=True)
+        self._daemon(
+            "mariadbd",
+            *("mariadbd", "--no-defaults", "--user=root", f"--datadir={data}"),
+            *(f"--socket={folder}/sql.sock", f"--pid-file={folder}/sql.pid"),
+            *(f"--port={ports[0]}", "--bind-address=127.0.0.1", "--skip-name-resolve"),
+        )
+        self._await(lambda: _answers(ports[0]))
+        accounts = folder / "slurmdbd.conf"
+        accounts.touch(mode=0o600)
+        accounts.write_text(f"""
+AuthType=auth/munge
+DbdHost=localhost
+DbdPort={ports[1]}
+SlurmUser=root
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={ports[0]}
+StorageUser=root
+PidFile={folder}/slurmdbd.pid
+LogFile={folder}/slurmdbd.log
+""")
+        with self.configuration.open("a") as configuration:
+            configuration.write(f"""
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=localhost
+AccountingStoragePort={ports[1]}
+""")
+        self._daemon("slurmdbd", "slurmdbd", "-D", SLURM_CONF=str(self.configuration))
+        self._await(lambda: _answers(ports[1]))
+        self.ask("sacctmgr", "--immediate", "add", "cluster", "test")
 
     def start_node(self, node: str) -> None:
         """Start a node's daemon."""
@@ -90,10 +138,11 @@ class Cluster:
             process.kill()
             process.wait()
 
-    def _daemon(self, name: str, *command: str) -> None:
+    def _daemon(self, name: str, *command: str, **environment: str) -> None:
         with (self.folder / f"{name}.out").open("ab") as output:
             self._processes[name] = subprocess.Popen(
                 [shutil.which(command[0]) or f"/usr/sbin/{command[0]}", *command[1:]],
+                env={**os.environ, **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -159,9 +208,9 @@ def missing() -> str:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Cluster]:
+def running(folder: Path, *, accounting: bool = False) -> Iterator[Cluster]:
     """A cluster that is stopped at the end, whatever happens."""
-    cluster = Cluster(folder)
+    cluster = Cluster(folder, accounting=accounting)
     try:
         cluster.start()
         yield cluster
@@ -174,6 +223,12 @@ def _free_port() -> int:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
         return port
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 def _descendants(pid: int) -> list[int]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import itertools
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autol2.run import FINISHED, read_state
-from autol2.study import Record, common_error, standing
+from autol2.study import Job, common_error, kills, standing
 
 from .conftest import PROJECT, SMALL, Command, run_autol2
 
@@ -24,7 +26,9 @@ from .conftest import PROJECT, SMALL, Command, run_autol2
 
 
 def state(status: str, *, host: str = "", pid: int = 0, age: float = 0.0) -> dict[str, Any]:
-    attempt = {"host": host or socket.gethostname(), "pid": pid or os.getpid(), "why": "SIGTERM"}
+    attempt = {"host": host or socket.gethostname(), "pid": pid or os.getpid(), "from_step": 0}
+    if status != "running":
+        attempt |= {"ended": "now", "why": "SIGTERM"}
     error = "Traceback\nValueError: bad" if status == "failed" else ""
     return {
         "status": status,
@@ -40,6 +44,16 @@ def dead() -> int:
     return process.pid
 
 
+def in_a_job(one: dict[str, Any]) -> dict[str, Any]:
+    one["attempts"][-1]["slurm_job_id"] = "7"
+    return one
+
+
+def killed(one: dict[str, Any], times: int) -> dict[str, Any]:
+    attempt = {**one["attempts"][0], "from_step": 5, "ended": "now", "why": "killed by SIGKILL"}
+    return {**one, "attempts": [attempt] * times}
+
+
 STATES = {
     "none": lambda: {},
     "completed": lambda: state("completed"),
@@ -50,47 +64,78 @@ STATES = {
     "running here, dead": lambda: state("running", pid=dead()),
     "running elsewhere": lambda: state("running", host="elsewhere", age=20),
     "running elsewhere, silent": lambda: state("running", host="elsewhere", age=300),
+    "running in a job elsewhere": lambda: in_a_job(state("running", host="elsewhere", age=20)),
+    "killed again and again": lambda: killed(state("interrupted"), 4),
 }
-QUEUES: dict[str, tuple[str | None, dict[str, str] | None]] = {
-    "no scheduler": (None, None),
-    "not submitted": (None, {}),
-    "pending": ("7_1", {"7_1": "PENDING"}),
-    "gone": ("7_1", {"7_2": "RUNNING"}),
+JOBS = {
+    "not submitted": None,
+    "pending": Job("7_1", True, "PENDING"),
+    "gone": Job("7_1", False, ""),
+    "cancelled": Job("7_1", False, "CANCELLED"),
+    "out of memory": Job("7_1", False, "OUT_OF_MEMORY"),
 }
 
 
-@pytest.mark.parametrize(("found", "queue"), itertools.product(STATES, QUEUES))
-def test_every_standing(found: str, queue: str) -> None:
-    how = standing(STATES[found](), *QUEUES[queue])
-    expected = {
+@pytest.mark.parametrize(("found", "job"), list(itertools.product(STATES, JOBS)))
+def test_every_standing(found: str, job: str) -> None:
+    how = standing(STATES[found](), JOBS[job])
+    sure = {
         "completed": "done",
         "diverged": "done",
         "running here": "running",
         "running elsewhere": "running",
-    }.get(found)
-    if expected is None and queue == "pending":
-        expected = "queued"
+        "running in a job elsewhere": "running" if job in ("not submitted", "pending") else None,
+    }
+    expected = sure.get(found)
     if expected is None:
-        expected = {
-            "failed": "failed",
-            "none": "lost" if queue == "gone" else "missing",
-        }.get(found, "lost")
+        expected = "queued" if job == "pending" else None
+    if expected is None and (found in ("failed", "killed again and again")):
+        expected = "failed"
+    if expected is None and job == "out of memory":
+        expected = "failed"
+    if expected is None:
+        expected = "missing" if found == "none" and job == "not submitted" else "lost"
     assert how.status == expected
     assert how.why
     assert how.wanted == (expected in ("lost", "missing"))
 
 
-def test_only_runs_that_all_fail_alike_end_a_study() -> None:
-    def runs(*statuses: str) -> list[Record]:
-        return [Record(Path("x"), state(status)) for status in statuses]
+def test_reasons() -> None:
+    assert standing(STATES["failed"](), None).why == "ValueError: bad"
+    assert standing({}, JOBS["gone"]).why == "job 7_1 is gone"
+    assert standing({}, JOBS["cancelled"]).why == "job 7_1 is gone: cancelled"
+    assert standing({}, JOBS["out of memory"]).why == "out of memory, says SLURM of job 7_1"
+    again = STATES["killed again and again"]()
+    assert standing(again, None).why == "killed 4 times without getting further"
+    assert standing(again, None, retries=4).wanted
+    assert standing(STATES["interrupted"](), None).why == "interrupted: SIGTERM"
 
-    assert common_error(runs("failed", "failed", "failed")) == "ValueError: bad"
-    assert common_error(runs("failed", "failed", "failed", "running")) == "ValueError: bad"
-    assert common_error(runs("failed", "failed")) == ""
-    assert common_error(runs("failed", "failed", "failed", "completed")) == ""
-    different = runs("failed", "failed", "failed")
-    different[1].state["error"] = "KeyError: other"
-    assert common_error(different) == ""
+
+def test_kills_count_only_where_nothing_came_of_them() -> None:
+    def attempts(*found: tuple[int, str | None]) -> dict[str, Any]:
+        return {
+            "attempts": [
+                {"from_step": step, **({"ended": "now", "why": why} if why else {})}
+                for step, why in found
+            ]
+        }
+
+    killed = "killed by SIGKILL"
+    assert kills({}) == 0
+    assert kills(attempts((0, None))) == 1  # still running, or killed with its node
+    assert kills(attempts((0, killed), (0, "killed"), (0, None))) == 3
+    assert kills(attempts((0, killed), (0, killed), (40, killed))) == 1
+    assert kills(attempts((0, killed), (0, "SIGTERM"), (0, killed))) == 1
+    assert kills(attempts((0, killed), (0, "SIGTERM"))) == 0
+
+
+def test_only_runs_that_all_fail_alike_have_an_error_in_common() -> None:
+    failed = state("failed")
+    assert common_error([failed, failed, failed]) == "ValueError: bad"
+    assert common_error([failed, failed, state("running")]) == ""
+    assert common_error([failed, failed, state("completed")]) == ""
+    assert common_error([failed, {}]) == ""
+    assert common_error([failed, {**failed, "error": "KeyError: other"}]) == ""
 
 
 # ---------------------------------------------------------------------- doing
@@ -147,47 +192,147 @@ def test_a_study_that_cannot_succeed_ends_early(tmp_path: Path) -> None:
     assert list(states(tmp_path).values()) == ["failed"] * 3
 
 
-@pytest.mark.parametrize("code", ["os._exit(7)", "os.kill(os.getpid(), 9)"])
-def test_run_json_is_true_of_a_run_without_a_last_word(tmp_path: Path, code: str) -> None:
-    """A process that vanishes in the middle of training."""
-    hook = tmp_path / "hook"
-    hook.mkdir()
-    own = tmp_path / "outputs/*/*-s0-*/checkpoint.pt"
-    (hook / "sitecustomize.py").write_text(
-        f"""
-import glob, os, sys, threading, time
-
-def vanish():
-    while not glob.glob({str(own)!r}):
-        time.sleep(0.02)
-    {code}
-
-if "seed=0" in sys.orig_argv:
-    threading.Thread(target=vanish, daemon=True).start()
-"""
-    )
-    words = "-m", "seed=0,1", "epochs=60", "checkpoint.every_steps=5", *SMALL[:3], "threads=1"
+def sweep_with(
+    hook: str, tmp_path: Path, *words: str
+) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
+    """A sweep whose processes begin with the lines of `hook`; and the run.jsons afterwards."""
+    folder = tmp_path / "hook"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(hook)
     done = subprocess.run(
-        [sys.executable, "-m", "autol2.train", *words, f"outputs={tmp_path / 'outputs'}"],
+        [sys.executable, "-m", "autol2.train", "-m", *words, f"outputs={tmp_path / 'outputs'}"],
         cwd=PROJECT,
-        env={**os.environ, "PYTHONPATH": str(hook)},
+        env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
+    found = [
+        read_state(path.parent) for path in sorted((tmp_path / "outputs").glob("*/*/run.json"))
+    ]
+    return done, sorted(found, key=order)
+
+
+def order(state: dict[str, Any]) -> tuple[str, str]:
+    """By seed, then those that completed before those that failed."""
+    seed = re.search(r"-(s\d+)-", state["run_id"])
+    assert seed
+    return seed[1], state["status"]
+
+
+LONG = ("epochs=60", "checkpoint.every_steps=5", *SMALL[:3], "threads=1")
+
+
+def vanishing(tmp_path: Path, what: str, when: str) -> str:
+    """Lines with which the process of seed 0 does `what` as soon as `when` holds."""
+    run = str(tmp_path / "outputs/*/*-s0-*")
+    return f"""
+import glob, os, sys, threading, time
+
+def begun(name):
+    return any(os.path.getmtime(path) > started for path in glob.glob({run!r} + "/" + name))
+
+def vanish():
+    while not ({when}):
+        time.sleep(0.02)
+    {what}
+
+started = time.time()
+if "seed=0" in sys.orig_argv:
+    threading.Thread(target=vanish, daemon=True).start()
+"""
+
+
+def test_a_run_that_exits_without_a_word_has_failed(tmp_path: Path) -> None:
+    hook = vanishing(tmp_path, "os._exit(7)", "begun('checkpoint.pt')")
+    done, found = sweep_with(hook, tmp_path, "seed=0,1", *LONG)
     assert done.returncode == 1, done.stdout + done.stderr
-    found = states(tmp_path / "outputs")
-    assert sorted(found.values()) == sorted(
-        ["completed", "failed" if "_exit" in code else "interrupted"]
-    )
-    again = run_autol2("train", tmp_path / "outputs", *words)
-    if "_exit" in code:
-        assert again.returncode == 1
-        assert "1 done, 1 failed" in again.stdout
+    assert [one["status"] for one in found] == ["failed", "completed"]
+    assert "the process exited with status 7 without a word; see " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    again, found = sweep_with("", tmp_path, "seed=0,1", *LONG)
+    assert again.returncode == 1
+    assert "1 done, 1 failed" in again.stdout  # a bug is not retried
+
+
+def test_a_killed_run_is_done_again(tmp_path: Path) -> None:
+    once = tmp_path / "killed"
+    kill = f"open({str(once)!r}, 'w').close(); os.kill(os.getpid(), 9)"
+    when = f"begun('checkpoint.pt') and not os.path.exists({str(once)!r})"
+    done, found = sweep_with(vanishing(tmp_path, kill, when), tmp_path, "seed=0,1", *LONG)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [one["status"] for one in found] == ["completed"] * 2
+    first, second = found[0]["attempts"]
+    assert first["why"] == "killed by SIGKILL"
+    assert second["from_step"] > first["from_step"] == 0
+
+
+def test_a_run_that_is_killed_again_and_again_is_left(tmp_path: Path) -> None:
+    hook = vanishing(tmp_path, "os.kill(os.getpid(), 9)", "begun('run.json')")
+    words = "seed=0,1", *LONG, "checkpoint.every_steps=100000", "hydra.launcher.max_retries=1"
+    done, found = sweep_with(hook, tmp_path, *words)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert [one["status"] for one in found] == ["interrupted", "completed"]
+    assert [one["why"] for one in found[0]["attempts"]] == ["killed by SIGKILL"] * 2
+    assert "killed 2 times without getting further" in done.stderr
+    again, _ = sweep_with("", tmp_path, *words)
+    assert again.returncode == 1
+    assert "2 runs: 1 done, 1 failed" in again.stdout
+    done, found = sweep_with("", tmp_path, *words, "hydra.launcher.retry_failed=true")
+    assert done.returncode == 0, done.stderr
+    assert [one["status"] for one in found] == ["completed"] * 2
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A control group of 1.5 GB; a process joins by writing its number into cgroup.procs."""
+    groups = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines())
+    paths = {controllers: path for _, controllers, path in groups}
+    if "memory" in paths:
+        above, limit = Path(f"/sys/fs/cgroup/memory{paths['memory']}"), "memory.limit_in_bytes"
     else:
-        assert again.returncode == 0, again.stderr
-        assert list(states(tmp_path / "outputs").values()) == ["completed"] * 2
+        above, limit = Path(f"/sys/fs/cgroup{paths['']}"), "memory.max"
+    group = above / f"autol2-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / limit).write_text("1500000000")
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    yield group
+    group.rmdir()
+
+
+def test_out_of_memory(tmp_path: Path, memory_group: Path) -> None:
+    """A real limit and the kernel's own kill, between runs that go well."""
+    join = f"import os; open({str(memory_group / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))"
+    words = *SMALL, "model.hidden=8,2000000,9", "hydra.launcher.n_jobs=1"
+    done, found = sweep_with(join, tmp_path, *words)
+    assert done.returncode == 1
+    assert [one["status"] for one in found] == ["completed", "completed", "failed"], found
+    assert found[2]["error"].startswith("out of memory: the system killed the process")
+    assert "failed, out of memory: the system killed the process" in done.stderr
+    again, _ = sweep_with("", tmp_path, *words)
+    assert "3 runs: 2 done, 1 failed" in again.stdout
+
+
+def test_a_study_whose_processes_do_not_even_begin_ends_early(tmp_path: Path) -> None:
+    hook = "import sys; sys.modules['torch'] = None"
+    done, found = sweep_with(hook, tmp_path, "seed=range(8)", "hydra.launcher.n_jobs=1", *SMALL)
+    assert done.returncode == 1
+    assert len(found) == 3
+    assert all("import of torch halted" in one["error"] for one in found)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the first 3 runs all failed, so no more were begun; see ")
+    assert "import of torch halted" in line
+    again, found = sweep_with("", tmp_path, "seed=range(8)", *SMALL)
+    assert again.returncode == 1  # of the failed ones, which are left
+    assert [one["status"] for one in found] == ["failed"] * 3 + ["completed"] * 5
+    again, found = sweep_with(
+        "", tmp_path, "seed=range(8)", *SMALL, "hydra.launcher.retry_failed=true"
+    )
+    assert again.returncode == 0, again.stderr
+    assert [one["status"] for one in found] == ["completed"] * 8
 
 
 def test_control_c_stops_and_the_command_goes_on(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_killed_twenty_times(tmp_path: Path, chance: random.Random) -> None:
     expected, _, _ = undisturbed(tmp_path, *arm)
     disturbed = config(tmp_path / "disturbed", *arm)
     for _ in range(20):
-        process = start(disturbed, chance.randrange(300, 600), modules=("trainer.py",))
+        process = start(disturbed, chance.randrange(500, 800), modules=("trainer.py",))
         process.join(120)
         assert process.exitcode == -signal.SIGKILL
     assert finish(disturbed) == 0

@@ -17,6 +17,7 @@ import pytest
 
 from autol2 import checkpoint
 from autol2.run import read_state
+from autol2.study import asked
 
 from . import cluster
 from .conftest import PROJECT, SMALL
@@ -148,13 +149,13 @@ def test_what_clusters_do(slurm: cluster.Cluster, tmp_path: Path) -> None:
     for _ in range(12):
         started = sweep(slurm, there, *words, "hydra.launcher.detach=true")
         assert started.returncode == 0, started.stdout + started.stderr
-        while jobs := running(slurm):
+        while jobs := begun(slurm, there):
             if disturbances >= 30:
                 wait_until(lambda: not queued(slurm), 200)
                 break
             job = chance.choice(jobs)
             kind = chance.choice(("requeue", "requeue", "cancel", "kill"))
-            time.sleep(chance.uniform(0, 2.5))
+            time.sleep(chance.uniform(0, 1))
             if kind == "requeue":
                 slurm.ask("scontrol", "requeue", job, check=False)
             elif kind == "cancel":
@@ -176,19 +177,26 @@ def test_what_clusters_do(slurm: cluster.Cluster, tmp_path: Path) -> None:
     assert [name for name in ours if ours[name] != undisturbed[name]] == []
     attempts = [len(read_state(path.parent)["attempts"]) for path in there.glob("*/*/run.json")]
     assert len(attempts) == 20
+    assert max(attempts) > 1
 
 
 def queued(slurm: cluster.Cluster) -> list[str]:
     return slurm.ask("squeue", "--noheader", "--array", "--format=%i").split()
 
 
-def running(slurm: cluster.Cluster) -> list[str]:
-    """Wait for a job to run; those that do, none when nothing is queued any more."""
+def begun(slurm: cluster.Cluster, outputs: Path) -> list[str]:
+    """Wait for a run to be under way; the jobs of those that are, none once the queue is empty."""
     while queued(slurm):
         jobs = slurm.ask("squeue", "--noheader", "--array", "--states=R", "--format=%i").split()
-        if jobs:
-            return jobs
-        time.sleep(0.2)
+        under_way = [
+            entry["job"]
+            for path in outputs.glob("*/study.json")
+            for run, entry in asked(path.parent).items()
+            if entry["job"] in jobs and read_state(path.parent / run).get("status") == "running"
+        ]
+        if under_way:
+            return under_way
+        time.sleep(0.1)
     return []
 
 
@@ -203,6 +211,28 @@ def test_the_time_limit_is_no_limit(slurm: cluster.Cluster, tmp_path: Path) -> N
     assert state["attempts"][0]["to_step"] == state["attempts"][1]["from_step"] > 0
     slurm.ask("scancel", "--user=root")
     wait_until(lambda: not queued(slurm))
+
+
+def test_what_accounting_adds(tmp_path: Path) -> None:
+    """With sacct: why a job is gone, in words; the same command goes on as it does without."""
+    if why := cluster.missing():
+        pytest.skip(why)
+    with cluster.running(tmp_path / "cluster", accounting=True) as slurm:
+        words = "seed=range(3)", "epochs=3000", "checkpoint.every_steps=20"
+        started = sweep(slurm, tmp_path / "outputs", *words, "hydra.launcher.detach=true")
+        assert started.returncode == 0, started.stdout + started.stderr
+        wait_until(lambda: begun(slurm, tmp_path / "outputs"))
+        slurm.ask("scancel", "--user=root")
+        wait_until(lambda: not queued(slurm))
+        (path,) = (tmp_path / "outputs").glob("*/study.json")
+        assert {entry["job"] for entry in asked(path.parent).values()} == {"1_0", "1_1", "1_2"}
+
+        def shown() -> str:
+            return sweep(slurm, tmp_path / "outputs", *words, "hydra.launcher.dry_run=true").stdout
+
+        # The job that never ran; accounting takes a while to hear of it.
+        wait_until(lambda: "job 1_2 is gone: cancelled" in shown())
+        assert "3 runs: 3 lost" in shown()
 
 
 def wait_for_states(outputs: Path, condition: Any) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The launchers, under the only package name whose plugins Hydra takes."""
 
-from autol2.launch import LocalLauncher, SlurmLauncher
+from autol2.launch_local import LocalLauncher
+from autol2.launch_slurm import SlurmLauncher
 
 
 class SubmititLocal(LocalLauncher):

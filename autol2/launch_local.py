@@ -1,0 +1,119 @@
+"""``hydra/launcher=submitit_local``: a sweep on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from hydra.core.config_store import ConfigStore
+
+from .batch import Batch, Task
+from .launch import Interrupted, StudyLauncher, running
+from .study import RETRIES
+
+
+@dataclass
+class LocalConf:
+    """Its knobs."""
+
+    _target_: str = "hydra_plugins.autol2_launchers.SubmititLocal"
+    n_jobs: int = 0
+    """Runs at a time; 0 for one a GPU, or one a CPU core."""
+    detach: bool = False
+    """Return at once; the runs go on."""
+    dry_run: bool = False
+    """Show what would be done, and do nothing."""
+    retry_failed: bool = False
+    """Do runs over that ended with an error."""
+    max_retries: int = RETRIES
+    """How often a run that was killed is done again without having got further."""
+
+
+class LocalLauncher(StudyLauncher):
+    """``hydra/launcher=submitit_local``."""
+
+    def _act(self, wanted: list[Task]) -> None:
+        gpus = _gpus()
+        at_once = self.knobs["n_jobs"] or len(gpus) or _cores()
+        at_once = min(at_once, len(wanted))
+        threads = 0 if gpus else max(1, _cores() // at_once)
+        shared = [gpus[place % len(gpus)] for place in range(at_once)] if gpus else []
+        batch = replace(self._batch(wanted, wanted, at_once, threads), gpus=shared)
+        if self.knobs["detach"]:
+            self._detach(batch)
+            return
+        self.console.print(f"{len(wanted)} to do, {at_once} at a time", markup=False)
+        with _stopping(batch) as stopped, self.console.status("") as status:
+
+            def look(statuses: dict[str, int]) -> None:
+                for task in wanted:
+                    if task.run_id in statuses and task.run_id not in told:
+                        told.add(task.run_id)
+                        self._tell(task, len(told), len(wanted))
+                status.update(running(wanted))
+
+            told: set[str] = set()
+            batch.work(look)
+        if stopped:
+            raise Interrupted("interrupted; every run is saved, and the same command goes on")
+
+    def _detach(self, batch: Batch) -> None:
+        import submitit
+
+        executor = submitit.LocalExecutor(folder=batch.tasks[0].study / ".launch" / "jobs")
+        executor.update_parameters(timeout_min=60 * 24 * 365, name="autol2")
+        job = executor.submit(batch)
+        self.console.print(f"{len(batch.tasks)} runs go on as process {job.job_id}", markup=False)
+
+    def _tell(self, task: Task, number: int, count: int) -> None:
+        state = task.state
+        words = state.get("status", "failed before it began")
+        if "result" in state:
+            words += f", {state['result']['final_test_accuracy']:.2f} %"
+        self.console.print(f"[{number}/{count}] {task.run_id}: {words}", markup=False)
+
+
+@contextlib.contextmanager
+def _stopping(batch: Batch) -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM stop `batch`; the signals that did."""
+    seen: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        seen.append(number)
+        batch.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _gpus() -> list[str]:
+    """This machine's NVIDIA GPUs, or those that CUDA_VISIBLE_DEVICES leaves."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.split()
+
+
+ConfigStore.instance().store("submitit_local_schema", LocalConf, group="hydra/launcher")

@@ -1,0 +1,183 @@
+"""``hydra/launcher=submitit_slurm``: a sweep as SLURM job arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import subprocess
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from . import slurm
+from .batch import Task
+from .config import UserError
+from .launch import Interrupted, StudyLauncher, remember, running
+from .run import FINISHED
+from .study import RETRIES, Job
+
+
+@dataclass
+class SlurmConf:
+    """Its knobs."""
+
+    _target_: str = "hydra_plugins.autol2_launchers.SubmititSlurm"
+    timeout_min: int = 240
+    """Time limit of a job. It is no limit for a run: a job saves and requeues itself before."""
+    cpus_per_task: int | None = 4
+    gpus_per_node: int | None = None
+    gpus_per_task: int | None = None
+    cpus_per_gpu: int | None = None
+    tasks_per_node: int = 1
+    nodes: int = 1
+    mem_gb: int | None = 8
+    mem_per_gpu: str | None = None
+    mem_per_cpu: str | None = None
+    name: str = "autol2"
+    partition: str | None = None
+    qos: str | None = None
+    account: str | None = None
+    comment: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    gres: str | None = None
+    """GPUs where the cluster counts them so, as in gpu:1."""
+    signal_delay_s: int = 120
+    """Seconds before the time limit at which a job is told to save."""
+    max_num_timeout: int = 1000
+    """How often a job may requeue itself at its time limit."""
+    array_parallelism: int = 256
+    """Array tasks that run at the same time."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines before the job, as in module load …"""
+    srun_args: list[str] = field(default_factory=list)
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+    """Any other option of sbatch."""
+    runs_per_job: int = 1
+    """Runs of one job, one after the other."""
+    side_by_side: int = 1
+    """So many of a job's runs at the same time, on the same GPU."""
+    detach: bool = False
+    """Return when the runs are submitted."""
+    dry_run: bool = False
+    """Show what would be done, and do nothing."""
+    retry_failed: bool = False
+    """Do runs over that ended with an error."""
+    max_retries: int = RETRIES
+    """How often a run that was killed is done again without having got further; what a node lost is
+    requeued by SLURM, without a limit."""
+
+
+class SlurmLauncher(StudyLauncher):
+    """``hydra/launcher=submitit_slurm``."""
+
+    def _jobs(self, names: Collection[str]) -> dict[str, Job]:
+        if not slurm.available():
+            raise UserError(
+                "sbatch is not on this machine: log in to a SLURM cluster, or sweep here with "
+                "hydra/launcher=submitit_local"
+            )
+        return slurm.jobs(names)
+
+    def _act(self, wanted: list[Task]) -> None:
+        import submitit
+
+        knobs = self.knobs
+        threads = knobs["cpus_per_task"] or 0
+        size = knobs["runs_per_job"]
+        side_by_side = min(knobs["side_by_side"], size)
+        batches = [
+            self._batch(wanted, wanted[first : first + size], side_by_side, threads // side_by_side)
+            for first in range(0, len(wanted), size)
+        ]
+        executor = submitit.SlurmExecutor(
+            folder=wanted[0].study / ".launch" / "jobs", max_num_timeout=knobs["max_num_timeout"]
+        )
+        try:
+            executor.update_parameters(**self._parameters())
+        except ValueError as error:
+            raise UserError(f"hydra.launcher: {str(error).splitlines()[0]}") from error
+        limit = slurm.array_limit()
+        jobs: set[str] = set()
+        for first in range(0, len(batches), limit):
+            part = batches[first : first + limit]
+            try:
+                with contextlib.redirect_stderr(io.StringIO()):  # the error has it as well
+                    submitted = executor.submit_array(part)
+            except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
+                raise UserError(_refusal(error)) from error
+            names = [job.job_id for job in submitted]
+            remember(
+                (task, {"job": name})
+                for batch, name in zip(part, names, strict=True)
+                for task in batch.tasks
+            )
+            self.console.print(
+                f"submitted {sum(len(batch.tasks) for batch in part)} runs as job "
+                f"{names[0].partition('_')[0]}",
+                markup=False,
+            )
+            jobs.update(names)
+        if not knobs["detach"]:
+            self._wait(wanted, jobs)
+
+    def _parameters(self) -> dict[str, Any]:
+        named = {
+            "timeout_min": "time",
+            "tasks_per_node": "ntasks_per_node",
+            "name": "job_name",
+        }
+        own = (
+            *("runs_per_job", "side_by_side", "detach", "dry_run", "retry_failed"),
+            *("max_retries", "max_num_timeout", "mem_gb"),
+        )
+        parameters = {
+            named.get(knob, knob): value
+            for knob, value in self.knobs.items()
+            if value not in (None, []) and knob not in own
+        }
+        if self.knobs["mem_gb"] is not None:
+            parameters["mem"] = f"{self.knobs['mem_gb']}GB"
+        parameters["additional_parameters"] = {
+            "requeue": True,
+            **self.knobs["additional_parameters"],
+        }
+        return parameters
+
+    def _wait(self, wanted: list[Task], jobs: set[str]) -> None:
+        """Wait until SLURM has none of `jobs` any more; Ctrl-C only stops the waiting."""
+        open_ = list(wanted)
+        try:
+            with self.console.status("") as status:
+                while True:
+                    queue = slurm.queue()
+                    states = {task: task.state.get("status") for task in open_}
+                    for task, how in states.items():
+                        if how in FINISHED:
+                            open_.remove(task)
+                            number = f"{len(wanted) - len(open_)}/{len(wanted)}"
+                            self.console.print(f"[{number}] {task.run_id}: {how}", markup=False)
+                    if jobs.isdisjoint(queue):
+                        return
+                    status.update(running(open_))
+                    time.sleep(2)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "no longer waiting; the jobs go on. The same command waits again, scancel ends them"
+            ) from None
+
+
+def _refusal(error: Exception) -> str:
+    text = getattr(error, "stderr", None) or str(error)
+    text = text.decode() if isinstance(text, bytes) else str(text)
+    said = slurm.words("\n".join(line for line in text.splitlines() if "sbatch:" in line) or text)
+    return (
+        f"SLURM refuses the jobs: {said} (change it with hydra.launcher.partition=…, .account=…, "
+        f".qos=…, .gres=… or .timeout_min=…)"
+    )
+
+
+ConfigStore.instance().store("submitit_slurm_schema", SlurmConf, group="hydra/launcher")

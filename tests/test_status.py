@@ -1,0 +1,238 @@
+"""How a study stands: the table, its like for scripts, and that it is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autol2 import status
+from autol2.files import to_json
+from autol2.study import Job, note
+
+from .conftest import PROJECT, SMALL, Command, run_autol2
+from .test_launch import dead
+
+RUNS = {
+    "done-s0-0": {
+        "status": "completed",
+        "progress": {"epoch": 9, "epochs": 9},
+        "result": {"final_test_accuracy": 71.25, "final_lambda": 1e-4},
+    },
+    "diverged-s0-0": {
+        "status": "diverged",
+        "diverged": {"step": 33, "epoch": 1, "lambda": 1e4},
+        "progress": {"epoch": 1, "epochs": 9, "lambda": 1e4, "test_accuracy": "nan"},
+    },
+    "failed-s0-0": {"status": "failed", "error": "Traceback\n  File\nValueError: bad [b]luck[/b]"},
+    "running-s0-0": {
+        "status": "running",
+        "progress": {
+            **{"epoch": 3, "epochs": 9, "lambda": 0.01},
+            **{"test_accuracy": 55.5, "seconds_left": 125.0},
+        },
+    },
+    "dead-s0-0": {"status": "running", "progress": {"epoch": 2, "epochs": 9, "lambda": 0.1}},
+    "stopped-s0-0": {"status": "interrupted"},
+}
+
+
+def write_run(study: Path, name: str, state: dict[str, Any], *, pid: int, silent: float) -> None:
+    attempt = {"host": socket.gethostname(), "pid": pid, "from_step": 0}
+    if state["status"] != "running":
+        attempt |= {"ended": "now", "why": "SIGTERM"}
+    (study / name).mkdir(parents=True)
+    (study / name / "run.json").write_text(
+        to_json({"attempts": [attempt], "updated": time.time() - silent, **state})
+    )
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    folder = tmp_path / "outputs" / "mixed"
+    for name, state in RUNS.items():
+        pid = dead() if name.startswith("dead") else os.getpid()
+        write_run(folder, name, state, pid=pid, silent=300 if name.startswith("dead") else 0)
+    note(folder, {"missing-s0-0": {"overrides": ["seed=0"]}})
+    return folder
+
+
+def test_the_table(study: Path) -> None:
+    done = run_autol2("status", study.parent, "study=mixed")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == ("mixed: 7 runs: 1 running, 1 failed, 2 lost, 1 missing, 1 diverged, 1 done")
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[2:]}
+    assert re.fullmatch(r"running 3/9 0.01 55.50 (2:0\d|1:5\d)", rows.pop("running-s0-0"))
+    assert rows == {
+        "failed-s0-0": "failed ValueError: bad [b]luck[/b]",
+        "dead-s0-0": "lost dead: silent for 5:00, on " + socket.gethostname() + " (epoch 2/9)",
+        "stopped-s0-0": "lost interrupted: SIGTERM",
+        "missing-s0-0": "missing never begun",
+        "diverged-s0-0": "diverged 1/9 1e+04 loss not finite at step 33, with λ = 10000",
+        "done-s0-0": "done 9/9 0.0001 71.25",
+    }
+
+
+def test_the_same_for_scripts(study: Path) -> None:
+    done = run_autol2("status", study.parent, "study=mixed", "format=json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["study"] == "mixed"
+    assert found["counts"] == {
+        **{"running": 1, "failed": 1, "lost": 2},
+        **{"missing": 1, "diverged": 1, "done": 1},
+    }
+    runs = {run["run_id"]: run for run in found["runs"]}
+    assert runs.keys() == {*RUNS, "missing-s0-0"}
+    assert runs["running-s0-0"]["lambda"] == 0.01
+    assert runs["running-s0-0"]["seconds_left"] == pytest.approx(120, abs=10)
+    assert runs["done-s0-0"]["test_accuracy"] == 71.25
+    assert runs["failed-s0-0"]["why"] == "ValueError: bad [b]luck[/b]"
+    assert runs["missing-s0-0"]["epoch"] is None
+
+
+def test_a_slow_run_is_not_a_dead_one(tmp_path: Path) -> None:
+    """Silent for five minutes on another machine: SLURM knows which of the two it is."""
+    state = {
+        "status": "running",
+        "attempts": [{"host": "elsewhere", "pid": 1, "slurm_job_id": "8"}],
+        "updated": time.time() - 300,
+    }
+
+    def stands(job: Job | None) -> tuple[str, str]:
+        row = status._row("r", state, "7_1", {"7_1": job} if job else {}, time.time())
+        return row.status, row.why
+
+    assert stands(Job("7_1", True, "RUNNING")) == ("running", "slow: silent for 5:00")
+    assert stands(Job("7_1", True, "PENDING")) == ("queued", "job 7_1 is pending")
+    assert stands(Job("7_1", False, "NODE_FAIL")) == (
+        "lost",
+        "dead: silent for 5:00, on elsewhere",
+    )
+    assert stands(None) == ("lost", "dead: silent for 5:00, on elsewhere")
+
+
+def test_a_stopped_process_is_slow(tmp_path: Path) -> None:
+    """A process that still is there, here, is not dead, however long it says nothing."""
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        folder = tmp_path / "outputs" / "one"
+        time.sleep(1.1)  # `updated` must not lie before the process began
+        write_run(folder, "a-s0-0", {"status": "running"}, pid=sleeper.pid, silent=0)
+        (row,) = status.look(folder).rows
+        assert row.status == "running"
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    (row,) = status.look(folder).rows
+    assert row.status == "lost"
+
+
+def test_the_newest_study_and_those_that_are_not_there(study: Path) -> None:
+    other = study.parent / "other"
+    write_run(other, "a-s0-0", {"status": "completed"}, pid=1, silent=0)
+    os.utime(other / "a-s0-0" / "run.json", (time.time() + 60, time.time() + 60))
+    done = run_autol2("status", study.parent)
+    assert done.stdout.startswith("other: 1 runs: 1 done")
+    done = run_autol2("status", study.parent, "study=nope")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("there are: mixed, other")
+
+
+def test_knobs_that_make_no_sense(study: Path) -> None:
+    for knob, said in (
+        ("format=xml", "format=xml is not one of table, json"),
+        ("every=0", "every must be above 0"),
+        ("rows=-1", "rows must be at least 0"),
+        ("watch=true", "watch=true needs a terminal"),
+    ):
+        done = run_autol2("status", study.parent, knob)
+        assert done.returncode == 2, knob
+        assert said in done.stderr
+
+
+def test_few_rows(study: Path) -> None:
+    done = run_autol2("status", study.parent, "rows=1")
+    assert "… and 1 more: rows=0 shows all" in done.stdout
+    assert "stopped-s0-0" not in done.stdout
+    done = run_autol2("status", study.parent, "rows=0")
+    assert "more" not in done.stdout
+    assert "stopped-s0-0" in done.stdout
+
+
+def test_watching(run_command: Command, tmp_path: Path) -> None:
+    """On a terminal: a run of another process appears, ends, and Ctrl-C leaves quietly."""
+    outputs = tmp_path / "outputs"
+    assert run_command("train", *SMALL, "study=watched").returncode == 0
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "autol2.status", "study=watched", "watch=true", "every=0.2"),
+            f"outputs={outputs}",
+        ],
+        cwd=PROJECT,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    os.set_blocking(master, False)
+    seen = b""
+
+    def await_(text: str) -> None:
+        nonlocal seen
+        deadline = time.monotonic() + 60
+        while text.encode() not in seen:
+            assert time.monotonic() < deadline, seen
+            try:
+                seen += os.read(master, 65536)
+            except BlockingIOError:
+                time.sleep(0.05)
+
+    await_("watched: 1 runs:")
+    assert run_command("train", *SMALL, "study=watched", "seed=1").returncode == 0
+    await_("watched: 2 runs:")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    os.close(master)
+    assert b"Traceback" not in seen
+
+
+def test_thousands_of_runs(tmp_path: Path, run_command: Command) -> None:
+    """Without torch, in a time that grows no faster than the runs do."""
+    assert run_command("train", *SMALL).returncode == 0
+    (path,) = (tmp_path / "outputs").glob("*/*/run.json")
+    content = path.read_bytes()
+    seconds = {}
+    for count in (500, 5000):
+        study = tmp_path / "many" / str(count)
+        for number in range(count):
+            folder = study / f"run-s{number}-0"
+            folder.mkdir(parents=True)
+            (folder / "run.json").write_bytes(content)
+        seconds[count] = min(_timed(study) for _ in range(3))
+    assert seconds[5000] < 20 * seconds[500]
+    poisoned = tmp_path / "poison"
+    poisoned.mkdir()
+    (poisoned / "torch.py").write_text("raise SystemExit('status imports torch')")
+    done = run_command("status", "study=5000", outputs=tmp_path / "many", PYTHONPATH=str(poisoned))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("5000: 5000 runs: 5000 done")
+
+
+def _timed(study: Path) -> float:
+    before = time.perf_counter()
+    assert status.look(study).counts == {"done": int(study.name)}
+    return time.perf_counter() - before
