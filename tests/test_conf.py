@@ -75,6 +75,17 @@ def test_every_launcher_composes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes(name: str) -> None:
+    option = name.partition("/")[2]
+    cfg = composed("config", f"experiment={option}", hydra=True)
+    sweeper = "Optuna" if option == "search_alpha" else "Basic"
+    assert sweeper in cfg.hydra.sweeper._target_
+    assert cfg.hydra.sweeper.params
+    config = parse(composed("config", f"experiment={option}"))
+    assert config.study == option
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_begins_with_its_command(name: str) -> None:
     lines = (CONF / f"{name}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
