@@ -87,10 +87,12 @@ LogFile={folder}/slurmdbd.log
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
 AccountingStoragePort={ports[1]}
+AccountingStorageEnforce=limits
 """)
         self._daemon("slurmdbd", "slurmdbd", "-D", SLURM_CONF=str(self.configuration))
         self._await(lambda: _answers(ports[1]))
-        self.ask("sacctmgr", "--immediate", "add", "cluster", "test")
+        for what in (["cluster", "test"], ["account", "lab"], ["user", "root", "account=lab"]):
+            self.ask("sacctmgr", "--immediate", "add", *what)
 
     def start_node(self, node: str) -> None:
         """Start a node's daemon."""
