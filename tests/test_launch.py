@@ -382,6 +382,37 @@ def test_detached_runs_go_on(tmp_path: Path) -> None:
         time.sleep(0.2)
 
 
+def test_devices_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run sees one of two devices, and no two at the same time see the same one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    hook = f"""
+import atexit, os, sys, time
+
+def note(what):
+    with open({str(notes)!r} + "/all", "a") as file:
+        print(time.time(), os.environ["CUDA_VISIBLE_DEVICES"], what, file=file)
+
+if any(word.startswith("seed=") and "," not in word for word in sys.orig_argv):
+    note("begins")
+    atexit.register(note, "ends")
+"""
+    done, found = sweep_with(hook, tmp_path, "seed=0,1,2,3", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "4 to do, 2 at a time" in done.stdout
+    assert len(found) == 4
+    busy: set[str] = set()
+    seen = []
+    for line in (notes / "all").read_text().splitlines():
+        _, device, what = line.split()
+        assert (device in busy) == (what == "ends"), seen
+        busy ^= {device}
+        seen.append((device, what))
+    assert sorted({device for device, _ in seen}) == ["3", "5"]
+    assert len(seen) == 8
+
+
 def test_threads_are_shared_out(run_command: Command, tmp_path: Path) -> None:
     words = "-m", "seed=0,1", *(word for word in SMALL if not word.startswith("threads"))
     assert run_command("train", *words).returncode == 0
