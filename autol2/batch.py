@@ -86,39 +86,45 @@ class Batch:
         self._processes: list[Process] = []
         self._stopping = False
 
-    def __call__(self) -> dict[str, int]:
-        """Do the runs; the last exit status of each that was begun."""
-        statuses = self.work(lambda statuses: None)
+    def __call__(self) -> None:
+        """Do the runs."""
+        self.work(lambda ended, under_way: None)
         if why := hopeless(self.first):
             print(f"the first {HOPELESS} runs all failed, so no more were begun: {why}")
-        return statuses
 
-    def work(self, look: Callable[[dict[str, int]], None]) -> dict[str, int]:
-        """Do the runs, calling `look` with the statuses so far several times a second."""
+    def work(self, look: Callable[[list[Task], list[Task]], None]) -> None:
+        """Do the runs, calling `look` several times a second.
+
+        Args:
+            look: is given the runs that have ended since it was last called, and those under way.
+        """
         waiting = deque(self.tasks)
         free = list(self.gpus) or [""] * self.at_once
-        statuses: dict[str, int] = {}
         while self._processes or (waiting and not self._stopping):
+            ended: list[Task] = []
             while waiting and free and not self._stopping:
                 if hopeless(self.first):
                     waiting.clear()
                     break
                 task = waiting.popleft()
-                if task.state.get("status") not in FINISHED:
+                if task.state.get("status") in FINISHED:
+                    ended.append(task)
+                else:
                     self._processes.append(Process(task, free.pop(0), self.threads, self.root))
             for process in list(self._processes):
                 status = process.poll()
-                if status is not None:
-                    self._processes.remove(process)
-                    free.append(process.gpu)
-                    statuses[process.task.run_id] = status
-                    process.mend(status)
-                    how = standing(process.task.state, None, self.retries)
-                    if status < 0 and how.status == "lost":
-                        waiting.appendleft(process.task)
-            look(statuses)
+                if status is None:
+                    continue
+                self._processes.remove(process)
+                free.append(process.gpu)
+                process.mend(status)
+                how = standing(process.task.state, None, self.retries)
+                if status < 0 and how.status == "lost" and not self._stopping:
+                    waiting.appendleft(process.task)
+                else:
+                    ended.append(process.task)
+            look(ended, [process.task for process in self._processes])
             time.sleep(POLL)
-        return statuses
 
     def stop(self) -> None:
         """Ask the runs to save and leave, and begin no more."""

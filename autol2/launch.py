@@ -22,7 +22,6 @@ from rich.table import Table
 
 from .batch import Batch, Task, hopeless
 from .config import UserError, parse
-from .progress import duration
 from .run import FINISHED, read_state, run_id
 from .study import HOPELESS, Job, Standing, asked, note, standing
 
@@ -134,6 +133,13 @@ class StudyLauncher(Launcher):
         said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         self.console.print(f"{len(plan)} runs: {said}", markup=False)
 
+    def _tell(self, task: Task, number: int, count: int) -> None:
+        state = task.state
+        words = state.get("status", "never begun")
+        if "result" in state:
+            words += f", {state['result']['final_test_accuracy']:.2f} %"
+        self.console.print(f"[{number}/{count}] {task.run_id}: {words}", markup=False)
+
     def _sum_up(self, tasks: list[Task], wanted: list[Task]) -> None:
         open_ = [task for task in tasks if task.state.get("status") not in FINISHED]
         done = len(tasks) - len(open_)
@@ -177,22 +183,6 @@ def _returned(overrides: Sequence[str], value: float) -> JobReturn:
 def _objective(state: dict[str, Any]) -> float:
     """What a search (hydra/sweeper=optuna) maximises: test accuracy, 0 % where there is none."""
     return float(state.get("result", {}).get("mean_last_10_epochs", 0.0))
-
-
-def running(tasks: Sequence[Task]) -> str:
-    """A line about the runs that are under way."""
-    words = []
-    for task in tasks:
-        state = task.state
-        progress = state.get("progress")
-        if state.get("status") == "running" and progress:
-            left = progress.get("seconds_left")
-            left = float(left) if left is not None else None
-            words.append(
-                f"{task.run_id} epoch {progress['epoch']}/{progress['epochs']}, "
-                f"{duration(left)} left"
-            )
-    return "; ".join(words[:4]) or "running"
 
 
 def _expected(plan: Sequence[tuple[Task, Standing]], count: int) -> str:

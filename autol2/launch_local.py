@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from hydra.core.config_store import ConfigStore
 
 from .batch import Batch, Task
-from .launch import Interrupted, StudyLauncher, running
+from .launch import Interrupted, StudyLauncher
+from .progress import StudyProgress
 from .study import RETRIES
 
 
@@ -47,16 +48,16 @@ class LocalLauncher(StudyLauncher):
             self._detach(batch)
             return
         self.console.print(f"{len(wanted)} to do, {at_once} at a time", markup=False)
-        with _stopping(batch) as stopped, self.console.status("") as status:
+        done = 0
+        with _stopping(batch) as stopped, StudyProgress(len(wanted), self.console) as progress:
 
-            def look(statuses: dict[str, int]) -> None:
-                for task in wanted:
-                    if task.run_id in statuses and task.run_id not in told:
-                        told.add(task.run_id)
-                        self._tell(task, len(told), len(wanted))
-                status.update(running(wanted))
+            def look(ended: list[Task], under_way: list[Task]) -> None:
+                nonlocal done
+                for task in ended:
+                    done += 1
+                    self._tell(task, done, len(wanted))
+                progress.update(done, {task.run_id: task.state for task in under_way})
 
-            told: set[str] = set()
             batch.work(look)
         if stopped:
             raise Interrupted("interrupted; every run is saved, and the same command goes on")
@@ -68,13 +69,6 @@ class LocalLauncher(StudyLauncher):
         executor.update_parameters(timeout_min=60 * 24 * 365, name="autol2")
         job = executor.submit(batch)
         self.console.print(f"{len(batch.tasks)} runs go on as process {job.job_id}", markup=False)
-
-    def _tell(self, task: Task, number: int, count: int) -> None:
-        state = task.state
-        words = state.get("status", "failed before it began")
-        if "result" in state:
-            words += f", {state['result']['final_test_accuracy']:.2f} %"
-        self.console.print(f"[{number}/{count}] {task.run_id}: {words}", markup=False)
 
 
 @contextlib.contextmanager

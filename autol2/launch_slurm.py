@@ -15,7 +15,8 @@ from hydra.core.config_store import ConfigStore
 from . import slurm
 from .batch import Task
 from .config import UserError
-from .launch import Interrupted, StudyLauncher, remember, running
+from .launch import Interrupted, StudyLauncher, remember
+from .progress import StudyProgress
 from .run import FINISHED
 from .study import RETRIES, Job
 
@@ -151,18 +152,18 @@ class SlurmLauncher(StudyLauncher):
         """Wait until SLURM has none of `jobs` any more; Ctrl-C only stops the waiting."""
         open_ = list(wanted)
         try:
-            with self.console.status("") as status:
+            with StudyProgress(len(wanted), self.console) as progress:
                 while True:
                     queue = slurm.queue()
-                    states = {task: task.state.get("status") for task in open_}
-                    for task, how in states.items():
-                        if how in FINISHED:
+                    states = {task: task.state for task in open_}
+                    for task, state in states.items():
+                        if state.get("status") in FINISHED:
                             open_.remove(task)
-                            number = f"{len(wanted) - len(open_)}/{len(wanted)}"
-                            self.console.print(f"[{number}] {task.run_id}: {how}", markup=False)
+                            self._tell(task, len(wanted) - len(open_), len(wanted))
                     if jobs.isdisjoint(queue):
                         return
-                    status.update(running(open_))
+                    under_way = {task.run_id: states[task] for task in open_}
+                    progress.update(len(wanted) - len(open_), under_way)
                     time.sleep(2)
         except KeyboardInterrupt:
             raise Interrupted(

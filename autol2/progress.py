@@ -1,13 +1,15 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere."""
+"""What a person sees of runs under way: progress bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
 class RunProgress:
@@ -80,6 +82,69 @@ class RunProgress:
         if done <= 0:
             return None
         return (time.monotonic() - self._started) / done * (self.steps - step)
+
+
+class StudyProgress:
+    """Shows a bar for a sweep and one for each run that is under way, on a terminal.
+
+    Args:
+        runs: how many are to be done.
+        console: where to.
+    """
+
+    ROWS = 8
+    """Runs that are shown at most."""
+
+    def __init__(self, runs: int, console: Console) -> None:
+        self.console, self.runs = console, runs
+        self._started = time.monotonic()
+        self._rows: dict[str, TaskID] = {}
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}")
+        self._bars = Progress(*columns, console=console, transient=True)
+
+    def __enter__(self) -> StudyProgress:
+        if self.console.is_terminal:
+            self._bars.start()
+            self._whole = self._bars.add_task("sweep", total=self.runs, words="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def update(self, done: int, under_way: Mapping[str, Mapping[str, Any]]) -> None:
+        """Redraw the bars; nothing where there is no terminal.
+
+        Args:
+            done: runs that have ended.
+            under_way: the run.json of others, by name.
+        """
+        if not self.console.is_terminal:
+            return
+        parts = {
+            run: state["progress"]
+            for run, state in under_way.items()
+            if state.get("status") == "running" and state.get("progress")
+        }
+        shares = {run: part["step"] / part["steps"] for run, part in parts.items()}
+        share = (done + sum(shares.values())) / self.runs
+        words = f"{done}/{self.runs} runs"
+        if 0 < share < 1:
+            elapsed = time.monotonic() - self._started
+            words += f"  {duration(elapsed / share * (1 - share))} left"
+        self._bars.update(self._whole, completed=share * self.runs, words=words)
+        for run in self._rows.keys() - parts.keys():
+            self._bars.remove_task(self._rows.pop(run))
+        for run, part in parts.items():
+            if run not in self._rows and len(self._rows) < self.ROWS:
+                self._rows[run] = self._bars.add_task(f"  {run}", total=1.0, words="")
+            if run in self._rows:
+                words = f"epoch {part['epoch']}/{part['epochs']}  λ {float(part['lambda']):.3g}"
+                self._bars.update(self._rows[run], completed=shares[run], words=words)
 
 
 def duration(seconds: float | None) -> str:
