@@ -20,7 +20,7 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from .config import UserError
@@ -146,6 +146,8 @@ def explain(error: BaseException, config_name: str) -> str | None:
     """One line about an error that the user caused; None where the program is to blame."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error.__cause__, UserError):  # from a launcher that Hydra could not make
+        return str(error.__cause__)
     text = str(error) if error.__cause__ is None else f"{error}\n{error.__cause__}"
     if match := re.search(r"Config group override must be a string", text):
         choice = _offending_choice()
@@ -195,8 +197,19 @@ def _unknown_choice(group: str, value: str) -> str:
 
 
 def _unknown_key(key: str, config_name: str, text: str) -> str:
+    launcher = next((word for word in sys.argv[1:] if word.startswith("hydra/launcher=")), None)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        known = hydra.compose(config_name)
+        known = hydra.compose(config_name, [launcher] if launcher else [], return_hydra_config=True)
+    if key.startswith("hydra.launcher."):
+        knobs = sorted(knob for knob in known.hydra.launcher if knob != "_target_")
+        word = key.removeprefix("hydra.launcher.")
+        near = difflib.get_close_matches(word, knobs, 1)
+        hint = f"; did you mean hydra.launcher.{near[0]}?" if near else f": {', '.join(knobs)}"
+        chosen = known.hydra.runtime.choices["hydra/launcher"]
+        return f"hydra/launcher={chosen} has no knob {word!r}{hint}"
+    if not key.startswith("hydra."):
+        with open_dict(known):
+            del known["hydra"]
     keys = sorted(_keys(known))
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
     near = difflib.get_close_matches(key, [*keys, *groups], 1) or [

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -22,6 +22,7 @@ from rich.table import Table
 
 from .batch import Batch, Task, hopeless
 from .config import UserError, parse
+from .progress import counted
 from .run import FINISHED, read_state, run_id
 from .study import HOPELESS, Job, Standing, asked, note, standing
 
@@ -43,13 +44,17 @@ class Interrupted(UserError):
 class StudyLauncher(Launcher):
     """What both launchers share: compose, decide, remember, and show."""
 
+    AT_LEAST: ClassVar[dict[str, int]] = {}
+    """Knobs that are numbers, and the smallest that makes sense."""
+
     def __init__(self, **knobs: Any) -> None:
         self.knobs = knobs
         self.console = Console(highlight=False, soft_wrap=True)
-        if knobs["max_retries"] < 0:
-            raise UserError(
-                f"hydra.launcher.max_retries must be at least 0, not {knobs['max_retries']}"
-            )
+        for knob, least in self.AT_LEAST.items():
+            if knobs[knob] < least:
+                raise UserError(
+                    f"hydra.launcher.{knob} must be at least {least}, not {knobs[knob]}"
+                )
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -131,7 +136,7 @@ class StudyLauncher(Launcher):
             self.console.print(_expected(plan, sum(self._wanted(how) for _, how in plan)))
         counts = Counter(how.status for _, how in plan)
         said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-        self.console.print(f"{len(plan)} runs: {said}", markup=False)
+        self.console.print(f"{counted(len(plan))}: {said}", markup=False)
 
     def _tell(self, task: Task, number: int, count: int) -> None:
         state = task.state
@@ -187,15 +192,22 @@ def _objective(state: dict[str, Any]) -> float:
 
 def _expected(plan: Sequence[tuple[Task, Standing]], count: int) -> str:
     """What the missing runs will take, judged by those that are finished."""
-    seconds = [
-        sum(one.get("seconds", 0.0) for one in state["attempts"])
-        for task, how in plan
-        if how.status == "done"
-        for state in [read_state(Path(task.folder))]
-    ]
+    spent = [_spent(task.state) for task, how in plan if how.status == "done"]
     if not count:
         return "nothing to do"
-    if not seconds:
-        return f"{count} runs to do; how long they take is not known before one is finished"
-    hours = count * sum(seconds) / len(seconds) / 3600
-    return f"{count} runs to do, about {hours:.2g} hours of a device in all"
+    if not spent:
+        return f"{counted(count)} to do; how long they take is not known before one is finished"
+    of_unit = {unit: [hours for one, hours in spent if one == unit] for unit, _ in spent}
+    unit = max(of_unit, key=lambda one: len(of_unit[one]))
+    hours = count * sum(of_unit[unit]) / len(of_unit[unit])
+    return f"{counted(count)} to do, about {hours:.2g} {unit}-hours in all"
+
+
+def _spent(state: Mapping[str, Any]) -> tuple[str, float]:
+    """What a finished run took: its unit, GPU or core, and hours of it."""
+    attempts = state["attempts"]
+    on_gpu = attempts[-1].get("device") == "cuda"
+    seconds = sum(
+        one.get("seconds", 0.0) * (1 if on_gpu else one.get("threads", 1)) for one in attempts
+    )
+    return "GPU" if on_gpu else "core", seconds / 3600

@@ -8,12 +8,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from hydra.core.config_store import ConfigStore
 
 from .batch import Batch, Task
 from .launch import Interrupted, StudyLauncher
-from .progress import StudyProgress
+from .progress import StudyProgress, counted
 from .study import RETRIES
 
 
@@ -23,7 +24,11 @@ class LocalConf:
 
     _target_: str = "hydra_plugins.autol2_launchers.SubmititLocal"
     n_jobs: int = 0
-    """Runs at a time; 0 for one a GPU, or one a CPU core."""
+    """Runs at a time; 0 for `runs_per_job` a GPU, or as many as there are cores for."""
+    cpus_per_task: int = 0
+    """CPU threads of each run; 0 shares the cores out among them."""
+    runs_per_job: int = 1
+    """Runs at the same time on one GPU."""
     detach: bool = False
     """Return at once; the runs go on."""
     dry_run: bool = False
@@ -37,11 +42,14 @@ class LocalConf:
 class LocalLauncher(StudyLauncher):
     """``hydra/launcher=submitit_local``."""
 
+    AT_LEAST: ClassVar = {"n_jobs": 0, "cpus_per_task": 0, "runs_per_job": 1, "max_retries": 0}
+
     def _act(self, wanted: list[Task]) -> None:
-        gpus = _gpus()
-        at_once = self.knobs["n_jobs"] or len(gpus) or _cores()
-        at_once = min(at_once, len(wanted))
-        threads = 0 if gpus else max(1, _cores() // at_once)
+        gpus, threads = _gpus(), self.knobs["cpus_per_task"]
+        room = len(gpus) * self.knobs["runs_per_job"] or max(1, _cores() // (threads or 1))
+        at_once = min(self.knobs["n_jobs"] or room, len(wanted))
+        if not (threads or gpus):
+            threads = max(1, _cores() // at_once)
         shared = [gpus[place % len(gpus)] for place in range(at_once)] if gpus else []
         batch = replace(self._batch(wanted, wanted, at_once, threads), gpus=shared)
         if self.knobs["detach"]:
@@ -68,7 +76,10 @@ class LocalLauncher(StudyLauncher):
         executor = submitit.LocalExecutor(folder=batch.tasks[0].study / ".launch" / "jobs")
         executor.update_parameters(timeout_min=60 * 24 * 365, name="autol2")
         job = executor.submit(batch)
-        self.console.print(f"{len(batch.tasks)} runs go on as process {job.job_id}", markup=False)
+        self.console.print(
+            f"{counted(len(batch.tasks))} to do in the background, by process {job.job_id}",
+            markup=False,
+        )
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 
@@ -16,7 +16,7 @@ from . import slurm
 from .batch import Task
 from .config import UserError
 from .launch import Interrupted, StudyLauncher, remember
-from .progress import StudyProgress
+from .progress import StudyProgress, counted
 from .run import FINISHED
 from .study import RETRIES, Job
 
@@ -26,6 +26,8 @@ class SlurmConf:
     """Its knobs."""
 
     _target_: str = "hydra_plugins.autol2_launchers.SubmititSlurm"
+    submitit_folder: str | None = None
+    """For job scripts and what jobs print; the study's .launch/jobs if none is named."""
     timeout_min: int = 240
     """Time limit of a job. It is no limit for a run: a job saves and requeues itself before."""
     cpus_per_task: int | None = 4
@@ -52,6 +54,8 @@ class SlurmConf:
     """How often a job may requeue itself at its time limit."""
     array_parallelism: int = 256
     """Array tasks that run at the same time."""
+    stderr_to_stdout: bool = False
+    """One file for all that a job prints."""
     setup: list[str] = field(default_factory=list)
     """Shell lines before the job, as in module load …"""
     srun_args: list[str] = field(default_factory=list)
@@ -75,6 +79,12 @@ class SlurmConf:
 class SlurmLauncher(StudyLauncher):
     """``hydra/launcher=submitit_slurm``."""
 
+    AT_LEAST: ClassVar = {
+        **{"timeout_min": 1, "nodes": 1, "tasks_per_node": 1, "signal_delay_s": 0},
+        **{"array_parallelism": 1, "max_num_timeout": 0},
+        **{"runs_per_job": 1, "side_by_side": 1, "max_retries": 0},
+    }
+
     def _jobs(self, names: Collection[str]) -> dict[str, Job]:
         if not slurm.available():
             raise UserError(
@@ -95,7 +105,8 @@ class SlurmLauncher(StudyLauncher):
             for first in range(0, len(wanted), size)
         ]
         executor = submitit.SlurmExecutor(
-            folder=wanted[0].study / ".launch" / "jobs", max_num_timeout=knobs["max_num_timeout"]
+            folder=knobs["submitit_folder"] or wanted[0].study / ".launch" / "jobs",
+            max_num_timeout=knobs["max_num_timeout"],
         )
         try:
             executor.update_parameters(**self._parameters())
@@ -117,7 +128,7 @@ class SlurmLauncher(StudyLauncher):
                 for task in batch.tasks
             )
             self.console.print(
-                f"submitted {sum(len(batch.tasks) for batch in part)} runs as job "
+                f"submitted {counted(sum(len(batch.tasks) for batch in part))} as job "
                 f"{names[0].partition('_')[0]}",
                 markup=False,
             )
@@ -133,7 +144,7 @@ class SlurmLauncher(StudyLauncher):
         }
         own = (
             *("runs_per_job", "side_by_side", "detach", "dry_run", "retry_failed"),
-            *("max_retries", "max_num_timeout", "mem_gb"),
+            *("max_retries", "max_num_timeout", "mem_gb", "submitit_folder"),
         )
         parameters = {
             named.get(knob, knob): value

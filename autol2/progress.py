@@ -154,3 +154,8 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def counted(count: int, what: str = "run") -> str:
+    """`count` with its noun, as in 1 run, 2 runs."""
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -23,7 +23,7 @@ from . import slurm
 from .cli import command
 from .config import UserError, parse_as, study_name
 from .files import to_json
-from .progress import duration
+from .progress import counted, duration
 from .run import FINISHED, PATIENCE
 from .study import Job, asked, find, records, standing
 
@@ -246,7 +246,7 @@ def as_json(status: Status) -> str:
 
 def table(status: Status, limit: int) -> Text:
     """`status` for a person, with at most `limit` rows of each status (0: all)."""
-    text = Text(f"{status.folder.name}: {len(status.rows)} runs: ", no_wrap=True)
+    text = Text(f"{status.folder.name}: {counted(len(status.rows))}: ", no_wrap=True)
     for place, (name, count) in enumerate(status.counts.items()):
         text.append(", " if place else "")
         text.append(f"{count} {name}", style=STATUSES[name])

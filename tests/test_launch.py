@@ -168,7 +168,7 @@ def test_a_sweep_does_what_is_missing(tmp_path: Path) -> None:
 def test_the_same_run_under_two_names_is_done_once(tmp_path: Path) -> None:
     done = run_autol2("train", tmp_path, "-m", "method=fixed", "alpha=0,5,10", *SMALL)
     assert done.returncode == 0
-    assert "1 runs: 1 missing" in done.stdout
+    assert "1 run: 1 missing" in done.stdout
     assert len(states(tmp_path)) == 1
 
 

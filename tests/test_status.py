@@ -144,7 +144,7 @@ def test_the_newest_study_and_those_that_are_not_there(study: Path) -> None:
     write_run(other, "a-s0-0", {"status": "completed"}, pid=1, silent=0)
     os.utime(other / "a-s0-0" / "run.json", (time.time() + 60, time.time() + 60))
     done = run_autol2("status", study.parent)
-    assert done.stdout.startswith("other: 1 runs: 1 done")
+    assert done.stdout.startswith("other: 1 run: 1 done")
     done = run_autol2("status", study.parent, "study=nope")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -201,7 +201,7 @@ def test_watching(run_command: Command, tmp_path: Path) -> None:
             except BlockingIOError:
                 time.sleep(0.05)
 
-    await_("watched: 1 runs:")
+    await_("watched: 1 run:")
     assert run_command("train", *SMALL, "study=watched", "seed=1").returncode == 0
     await_("watched: 2 runs:")
     process.send_signal(signal.SIGINT)
