@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from .config import Config, UserError
-from .malloc import keep_freed_memory
 
 
 def device(config: Config) -> torch.device:
@@ -43,10 +42,7 @@ def prepare(config: Config) -> torch.device:
     tf32 = config.precision.name == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
-    if chosen.type == "cpu":
-        if config.tune_malloc:
-            keep_freed_memory()
-    else:
+    if chosen.type != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.deterministic = True
     return chosen

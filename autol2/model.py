@@ -69,9 +69,9 @@ class CNN(nn.Module):
             images = images[..., : self.seen[0], : self.seen[1]]
         x = images.contiguous(memory_format=torch.channels_last).float()
         x = x.div_(255).sub_(self.mean).div_(self.std)
-        x = torch.relu(nn.functional.max_pool2d(self.norm1(self.conv1(x)), 2))
-        x = torch.relu(nn.functional.max_pool2d(self.norm2(self.conv2(x)), 2))
-        x = torch.relu(self.dense1(x.flatten(1)))
+        x = torch.relu_(nn.functional.max_pool2d(self.norm1(self.conv1(x)), 2))
+        x = torch.relu_(nn.functional.max_pool2d(self.norm2(self.conv2(x)), 2))
+        x = torch.relu_(self.dense1(x.flatten(1)))
         scores: Tensor = self.dense2(x).float()
         return scores
 

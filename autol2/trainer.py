@@ -22,6 +22,7 @@ from .config import ADAPTIVE, Config, UserError
 from .controller import METHODS, Controller, Rule
 from .data import Dataset
 from .graph import RecordedStep, Step
+from .malloc import keep_freed_memory
 from .optimizer import sum_of_squares
 from .penalty import sign_flip
 from .run import Records
@@ -109,6 +110,8 @@ class Trainer:
         """Does a step's forward pass, backward pass and update."""
         if device.type == "cuda" and isinstance(self.optimizer, SGD):
             self.learn = RecordedStep(self._learn, self.optimizer, self.changing())
+        self.warm = False
+        """Whether this process has done a step."""
         self.measurements: Records
         self.evaluations: Records
         self.warned = False
@@ -135,6 +138,10 @@ class Trainer:
             self.order[position * batch : (position + 1) * batch],
             torch.full((1,), position, dtype=torch.int64, device=self.device),
         )
+        if not self.warm:
+            self.warm = True
+            if self.device.type == "cpu" and self.config.tune_malloc:
+                keep_freed_memory()
         if self.own_lambda:
             self.penalties[position] = optimizer.cpr_lambda(self.optimizer)
         self.step += 1
@@ -147,12 +154,12 @@ class Trainer:
         labels = self.data.train_labels[index]
         scores = self._scores(self.data.train_images[index])
         loss = cross_entropy(scores, labels)
-        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             self.losses.index_copy_(0, place, loss[None])
             self.hits.index_copy_(0, place, (scores.argmax(1) == labels).sum()[None])
         self.optimizer.step()
+        self.optimizer.zero_grad()  # at once: the next forward pass has use for the memory
 
     @property
     def done_of_epoch(self) -> int:

@@ -47,9 +47,9 @@ class BareLoop:
             with torch.autocast(device, torch.bfloat16, enabled=bf16):
                 scores = self.model(self.data.train_images[index])
             loss = cross_entropy(scores, self.data.train_labels[index])
-            self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
+            self.optimizer.zero_grad()
 
 
 class PlainCNN(nn.Module):
