@@ -43,7 +43,7 @@ LINES_OF = ("attempt.py", "checkpoint.py", "controller.py", "files.py", "run.py"
 """The modules at whose lines a run is killed."""
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.test_resume", "sklearn.datasets"])
+SERVER.set_forkserver_preload(["tests.test_resume"])
 
 
 def config(outputs: Path, *overrides: str) -> Config:
