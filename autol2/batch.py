@@ -107,7 +107,7 @@ class Batch:
                     waiting.clear()
                     break
                 task = waiting.popleft()
-                if task.state.get("status") in FINISHED:
+                if self._over(task):
                     ended.append(task)
                 else:
                     self._processes.append(Process(task, free.pop(0), self.threads, self.root))
@@ -125,6 +125,17 @@ class Batch:
                     ended.append(process.task)
             look(ended, [process.task for process in self._processes])
             time.sleep(POLL)
+
+    def _over(self, task: Task) -> bool:
+        """Whether there is nothing to do, or an earlier life of a requeued job has failed at it."""
+        state = task.state
+        status = state.get("status")
+        tried = len(state.get("attempts", [])) > task.attempts
+        return status in FINISHED or (
+            tried
+            and status in ("failed", "interrupted")
+            and standing(state, None, self.retries).status == "failed"
+        )
 
     def stop(self) -> None:
         """Ask the runs to save and leave, and begin no more."""

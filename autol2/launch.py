@@ -78,6 +78,7 @@ class StudyLauncher(Launcher):
             remember((task, {}) for task, _ in plan)
             self._act(wanted)
         if not self.knobs["detach"]:
+            self._wait([task for task, how in plan if self._wanted(how) or how.under_way])
             self._sum_up([task for task, _ in plan], wanted)
         return [
             _returned(overrides, _objective(task.state))
@@ -96,9 +97,7 @@ class StudyLauncher(Launcher):
         return Task(str(folder.absolute()), tuple(overrides), tried)
 
     def _decide(self, tasks: Collection[Task]) -> Plan:
-        known = {study: asked(study) for study in {task.study for task in tasks}}
-        names = {task: known[task.study].get(task.run_id, {}).get("job") for task in tasks}
-        states = {task: task.state for task in tasks}
+        names, states = self._job_names(tasks), {task: task.state for task in tasks}
         unfinished = {
             name
             for task, name in names.items()
@@ -110,6 +109,11 @@ class StudyLauncher(Launcher):
             for task in tasks
         ]
 
+    def _job_names(self, tasks: Collection[Task]) -> dict[Task, str | None]:
+        """The job, if any, that each of `tasks` was last submitted in."""
+        known = {study: asked(study, strict=True) for study in {task.study for task in tasks}}
+        return {task: known[task.study].get(task.run_id, {}).get("job") for task in tasks}
+
     def _jobs(self, names: Collection[str]) -> dict[str, Job]:
         """What the scheduler says of the jobs `names`, if there is one."""
         return {}
@@ -119,6 +123,9 @@ class StudyLauncher(Launcher):
 
     def _act(self, wanted: list[Task]) -> None:
         raise NotImplementedError
+
+    def _wait(self, tasks: list[Task]) -> None:
+        """Wait for the end of what others do for us, if there are others."""
 
     def _batch(self, wanted: list[Task], of: list[Task], at_once: int, threads: int) -> Batch:
         """Those of `wanted` that are to be done together."""
@@ -158,7 +165,10 @@ class StudyLauncher(Launcher):
             )
         failed = [task for task in open_ if task.state.get("status") == "failed"]
         first = (failed or open_)[0]
-        how = standing(first.state, None, self.knobs["max_retries"])
+        try:
+            ((_, how),) = self._decide([first])
+        except UserError:  # SLURM does not answer just now
+            how = standing(first.state, None, self.knobs["max_retries"])
         log = f"; see {first.log}" if first.log.exists() else ""
         again = "; the same command goes on with it" if how.wanted else ""
         raise Failed(

@@ -6,10 +6,11 @@ import contextlib
 import io
 import subprocess
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from filelock import FileLock
 from hydra.core.config_store import ConfigStore
 
 from . import slurm
@@ -94,6 +95,15 @@ class SlurmLauncher(StudyLauncher):
         return slurm.jobs(names)
 
     def _act(self, wanted: list[Task]) -> None:
+        with contextlib.ExitStack() as stack:
+            for study in sorted({task.study for task in wanted}):
+                stack.enter_context(FileLock(study / ".submit.lock"))
+            # The same command, given elsewhere at the same time, may have been quicker.
+            still = [task for task, how in self._decide(wanted) if self._wanted(how)]
+            if still:
+                self._submit(still)
+
+    def _submit(self, wanted: list[Task]) -> None:
         import submitit
 
         knobs = self.knobs
@@ -104,16 +114,13 @@ class SlurmLauncher(StudyLauncher):
             self._batch(wanted, wanted[first : first + size], side_by_side, threads // side_by_side)
             for first in range(0, len(wanted), size)
         ]
-        executor = submitit.SlurmExecutor(
-            folder=knobs["submitit_folder"] or wanted[0].study / ".launch" / "jobs",
-            max_num_timeout=knobs["max_num_timeout"],
-        )
+        folder = knobs["submitit_folder"] or wanted[0].study / ".launch" / "jobs"
+        executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=knobs["max_num_timeout"])
         try:
             executor.update_parameters(**self._parameters())
         except ValueError as error:
             raise UserError(f"hydra.launcher: {str(error).splitlines()[0]}") from error
         limit = slurm.array_limit()
-        jobs: set[str] = set()
         for first in range(0, len(batches), limit):
             part = batches[first : first + limit]
             try:
@@ -121,6 +128,11 @@ class SlurmLauncher(StudyLauncher):
                     submitted = executor.submit_array(part)
             except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
                 raise UserError(_refusal(error)) from error
+            except OSError as error:
+                raise UserError(
+                    f"{folder} cannot be written ({error.strerror or error}): "
+                    f"choose another folder with hydra.launcher.submitit_folder=FOLDER"
+                ) from error
             names = [job.job_id for job in submitted]
             remember(
                 (task, {"job": name})
@@ -132,9 +144,6 @@ class SlurmLauncher(StudyLauncher):
                 f"{names[0].partition('_')[0]}",
                 markup=False,
             )
-            jobs.update(names)
-        if not knobs["detach"]:
-            self._wait(wanted, jobs)
 
     def _parameters(self) -> dict[str, Any]:
         named = {
@@ -159,27 +168,46 @@ class SlurmLauncher(StudyLauncher):
         }
         return parameters
 
-    def _wait(self, wanted: list[Task], jobs: set[str]) -> None:
-        """Wait until SLURM has none of `jobs` any more; Ctrl-C only stops the waiting."""
-        open_ = list(wanted)
+    def _wait(self, tasks: list[Task]) -> None:
+        """Wait until SLURM has none of the jobs of `tasks` any more.
+
+        Ctrl-C only stops the waiting, and a SLURM that does not answer for a while does not.
+        """
+        jobs = {name for name in self._job_names(tasks).values() if name}
+        open_ = {task: task.state for task in tasks}
+        count, silent = len(open_), False
         try:
-            with StudyProgress(len(wanted), self.console) as progress:
-                while True:
-                    queue = slurm.queue()
+            with StudyProgress(count, self.console) as progress:
+                while jobs:
+                    queue = None
+                    try:
+                        queue, silent = slurm.queue(), False
+                    except UserError as error:
+                        if not silent:
+                            self.console.print(f"{error}; still waiting", markup=False)
+                        silent = True
                     states = {task: task.state for task in open_}
                     for task, state in states.items():
-                        if state.get("status") in FINISHED:
-                            open_.remove(task)
-                            self._tell(task, len(wanted) - len(open_), len(wanted))
-                    if jobs.isdisjoint(queue):
+                        if _over(task, open_[task], state):
+                            del open_[task]
+                            self._tell(task, count - len(open_), count)
+                    if not open_ or (queue is not None and jobs.isdisjoint(queue)):
                         return
                     under_way = {task.run_id: states[task] for task in open_}
-                    progress.update(len(wanted) - len(open_), under_way)
+                    progress.update(count - len(open_), under_way)
                     time.sleep(2)
         except KeyboardInterrupt:
             raise Interrupted(
                 "no longer waiting; the jobs go on. The same command waits again, scancel ends them"
             ) from None
+
+
+def _over(task: Task, before: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+    """Whether the run came to its end, since it was planned if that was an error."""
+    if state.get("status") != "failed":
+        return state.get("status") in FINISHED
+    since = len(state.get("attempts", [])) > task.attempts
+    return since or state.get("updated") != before.get("updated")
 
 
 def _refusal(error: Exception) -> str:

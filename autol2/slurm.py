@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 import re
 import shutil
 import subprocess
@@ -37,7 +37,7 @@ def queue() -> dict[str, str]:
     Raises:
         UserError: SLURM does not answer; with its own words.
     """
-    command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T"]
+    command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T"]
     return _pairs(_ask(command))
 
 
@@ -55,18 +55,41 @@ def _ended(names: Sequence[str]) -> dict[str, str]:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    return dict(line.strip().split("|", 1) for line in text.splitlines() if "|" in line)
+    lines = (line.strip().split("|", 1) for line in text.splitlines() if "|" in line)
+    return {name: state for names, state in lines for name in _one_by_one(names)}
+
+
+def _one_by_one(names: str) -> list[str]:
+    """12_1, 12_2 and 12_5 of 12_[1-2,5%4]: array tasks that never began have one line together."""
+    array = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", names)
+    if not array:
+        return [names]
+    ranges = [part.partition("-") for part in array[2].split(",")]
+    return [
+        f"{array[1]}_{task}"
+        for first, _, last in ranges
+        for task in range(int(first), int(last or first) + 1)
+    ]
 
 
 def array_limit() -> int:
     """How many tasks one job array may have."""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]))
-    return max(1, int(found[1]) if found else ARRAY_LIMIT)
+    told = _ask(["scontrol", "show", "config"])
+    limits = re.findall(r"\b(?:MaxArraySize\s*|max_array_tasks)=\s*(\d+)", told)
+    return max(1, min(map(int, limits), default=ARRAY_LIMIT))
 
 
 def _ask(command: list[str]) -> str:
+    # A user's own SQUEUE_STATES or SQUEUE_PARTITION would hide jobs.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SQUEUE_", "SACCT_"))
+    }
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=60
+        )
     except FileNotFoundError:
         raise UserError(
             f"{command[0]} is not on this machine: log in to a SLURM cluster, or sweep here with "
@@ -76,6 +99,8 @@ def _ask(command: list[str]) -> str:
         raise UserError(f"{command[0]} says: {words(error.stderr)}") from None
     except subprocess.TimeoutExpired:
         raise UserError(f"{command[0]} does not answer; try again later") from None
+    except OSError as error:  # a login node that is out of processes or memory
+        raise UserError(f"{command[0]} cannot be run: {error.strerror or error}") from None
     return done.stdout
 
 

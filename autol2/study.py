@@ -20,6 +20,8 @@ from .run import FINISHED, PATIENCE, read_state
 
 HOPELESS = 3
 """So many runs that fail alike before any other ends stop a sweep."""
+TAKEN_AWAY = ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED", "CANCELLED")
+"""How a job ends, in SLURM's words, through no fault of its runs."""
 RETRIES = 3
 """How often a run that was killed is done again without having got further."""
 
@@ -88,24 +90,48 @@ def _traces(study: Path) -> Iterator[Path]:
     yield from study.glob("*/run.json")
 
 
-def asked(study: Path) -> dict[str, dict[str, Any]]:
-    """The runs that sweeps asked for (study.json), by name: overrides and, on SLURM, the job."""
+def asked(study: Path, *, strict: bool = False) -> dict[str, dict[str, Any]]:
+    """The runs that sweeps asked for (study.json), by name: overrides and, on SLURM, the job.
+
+    Raises:
+        UserError: with `strict`, a study.json that is there and cannot be read: what is queued
+            would be submitted again. Without, it says nothing.
+    """
+    path = study / "study.json"
     try:
-        runs = json.loads((study / "study.json").read_text(encoding="utf-8"))["runs"]
-    except (OSError, ValueError, KeyError):
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        if not (isinstance(runs, dict) and all(isinstance(one, dict) for one in runs.values())):
+            raise TypeError("it is no list of runs")
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    assert isinstance(runs, dict)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if strict:
+            raise UserError(
+                f"{path} cannot be read ({getattr(error, 'strerror', None) or error}), and it says "
+                f"which runs are queued: mend it, or delete it when none of them is"
+            ) from error
+        return {}
     return runs
 
 
 def note(study: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add to study.json what is asked for: each run's overrides and, on SLURM, its job."""
-    study.mkdir(parents=True, exist_ok=True)
-    with FileLock(study / ".study.lock"):
-        known = asked(study)
-        for run, entry in runs.items():
-            known[run] = {**known.get(run, {}), **entry}
-        write_atomically(study / "study.json", to_json({"runs": known}).encode())
+    """Add to study.json what is asked for: each run's overrides and, on SLURM, its job.
+
+    Raises:
+        UserError: it cannot be written, or what it says cannot be read.
+    """
+    try:
+        study.mkdir(parents=True, exist_ok=True)
+        with FileLock(study / ".study.lock"):
+            known = asked(study, strict=True)
+            for run, entry in runs.items():
+                known[run] = {**known.get(run, {}), **entry}
+            write_atomically(study / "study.json", to_json({"runs": known}).encode())
+    except OSError as error:
+        raise UserError(
+            f"{study} cannot be written ({error.strerror or error}): "
+            f"choose another folder with outputs=FOLDER, or make room"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -133,6 +159,11 @@ class Standing:
         """Whether it is to be submitted."""
         return self.status in ("lost", "missing")
 
+    @property
+    def under_way(self) -> bool:
+        """Whether it is being done, or is going to be."""
+        return self.status in ("running", "queued")
+
 
 def standing(state: Mapping[str, Any], job: Job | None, retries: int = RETRIES) -> Standing:
     """How a run stands: its run.json decides, the scheduler is a hint.
@@ -154,7 +185,9 @@ def standing(state: Mapping[str, Any], job: Job | None, retries: int = RETRIES) 
         return Standing("failed", last_line(state.get("error", "")))
     if job is not None and job.state == "OUT_OF_MEMORY":
         return Standing("failed", f"out of memory, says SLURM of job {job.name}")
-    if (times := kills(state)) > retries:
+    silent = status == "running"  # to the last
+    taken_away = silent and job is not None and job.state in TAKEN_AWAY
+    if (times := kills(state)) > retries and not taken_away:
         return Standing("failed", f"killed {times} times without getting further")
     if status == "interrupted":
         return Standing("lost", f"interrupted: {state['attempts'][-1].get('why')}")
@@ -172,14 +205,21 @@ def _in_a_job_elsewhere(state: Mapping[str, Any]) -> bool:
 
 
 def kills(state: Mapping[str, Any]) -> int:
-    """How often in a row the run was killed, from the last step that it resumed from."""
+    """How often in a row the run was killed, from the last step that it resumed from.
+
+    An attempt that fell silent before another in the very same job does not count: SLURM requeued
+    that job, which it does for a node that is lost and not for a process.
+    """
     attempts = state.get("attempts") or []
-    count = 0
+    count, following = 0, None
     for attempt in reversed(attempts):
         without_a_word = "ended" not in attempt or str(attempt.get("why")).startswith("killed")
         if not without_a_word or attempt.get("from_step") != attempts[-1].get("from_step"):
             break
-        count += 1
+        job, silent = attempt.get("slurm_job_id"), attempt.get("why") == "killed"
+        if not (silent and job is not None and job == following):
+            count += 1
+        following = job
     return count
 
 

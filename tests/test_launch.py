@@ -130,6 +130,24 @@ def test_kills_count_only_where_nothing_came_of_them() -> None:
     assert kills(attempts((0, killed), (0, "SIGTERM"))) == 0
 
 
+def test_what_slurm_requeued_was_not_killed() -> None:
+    """A job that loses its node goes on as the same job; one whose process dies does not."""
+
+    def attempts(*found: tuple[str, str | None]) -> dict[str, Any]:
+        said = [{"ended": "now", "why": why} if why else {} for _, why in found]
+        jobs = [{"from_step": 0, "slurm_job_id": job} for job, _ in found]
+        return {"attempts": [one | two for one, two in zip(jobs, said, strict=True)]}
+
+    assert kills(attempts(("7", "killed"), ("7", "killed"), ("7", None))) == 1
+    assert kills(attempts(("7", "killed"), ("7", "killed"), ("8", None))) == 2
+    assert kills(attempts(("7", "killed by SIGKILL"), ("7", "killed"), ("7", None))) == 2
+    node_lost = {**attempts(*[("7", "killed"), ("8", "killed")] * 3, ("9", None)), "updated": 0.0}
+    node_lost["status"] = "running"
+    assert not standing(node_lost, None).wanted
+    assert standing(node_lost, Job("9", False, "NODE_FAIL")).wanted
+    assert not standing(node_lost, Job("9", False, "FAILED")).wanted
+
+
 def test_only_runs_that_all_fail_alike_have_an_error_in_common() -> None:
     failed = state("failed")
     assert common_error([failed, failed, failed]) == "ValueError: bad"
