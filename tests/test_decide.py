@@ -1,0 +1,642 @@
+"""What a repeated command submits to SLURM, against a scheduler in memory (see fake_slurm.py).
+
+The real command composes, decides and acts here; only SLURM and the training are not real.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import OmegaConf
+from submitit.core.utils import FailedJobError
+
+from autol2 import batch as batch_module
+from autol2 import launch, train
+from autol2 import slurm as real_slurm
+from autol2.batch import Batch, Task
+from autol2.config import Config
+from autol2.files import to_json
+from autol2.launch_slurm import SlurmLauncher
+from autol2.run import FINISHED, read_state
+from autol2.study import asked, kills, note
+
+from .fake_slurm import ENDS, FATES, FakeJob, Scheduler, let_wait, refused
+from .test_launch import STATES
+
+SEED = int(os.environ.get("AUTOL2_HISTORY_SEED", random.randrange(2**32)))
+TURNS = 12
+HISTORIES = int(os.environ.get("AUTOL2_HISTORIES", "6"))
+Status = tuple[int, str, str]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("decide")
+
+
+@pytest.fixture
+def study(outputs: Path) -> Iterator[Path]:
+    """Where the commands' study is to be."""
+    yield outputs / "default"
+    shutil.rmtree(outputs / "default", ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def compose_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose the first run of this file; the others have another seed and are made from it."""
+    compose, parse, run_id = ConfigLoaderImpl.load_sweep_config, launch.parse, launch.run_id
+
+    def load(self: ConfigLoaderImpl, master_config: Any, sweep_overrides: list[str]) -> Any:
+        seed = int(sweep_overrides[-1].removeprefix("seed="))
+        if seed == 0 and not FIRST:
+            return compose(self, master_config, sweep_overrides)
+        return OmegaConf.create({"hydra": None, "seed": seed})
+
+    def parsed(composed: Any) -> Config:
+        if not FIRST:
+            FIRST.append(parse(composed))
+        return replace(FIRST[0], seed=composed.seed)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", load)
+
+    def name(config: Config) -> str:
+        if config.seed not in NAMES:
+            NAMES[config.seed] = run_id(config)
+        return NAMES[config.seed]
+
+    monkeypatch.setattr(launch, "parse", parsed)
+    monkeypatch.setattr(launch, "run_id", name)
+
+
+FIRST: list[Config] = []
+NAMES: dict[int, str] = {}
+Sweep = Callable[..., Status]
+
+
+@pytest.fixture
+def sweep(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Sweep:
+    """A function that gives the command, in this process; its status, and what it prints."""
+
+    def give(seeds: int, *knobs: str, detach: bool = True) -> Status:
+        words = [f"hydra.launcher.{knob}" for knob in (*knobs, f"detach={str(detach).lower()}")]
+        words += ["hydra/launcher=submitit_slurm", "data=digits", f"outputs={study.parent}"]
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setattr(sys, "argv", ["train", "-m", *words, f"seed=range({seeds})"])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            train.main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    return give
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> Scheduler:
+    scheduler = Scheduler()
+    scheduler.install(monkeypatch)
+    return scheduler
+
+
+def seeds_of(jobs: list[FakeJob]) -> list[int]:
+    """The seeds of the runs in `jobs`."""
+    return [
+        int(task.overrides[-1].removeprefix("seed=")) for job in jobs for task in job.batch.tasks
+    ]
+
+
+def snapshot(folder: Path) -> dict[Path, tuple[float, bytes]]:
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in folder.rglob("*")
+    }
+
+
+def folders(study: Path, jobs: list[FakeJob]) -> list[Path]:
+    return [study / task.run_id for job in jobs for task in job.batch.tasks]
+
+
+# ---------------------------------------------------------------------- every cell
+
+JOBS = {
+    **{"none": None, "pending": "PENDING", "running": "RUNNING", "cancelled": "CANCELLED by 0"},
+    **{"completed": "COMPLETED", "out of memory": "OUT_OF_MEMORY", "node gone": "NODE_FAIL"},
+    **{"forgotten": ""},
+}
+
+
+def silent_again_and_again() -> dict[str, Any]:
+    one = STATES["running elsewhere, silent"]()
+    return {**one, "attempts": one["attempts"] * 4}
+
+
+FOUND: dict[str, Callable[[], dict[str, Any] | None]] = {
+    **STATES,
+    "silent again and again": silent_again_and_again,
+    "broken": lambda: None,
+}
+CELLS = list(itertools.product(FOUND, JOBS))
+
+
+def submitted(found: str, job: str, accounting: bool, retry_failed: bool) -> bool:
+    """Whether a run that stands like this must be submitted."""
+    if found in FINISHED or found in ("running here", "running elsewhere"):
+        return False
+    if job in ("pending", "running"):
+        return False
+    if found == "running in a job elsewhere" and job == "none":
+        return False
+    taken_away = accounting and job in ("cancelled", "node gone")
+    failed = (
+        found in ("failed", "killed again and again")
+        or (found == "silent again and again" and not taken_away)
+        or (accounting and job == "out of memory")
+    )
+    return retry_failed or not failed
+
+
+@pytest.mark.parametrize(
+    ("accounting", "retry_failed", "size", "limit"),
+    [(True, False, 1, 7), (True, True, 3, 4), (False, False, 2, 1000), (False, True, 1, 25)],
+)
+def test_every_state_of_run_and_job(
+    sweep: Sweep,
+    slurm: Scheduler,
+    study: Path,
+    accounting: bool,
+    retry_failed: bool,
+    size: int,
+    limit: int,
+) -> None:
+    assert sweep(len(CELLS))[0] == 0
+    (first,) = slurm.arrays
+    assert seeds_of(first) == list(range(len(CELLS)))  # none is there, so all are submitted
+    paths = folders(study, first)
+    assert len(set(paths)) == len(CELLS)
+    assert asked(study).keys() == {path.name for path in paths}
+
+    slurm.accounting, slurm.limit = accounting, limit
+    slurm.jobs.clear()
+    slurm.arrays.clear()
+    (study / "study.json").unlink()
+    names: dict[Path, str] = {}
+    for number, (path, (found, job)) in enumerate(zip(paths, CELLS, strict=True)):
+        if found != "none":
+            path.mkdir()
+            state = FOUND[found]()
+            (path / "run.json").write_text("{" if state is None else to_json(state))
+        if JOBS[job] is not None:
+            names[path] = f"9{number}"
+        if JOBS[job]:
+            slurm.jobs[f"9{number}"] = FakeJob(f"9{number}", first[number].batch, JOBS[job] or "")
+
+    note(study, {path.name: {"job": names[path]} for path in paths if path in names})
+
+    knobs = f"runs_per_job={size}", f"retry_failed={str(retry_failed).lower()}"
+    expected = [
+        number
+        for number, cell in enumerate(CELLS)
+        if submitted(*cell, accounting=accounting, retry_failed=retry_failed)
+    ]
+    before = snapshot(study)
+    status, said, _ = sweep(len(CELLS), "dry_run=true", *knobs)
+    assert (status, slurm.arrays) == (0, [])
+    assert snapshot(study) == before
+    rows = [line for line in said.splitlines() if line.endswith(("  submitted", "  left     "))]
+    assert [number for number, row in enumerate(rows) if row.endswith("submitted")] == expected
+
+    assert sweep(len(CELLS), *knobs)[0] == 0
+    arrays = [seeds_of(array) for array in slurm.arrays]
+    assert [seed for array in arrays for seed in array] == expected
+    jobs = [job for array in slurm.arrays for job in array]
+    assert all(len(array) == limit for array in slurm.arrays[:-1])
+    assert all(len(job.batch.tasks) == size for job in jobs[:-1])
+    known = asked(study)
+    for job in jobs:
+        assert {known[task.run_id]["job"] for task in job.batch.tasks} == {job.name}
+    assert slurm.parameters["additional_parameters"]["requeue"]
+
+    slurm.arrays.clear()
+    before = snapshot(study)
+    assert sweep(len(CELLS), *knobs)[0] == 0
+    assert slurm.arrays == []
+    assert snapshot(study) == before
+
+
+# ---------------------------------------------------------------------- histories
+
+
+DEADLY = ("out of memory", "killed at its limit", "node gone for good")
+"""What ends a job and its run without a word."""
+
+
+class History:
+    """What happened to a study's runs, told apart from their run.json."""
+
+    def __init__(self, slurm: Scheduler, chance: random.Random) -> None:
+        self.slurm, self.chance = slurm, chance
+        self.kills: dict[Path, tuple[int, int]] = {}
+        """Kills in a row, and the step from which they began."""
+        self.silent: dict[Path, int | None] = {}
+        """Runs that ended without a word; the step from which, unless that counts as a kill."""
+        self.raised: set[Path] = set()
+        self.forgiven: set[Path] = set()
+        """Runs of a command with retry_failed."""
+        self.done: set[Path] = set()
+        self.told: list[str] = []
+
+    def act(self, job: FakeJob, what: str) -> None:
+        """Let `what` happen, and know of it."""
+        before = job.under_way
+        self.slurm.happens(job, what)
+        run = before.folder if before else None
+        self.told.append(f"{job.name}: {run.name.split('-')[-2] if run else ''} {what}")
+        if before is not None and run is not None:
+            self._ended(run, before.state["attempts"][-1]["from_step"], what)
+        elif what == "cancelled":
+            for lost in folders(Path(job.batch.tasks[0].folder).parent, [job]):
+                if (began := self.silent.get(lost)) is not None:
+                    self._killed(lost, began)
+                    self.silent[lost] = None
+        if job.under_way is not None and job.under_way is not before:
+            self._begun(job.under_way.folder)
+
+    def _begun(self, run: Path) -> None:
+        self.silent.pop(run, None)
+        assert run not in self.raised or run in self.forgiven, self.told
+        self.raised.discard(run)
+        self.forgiven.discard(run)
+
+    def _ended(self, run: Path, began: int, what: str) -> None:
+        if what in ("is killed", *DEADLY):
+            self._killed(run, began)
+            self.silent |= {run: None} if what in DEADLY else {}
+        elif what == "node lost":
+            self.silent[run] = began
+        elif what != "checkpoint":
+            self.kills.pop(run, None)
+        if what in ("raises", "exits"):
+            self.raised.add(run)
+        elif what in ("completes", "diverges"):
+            self.done.add(run)
+
+    def _killed(self, run: Path, began: int) -> None:
+        count, step = self.kills.get(run, (0, 0))
+        self.kills[run] = (count + 1 if step == began else 1, began)
+
+    def go_on(self) -> bool:
+        """Let something happen to some job, if there is one."""
+        jobs = self.slurm.active
+        if not jobs:
+            return False
+        job = self.chance.choice(jobs)
+        anyway = ["cancelled"]
+        if job.state == "PENDING":
+            what = self.chance.choice(["starts"] * 9 + anyway)
+        elif job.under_way is None:
+            what = self.chance.choice(["begins"] * 9 + anyway + ["node lost"])
+        else:
+            what = self.chance.choice(["checkpoint", "completes", *ENDS, *FATES])
+        self.act(job, what)
+        return True
+
+    def expected(self, run: Path, job: FakeJob | None, retries: int, retry_failed: bool) -> bool:
+        """Whether the next command must submit `run`, whose last job is `job`."""
+        if run in self.done or (job is not None and job in self.slurm.active):
+            return False
+        how = job.state if job is not None and self.slurm.accounting else ""
+        count, _ = self.kills.get(run, (0, 0))
+        taken_away = run in self.silent and how in ("NODE_FAIL", "CANCELLED by 0")
+        hopeless = count > retries and not taken_away
+        return retry_failed or not (run in self.raised or hopeless or how == "OUT_OF_MEMORY")
+
+
+@pytest.mark.parametrize("number", range(HISTORIES))
+def test_any_history(sweep: Sweep, slurm: Scheduler, study: Path, number: int) -> None:
+    """Commands, each after something befell the jobs of the last: exactly what must be is done."""
+    print(f"AUTOL2_HISTORY_SEED={SEED}")
+    chance = random.Random(SEED + number)
+    slurm.accounting, slurm.limit = chance.random() < 0.5, chance.choice((1, 2, 100))
+    retries, size = chance.choice((0, 1, 3)), chance.choice((1, 1, 2, 3))
+    history = History(slurm, chance)
+    count = 5
+    last: dict[Path, FakeJob] = {}
+    for turn in range(TURNS):
+        settled = turn > TURNS - 4  # from now on all goes well
+        retry_failed = chance.random() < 0.1 or turn == TURNS - 1
+        runs = list(last)
+        expected = [run for run in runs if history.expected(run, last[run], retries, retry_failed)]
+        finished = {run: (run / "run.json").read_bytes() for run in history.done}
+        slurm.arrays.clear()
+        knobs = f"max_retries={retries}", f"runs_per_job={size}"
+        knobs += (f"retry_failed={str(retry_failed).lower()}",)
+        assert sweep(count, *knobs)[0] == 0
+        new = [job for array in slurm.arrays for job in array]
+        told = history.told[-30:]
+        assert folders(study, new) == (expected if turn else folders(study, new)), told
+        last |= {study / task.run_id: job for job in new for task in job.batch.tasks}
+        assert len(last) == count
+        busy = Counter(folders(study, slurm.active))
+        assert all(once == 1 for once in busy.values()), told
+        known = asked(study)
+        assert {known[run.name]["job"] for run in last} == {job.name for job in last.values()}
+        if retry_failed:
+            history.forgiven.update(folders(study, new))
+        moments = 200 if settled else chance.randrange(12)
+        for _ in range(moments):
+            if settled:
+                for job in slurm.active:
+                    what = "completes" if job.under_way else "begins"
+                    history.act(job, "starts" if job.state == "PENDING" else what)
+            elif not history.go_on():
+                break
+        assert all((run / "run.json").read_bytes() == text for run, text in finished.items())
+    assert {read_state(run)["status"] for run in last} <= {*FINISHED}
+
+
+# ---------------------------------------------------------------------- SLURM says no
+
+QUEUE = "Batch job submission failed: Job violates accounting/QOS policy"
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        FailedJobError(f"sbatch: error: {QUEUE}"),
+        refused(QUEUE),
+        subprocess.CalledProcessError(1, ["sbatch"], stderr=f"sbatch: error: {QUEUE}\n".encode()),
+    ],
+    ids=["submitit's", "text", "bytes"],
+)
+def test_a_refusal_in_the_middle(
+    sweep: Sweep, slurm: Scheduler, study: Path, refusal: Exception
+) -> None:
+    slurm.limit = 2
+    slurm.refusals = [None, refusal]
+    status, said, error = sweep(5)
+    assert status == 2
+    assert error.startswith(f"error: SLURM refuses the jobs: sbatch: error: {QUEUE} (change it")
+    assert len(error.splitlines()) == 1
+    assert said.splitlines()[-1] == "submitted 2 runs as job 1"
+    assert [seeds_of(array) for array in slurm.arrays] == [[0, 1]]
+    jobs = [entry.get("job") for entry in asked(study).values()]
+    assert sorted(jobs, key=str) == ["1_0", "1_1", None, None, None]
+    assert [path.name for path in study.iterdir() if not path.name.startswith(".")] == [
+        "study.json"
+    ]
+    assert sweep(5)[0] == 0
+    assert [seeds_of(array) for array in slurm.arrays] == [[0, 1], [2, 3], [4]]
+
+
+def test_a_refusal_at_once(sweep: Sweep, slurm: Scheduler, study: Path) -> None:
+    slurm.refusals = [refused("invalid partition specified: nope")]
+    status, said, error = sweep(2, "partition=nope")
+    assert (status, said) == (2, "2 runs: 2 missing\n")
+    assert "invalid partition" in error
+    assert len(error.splitlines()) == 1
+    assert not any("job" in entry for entry in asked(study).values())
+
+
+@pytest.mark.parametrize(
+    ("command", "failure", "said"),
+    [
+        ("squeue", refused("Unable to contact slurm controller", ["squeue"]), "Unable to contact"),
+        ("squeue", subprocess.TimeoutExpired("squeue", 60), "squeue does not answer"),
+        ("squeue", FileNotFoundError(), "squeue is not on this machine"),
+        ("squeue", BlockingIOError(11, "Resource temporarily unavailable"), "cannot be run: Res"),
+        ("scontrol", refused("Unable to contact slurm controller", ["scontrol"]), "Unable to con"),
+    ],
+)
+def test_slurm_does_not_answer(
+    sweep: Sweep, slurm: Scheduler, command: str, failure: Exception, said: str
+) -> None:
+    """Not knowing what is queued, nothing is submitted."""
+    slurm.broken[command] = failure
+    status, _, error = sweep(2)
+    assert status == 2
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert slurm.arrays == []
+    slurm.broken.clear()
+    assert sweep(2)[0] == 0
+    assert len(slurm.arrays) == 1
+
+
+def test_sacct_does_not_answer(sweep: Sweep, slurm: Scheduler) -> None:
+    """Then it is as if there were none."""
+    sweep(2)
+    for job in slurm.active:
+        slurm.happens(job, "out of memory")
+    slurm.broken["sacct"] = subprocess.TimeoutExpired("sacct", 60)
+    assert "2 runs: 2 lost" in sweep(2, "dry_run=true")[1]
+    slurm.broken.clear()
+    assert "2 runs: 2 failed" in sweep(2, "dry_run=true")[1]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"runs": [1]}', '{"runs": {"a": 1}}', "{}"])
+def test_a_damaged_study_json(sweep: Sweep, slurm: Scheduler, study: Path, damage: str) -> None:
+    """What is queued is not known then, so nothing is submitted, and the file is left."""
+    sweep(2)
+    (study / "study.json").write_text(damage)
+    status, _, error = sweep(2)
+    assert status == 2
+    assert re.fullmatch(r"error: .*study\.json cannot be read \(.*\), and it says .*\n", error)
+    assert len(slurm.arrays) == 1
+    assert (study / "study.json").read_text() == damage
+    assert asked(study) == {}  # for those who only read
+
+
+def test_a_folder_that_cannot_be_written(
+    sweep: Sweep, slurm: Scheduler, study: Path, tmp_path: Path
+) -> None:
+    study.write_text("a file")
+    try:
+        status, _, error = sweep(1)
+    finally:
+        study.unlink()
+    assert status == 2
+    assert re.fullmatch(r"error: .*default cannot be written \(.*\): choose .*\n", error)
+    status, _, error = sweep(1, f"submitit_folder={study}/study.json")
+    assert status == 2
+    assert slurm.arrays == []
+
+
+def test_the_limit_of_an_array(slurm: Scheduler) -> None:
+    for words, size in (
+        ("MaxArraySize            = 3\n", 3),
+        ("MaxArraySize = 9\nSchedulerParameters     = defer,max_array_tasks=2,bf_max=9\n", 2),
+        ("", 1001),
+    ):
+        slurm.says["scontrol"] = words
+        assert real_slurm.array_limit() == size
+
+
+def test_the_same_command_twice_at_the_same_time(
+    sweep: Sweep, slurm: Scheduler, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another decided likewise, and was quicker."""
+    real = SlurmLauncher._act
+
+    def slow(self: SlurmLauncher, wanted: list[Any]) -> None:
+        slurm.jobs["77"] = FakeJob("77", self._batch(wanted, wanted[:2], 1, 1))
+        note(study, {task.run_id: {"job": "77"} for task in wanted[:2]})
+        real(self, wanted)
+
+    monkeypatch.setattr(SlurmLauncher, "_act", slow)
+    assert sweep(3)[0] == 0
+    assert [seeds_of(array) for array in slurm.arrays] == [[2]]
+
+
+# ---------------------------------------------------------------------- waiting
+
+
+def test_waiting(sweep: Sweep, slurm: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the jobs are gone, whatever SLURM says meanwhile; each end is told once."""
+    does = slurm.happens
+
+    def job(seed: int) -> FakeJob:
+        return slurm.arrays[0][seed]
+
+    def lose_contact() -> None:
+        slurm.broken["squeue"] = refused("Unable to contact slurm controller", ["squeue"])
+        do(2, "starts", "begins", "raises")
+
+    def do(seed: int, *what: str) -> None:
+        for word in what:
+            does(job(seed), word)
+
+    slept = let_wait(
+        monkeypatch,
+        [
+            lambda: do(0, "starts", "begins"),
+            lambda: do(0, "completes"),
+            lambda: do(1, "starts", "begins", "preempted"),
+            lose_contact,
+            lambda: None,
+            slurm.broken.clear,
+            lambda: do(3, "starts", "begins", "cancelled"),
+            lambda: do(1, "starts", "begins", "diverges"),
+        ],
+    )
+    status, said, error = sweep(4, detach=False)
+    assert len(slept) == 8
+    assert status == 1
+    lines = [re.sub(r"auto_l2-nobn-s(\d)-\w+", r"s\1", line) for line in said.split("\n")]
+    assert [line for line in lines if line] == [
+        "4 runs: 4 missing",
+        "submitted 4 runs as job 1",
+        "[1/4] s0: completed, 50.00 %",
+        "squeue says: squeue: error: Unable to contact slurm controller; still waiting",
+        "[2/4] s2: failed",
+        "[3/4] s1: diverged",
+        "2 of 4 runs have come to a result",
+    ]
+    assert re.fullmatch(
+        r"error: 2 without one, among them .*-s2-.*: failed, ValueError: bad\n", error
+    )
+
+
+def test_waiting_for_what_an_earlier_command_submitted(
+    sweep: Sweep, slurm: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ctrl_c() -> None:
+        raise KeyboardInterrupt
+
+    let_wait(monkeypatch, [ctrl_c])
+    status, _, error = sweep(2, detach=False)
+    assert (status, error.count("\n")) == (130, 1)
+    assert "no longer waiting; the jobs go on" in error
+
+    def all_(*what: str) -> None:
+        for job in slurm.arrays[0]:
+            for word in what:
+                slurm.happens(job, word)
+
+    slept = let_wait(monkeypatch, [lambda: all_("starts", "begins"), lambda: all_("completes")])
+    status, said, _ = sweep(2, detach=False)
+    assert (status, len(slept)) == (0, 2)
+    assert said.splitlines()[-1] == "2 of 2 runs have come to a result"
+    assert said.count("completed") == 2
+    assert len(slurm.arrays) == 1
+
+
+@pytest.mark.parametrize(
+    ("fate", "why"),
+    [
+        ("node gone for good", "lost, job 1 is gone: node fail; the same command goes on with it"),
+        ("cancelled", "lost, interrupted: SIGTERM; the same command goes on with it"),
+        ("out of memory", "failed, out of memory, says SLURM of job 1"),
+    ],
+)
+def test_waiting_in_vain(
+    sweep: Sweep, slurm: Scheduler, monkeypatch: pytest.MonkeyPatch, fate: str, why: str
+) -> None:
+    def befalls() -> None:
+        for what in ("starts", "begins", fate):
+            slurm.happens(slurm.arrays[0][0], what)
+
+    let_wait(monkeypatch, [befalls])
+    status, _, error = sweep(1, detach=False)
+    assert status == 1
+    assert error.strip().endswith(why)
+
+
+def test_waiting_ends_with_the_last_run(
+    sweep: Sweep, slurm: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if SLURM never answers again."""
+
+    def ends() -> None:
+        for what in ("starts", "begins", "completes"):
+            slurm.happens(slurm.arrays[0][0], what)
+        slurm.broken["squeue"] = subprocess.TimeoutExpired("squeue", 60)
+
+    let_wait(monkeypatch, [ends])
+    assert sweep(1, detach=False)[0] == 0
+
+
+# ---------------------------------------------------------------------- a job's own decision
+
+
+def test_a_requeued_job_does_not_do_over_what_failed(
+    slurm: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had failed before the job was submitted, it does (retry_failed)."""
+    for name, end in (("a", "raises"), ("b", "is killed")):
+        before = Batch([Task(str(tmp_path / name), ("seed=0",))], retries=0)
+        slurm.begin(before.tasks[0], FakeJob("1", before)).end(*ENDS[end][:2])
+        assert before._over(before.tasks[0])
+        batch = Batch([replace(before.tasks[0], attempts=1)], retries=0)
+        job = FakeJob("2", batch)
+        for what in ("starts", "begins", end):
+            slurm.happens(job, what)
+        assert job.state == "COMPLETED"
+        assert len(batch.tasks[0].state["attempts"]) == 2
+        monkeypatch.setattr(batch_module, "Process", None)  # none may begin
+        batch()
+
+
+def test_a_requeued_job_goes_on_with_what_was_interrupted(slurm: Scheduler, tmp_path: Path) -> None:
+    batch = Batch([Task(str(tmp_path / "run"), ("seed=0",))], retries=0)
+    job = FakeJob("1", batch)
+    for what in ("time limit", "preempted", "node lost", "node lost"):
+        slurm.happens(job, "starts")
+        slurm.happens(job, "begins")
+        assert job.under_way is not None, what
+        slurm.happens(job, what)
+    assert kills(batch.tasks[0].state) == 1  # the last, of which one cannot know yet
