@@ -126,7 +126,11 @@ class SlurmLauncher(StudyLauncher):
             try:
                 with contextlib.redirect_stderr(io.StringIO()):  # the error has it as well
                     submitted = executor.submit_array(part)
-            except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
+            except (
+                submitit.core.utils.FailedJobError,
+                submitit.core.utils.FailedSubmissionError,
+                subprocess.CalledProcessError,
+            ) as error:
                 raise UserError(_refusal(error)) from error
             except OSError as error:
                 raise UserError(

@@ -190,7 +190,7 @@ def standing(state: Mapping[str, Any], job: Job | None, retries: int = RETRIES) 
     if (times := kills(state)) > retries and not taken_away:
         return Standing("failed", f"killed {times} times without getting further")
     if status == "interrupted":
-        return Standing("lost", f"interrupted: {state['attempts'][-1].get('why')}")
+        return Standing("lost", f"interrupted: {_last(state).get('why')}")
     if job is not None:
         ended = job.state.lower().replace("_", " ")
         return Standing("lost", f"job {job.name} is gone" + f": {ended}" * bool(ended))
@@ -200,8 +200,14 @@ def standing(state: Mapping[str, Any], job: Job | None, retries: int = RETRIES) 
 
 
 def _in_a_job_elsewhere(state: Mapping[str, Any]) -> bool:
-    last = state["attempts"][-1]
+    last = _last(state)
     return last.get("host") != socket.gethostname() and last.get("slurm_job_id") is not None
+
+
+def _last(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The last attempt; empty in a run.json without any, which nothing here writes."""
+    attempts: Sequence[Mapping[str, Any]] = state.get("attempts") or [{}]
+    return attempts[-1]
 
 
 def kills(state: Mapping[str, Any]) -> int:
@@ -225,8 +231,8 @@ def kills(state: Mapping[str, Any]) -> int:
 
 def alive(state: Mapping[str, Any]) -> bool:
     """Whether a run that says it is running still does: by its process here, else its heartbeat."""
-    last, updated = state["attempts"][-1], float(state.get("updated", 0.0))
-    if last.get("host") == socket.gethostname():
+    last, updated = _last(state), float(state.get("updated", 0.0))
+    if last.get("host") == socket.gethostname() and "pid" in last:
         pid = int(last["pid"])
         try:
             os.kill(pid, 0)

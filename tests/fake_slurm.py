@@ -64,6 +64,7 @@ class Scheduler:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Stand in for SLURM."""
         a_run()  # composed before a command composes
+        monkeypatch.setenv("SQUEUE_STATES", "R")  # a user's own, which must not matter
         errors = "CalledProcessError", "TimeoutExpired"
         fake = {name: getattr(subprocess, name) for name in errors}
         monkeypatch.setattr(slurm, "subprocess", SimpleNamespace(run=self._answer, **fake))

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
-from submitit.core.utils import FailedJobError
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from autol2 import batch as batch_module
 from autol2 import launch, train
@@ -403,6 +403,13 @@ def test_a_refusal_in_the_middle(
     assert [seeds_of(array) for array in slurm.arrays] == [[0, 1], [2, 3], [4]]
 
 
+def test_an_answer_of_sbatch_that_is_not_understood(sweep: Sweep, slurm: Scheduler) -> None:
+    slurm.refusals = [FailedSubmissionError('Could not make sense of sbatch output "hello"')]
+    status, _, error = sweep(2)
+    assert (status, len(error.splitlines())) == (2, 1)
+    assert 'sbatch output "hello"' in error
+
+
 def test_a_refusal_at_once(sweep: Sweep, slurm: Scheduler, study: Path) -> None:
     slurm.refusals = [refused("invalid partition specified: nope")]
     status, said, error = sweep(2, "partition=nope")
@@ -448,6 +455,16 @@ def test_sacct_does_not_answer(sweep: Sweep, slurm: Scheduler) -> None:
     assert "2 runs: 2 failed" in sweep(2, "dry_run=true")[1]
 
 
+def test_array_tasks_that_never_began(sweep: Sweep, slurm: Scheduler) -> None:
+    """Accounting has one line for them, as in 1_[0,1%256]."""
+    sweep(3)
+    slurm.happens(slurm.arrays[0][2], "starts")
+    for job in slurm.active:
+        slurm.happens(job, "cancelled")
+    said = sweep(3, "dry_run=true")[1]
+    assert [f"job 1_{task} is gone: cancelled" in said for task in range(3)] == [True] * 3
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", '{"runs": [1]}', '{"runs": {"a": 1}}', "{}"])
 def test_a_damaged_study_json(sweep: Sweep, slurm: Scheduler, study: Path, damage: str) -> None:
     """What is queued is not known then, so nothing is submitted, and the file is left."""
@@ -456,6 +473,7 @@ def test_a_damaged_study_json(sweep: Sweep, slurm: Scheduler, study: Path, damag
     status, _, error = sweep(2)
     assert status == 2
     assert re.fullmatch(r"error: .*study\.json cannot be read \(.*\), and it says .*\n", error)
+    assert sweep(2, "dry_run=true") == (2, "", error)
     assert len(slurm.arrays) == 1
     assert (study / "study.json").read_text() == damage
     assert asked(study) == {}  # for those who only read

@@ -112,6 +112,12 @@ def test_reasons() -> None:
     assert standing(STATES["interrupted"](), None).why == "interrupted: SIGTERM"
 
 
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed", "nonsense"])
+def test_a_run_json_without_attempts(status: str) -> None:
+    for job in JOBS.values():
+        assert standing({"status": status}, job).status in ("lost", "failed", "queued", "missing")
+
+
 def test_kills_count_only_where_nothing_came_of_them() -> None:
     def attempts(*found: tuple[int, str | None]) -> dict[str, Any]:
         return {
