@@ -41,7 +41,7 @@ class Comparison:
     p: float
     """Two-sided, of the sign-flip permutation test; NaN below two pairs."""
     smallest_p: float
-    """The smallest p that this many pairs could give."""
+    """The smallest p that this many pairs could give; with many, not all flips are tried."""
     seeds_needed: int | None
     """See `seeds_needed`; None where the differences say nothing about it."""
 
@@ -87,7 +87,8 @@ def compare(differences: Sequence[float], comparisons: int = 1) -> Comparison:
                 rng=np.random.default_rng(0),
             ).pvalue
         )
-    return Comparison(n, interval(differences), p, 2 / 2**n, seeds_needed(differences, comparisons))
+    smallest = max(2 / 2**n, 2 / (RESAMPLES + 1))
+    return Comparison(n, interval(differences), p, smallest, seeds_needed(differences, comparisons))
 
 
 def seeds_needed(differences: Sequence[float], comparisons: int = 1) -> int | None:

@@ -11,14 +11,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import ANY
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-from autol2.report import figures
+from autol2.report import figures, page
+from autol2.report.__main__ import _on_cifar10
+from autol2.report.arms import in_order
+from autol2.report.beside import beside_published
+from autol2.report.figures import PAPER, STYLES
 from autol2.report.published import path_of, published, shrinking_of
 from autol2.report.runs import CHANGES, Curves, _lambdas, curves
+from autol2.report.sound import FIGURES, fault
 from autol2.report.tables import Tables, tables
 from autol2.report.verdict import verdict
 from autol2.run import read_state
@@ -140,18 +146,33 @@ def test_shrinking_of_the_published_runs() -> None:
 def test_a_broken_run_is_listed(study: Path, report: Path, tmp_path: Path) -> None:
     copy = tmp_path / "outputs" / "small"
     shutil.copytree(study, copy, ignore=shutil.ignore_patterns("report"))
-    first, second, third = (record.folder for record in records(copy)[:3])
+    whole = [one.folder for one in records(copy) if one.state["status"] == "completed"]
+    first, second, third, fourth = whole[:4]
     (first / "run.json").write_text("{")
     (second / "epochs.csv").write_text("nonsense\n")
     (third / "measurements.csv").unlink()
+    state = read_state(fourth)
+    (fourth / "run.json").write_text(json.dumps({**state, "result": {}}))
     done = run_autol2("report", tmp_path / "outputs")
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     runs = pd.read_csv(copy / "report" / "runs.csv").set_index("run_id")
     assert runs.loc[first.name, "status"] == "broken"
-    for folder in (first, second, third):
-        assert "cannot be read" in runs.loc[folder.name, "problem"]
+    assert runs.loc[fourth.name, "status"] == "broken"
     page = (copy / "report" / "index.html").read_text()
+    for folder in (first, second, third, fourth):
+        assert re.search("cannot be (read|used)", runs.loc[folder.name, "problem"])
+        assert f"<tr><td>{folder.name}</td><td>{runs.loc[folder.name, 'status']}</td>" in page
     assert "The records of some completed runs cannot be read." in page
+
+
+def test_a_folder_that_cannot_be_written(study: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "outputs" / "small"
+    shutil.copytree(study, copy, ignore=shutil.ignore_patterns("report"))
+    (copy / "report").write_text("in the way")
+    done = run_autol2("report", tmp_path / "outputs")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f"error: {copy / 'report'} cannot be written: File exists"]
 
 
 def test_missing_runs_are_listed(study: Path, tmp_path: Path) -> None:
@@ -371,7 +392,86 @@ def test_figure_4_shows_two_seeds_of_one_arm(tmp_path: Path) -> None:
     assert [curve.marks["attempt"].tolist() for curve in shown] == [[1], [1], [2]]
 
 
+def test_arms_are_in_the_order_of_their_numbers() -> None:
+    arms = [
+        "fixed λ 0",
+        "fixed λ 1e-05",
+        "fixed λ 0.0005",
+        "fixed λ 0.0005 lr=0.01",
+        "fixed λ 0.0005 lr=0.1",
+        "Auto L2",
+        "threshold 5 %",
+        "threshold 10 %",
+        "Advance L2",
+        "combined 5 %",
+    ]
+    assert list(in_order(reversed(arms))) == arms
+    table = page._table(pd.DataFrame({"arm": sorted(arms)}), {"arm": "arm"})
+    keys = {text: int(key) for ((text, key, _),) in table["rows"]}
+    assert sorted(keys, key=lambda arm: keys[arm]) == arms
+
+
+def test_curves_of_one_figure_differ_in_colour_and_in_dashes() -> None:
+    for _, lines in PAPER.values():
+        styles = [figures._style(STYLES[figures._label(line)]) for line in lines]
+        for looks in zip(*styles, strict=True):
+            assert len(set(looks)) == len(lines)
+
+
+def test_published_figures_are_for_cifar10_alone() -> None:
+    def on(train: int, classes: int) -> bool:
+        data = {"train": train, "test": 10_000, "classes": classes, "digest": "d"}
+        return _on_cifar10([(Record(Path("x"), {"data": data}), Curves())])
+
+    assert on(50_000, 10)
+    assert not on(50_000, 100)  # CIFAR-100
+    assert not on(60_000, 10)
+
+
+def test_how_ours_were_made_otherwise_than_the_papers() -> None:
+    found = [
+        record(50.0, {**identity("threshold", seed, alpha__percent=alpha), "epochs": 3})
+        for seed in (0, 1)
+        for alpha in (10.0, 5.0)
+    ]
+    beside = beside_published(made(*found).runs, found)
+    assert beside.table["arm"].tolist() == ["threshold 5 %", "threshold 10 %"]
+    assert beside.table["n"].tolist() == [2, 2]
+    assert beside.differences == "epochs is 3, not 200"
+    assert beside_published(made(*found).runs.assign(status="failed"), found).table.empty
+
+
+def test_a_run_of_several_versions_is_told() -> None:
+    """One attempt with another PyTorch and a dirty tree, although the last one had neither."""
+    state = record(50.0, identity("fixed", 0, fixed_lambda__value=1e-4)).state
+    state["attempts"] = [
+        {"torch": "2.11", "git": {"commit": "a", "dirty": True}, "threads": 1},
+        {"torch": "2.12", "git": {"commit": "a", "dirty": False}, "threads": 1},
+    ]
+    table = tables([(Record(Path("x"), state), Curves())])
+    warnings = page._warnings(table.runs, table.attempts)
+    assert warnings == [
+        "Some runs were made from a source tree with uncommitted changes.",
+        "The runs were made with several PyTorch versions, 1 of them each with several.",
+    ]
+    facts = dict(page._provenance(table.runs, table.attempts))
+    assert facts["torch"] == "2.11, 2.12"
+    assert facts["seed"] == "0"
+
+
 # ---------------------------------------------------------------------- reading
+
+
+def sound_state(status: str = "completed") -> dict:
+    """A run.json with what the report needs."""
+    return {
+        "status": status,
+        "steps_per_epoch": 391,
+        "config": {"lr": 0.01},
+        "identity": identity("threshold", 0, alpha__percent=5.0),
+        "attempts": [{"seconds": 1.0, "torch": "2.11", "git": {"commit": "c", "dirty": False}}],
+        "result": dict.fromkeys(FIGURES, 50.0),
+    }
 
 
 def generate(folder: Path, runs: int, epochs: int) -> list[Record]:
@@ -383,7 +483,7 @@ def generate(folder: Path, runs: int, epochs: int) -> list[Record]:
     ]
     header = "epoch,step,lambda,train_loss,train_accuracy,event,penalty,weight_norm"
     evaluations = [f"{epoch},391,0.0001,50.0" for epoch in range(epochs)]
-    state = {"status": "completed", "steps_per_epoch": 391, "config": {"lr": 0.01}}
+    state = sound_state()
     for number in range(runs):
         run = folder / f"run-{number}"
         run.mkdir(parents=True)
@@ -442,6 +542,109 @@ def test_half_a_row_of_a_running_run_is_left_for_later(tmp_path: Path) -> None:
     ((_, course),) = curves([one], tmp_path / "kept")
     assert course.problem == ""
     assert course.lambdas[-1] == (390, pytest.approx(1e-4))
+
+
+def test_a_running_run_has_no_rows_at_first(tmp_path: Path) -> None:
+    (one,) = generate(tmp_path / "study", 1, 1)
+    (one.folder / "epochs.csv").unlink()
+    (one.folder / "measurements.csv").write_bytes(b"")
+    begun = Record(one.folder, sound_state("running"))
+    ((_, course),) = curves([begun], tmp_path / "kept")
+    assert course == Curves(epochs={name: [] for name in ("test_accuracy", "epoch")}, shrinking=ANY)
+    (one.folder / "run.json").touch()
+    ((_, course),) = curves([one], tmp_path / "kept-completed")
+    assert course.problem == "its records cannot be read: epochs.csv is missing or empty"
+
+
+HEADER = "epoch,step,lambda\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("measurements.csv", b"\xff\xfe\n", "measurements.csv: "),
+        ("measurements.csv", b"epoch,step\n0,5\n", "there is no column lambda"),
+        ("measurements.csv", f"{HEADER}0,5,nan\n".encode(), "not every λ is a number from 0"),
+        ("measurements.csv", f"{HEADER}0,5,-1\n".encode(), "not every λ is a number from 0"),
+        ("measurements.csv", f"{HEADER}0,5,1e99\n".encode(), "not every λ is a number from 0"),
+        ("measurements.csv", f"{HEADER}0,5,x\n".encode(), "could not convert"),
+        ("measurements.csv", f"{HEADER}0,5,1\n0,5,1\n".encode(), "its steps do not rise"),
+        ("measurements.csv", f"{HEADER}0,nan,1\n".encode(), "its steps do not rise"),
+        ("measurements.csv", f"{HEADER}0,inf,1\n".encode(), "its steps do not rise"),
+        ("epochs.csv", b"", "epochs.csv is missing or empty"),
+        ("epochs.csv", b"epoch,step,test_accuracy\n", "epochs.csv has no rows"),
+        ("epochs.csv", b"epoch,step,test_accuracy\n0,391,nan\n", "from 0 to 100"),
+        ("epochs.csv", b"epoch,step,test_accuracy\n0,391,inf\n", "from 0 to 100"),
+        ("epochs.csv", b"nonsense\nfoo\n", "there is no column epoch"),
+    ],
+)
+def test_damaged_records_are_told(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (one,) = generate(tmp_path / "study", 1, 1)
+    (one.folder / name).write_bytes(content)
+    ((_, course),) = curves([one], tmp_path / "kept")
+    assert course.problem.startswith("its records cannot be read: ")
+    assert words in course.problem
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("status", "weird", "status is 'weird'"),
+        ("status", None, "it has no status"),
+        ("status", [1], "status is [1]"),
+        ("identity", [1], "identity is [1]"),
+        ("identity", None, "it has no identity"),
+        ("identity.method", "auto_l2", "identity.method is 'auto_l2'"),
+        ("identity.method.name", None, "it has no identity.method.name"),
+        ("identity.seed", "x", "identity.seed is 'x'"),
+        ("identity.seed", 0.5, "identity.seed is 0.5"),
+        ("identity.alpha.percent", None, "it has no identity.alpha.percent"),
+        ("identity.lr", [1], "identity.lr is [1]"),
+        ("attempts", "x", "attempts is 'x'"),
+        ("attempts", [None], "attempts is 'null'"),
+        ("attempts", [1], "attempts is 1"),
+        ("attempts", [{"seconds": "x"}], "attempts.seconds is 'x'"),
+        ("attempts", [{"git": "x"}], "attempts.git is 'x'"),
+        ("result", None, "it has no result.final_test_accuracy"),
+        ("result.mean_last_10_epochs", "nan", "result.mean_last_10_epochs is nan"),
+        ("result.mean_last_10_epochs", "x", "result.mean_last_10_epochs is 'x'"),
+        ("result.final_test_loss", "nan", ""),
+        ("steps_per_epoch", 0, "steps_per_epoch is 0"),
+        ("steps_per_epoch", "x", "steps_per_epoch is 'x'"),
+        ("error", [1], "error is [1]"),
+        ("data", "x", "data is 'x'"),
+    ],
+)
+def test_a_run_json_that_makes_no_sense_is_told(path: str, value: object, words: str) -> None:
+    state = json.loads(json.dumps(sound_state()))
+    assert fault(state) == ""
+    *parents, name = path.split(".")
+    inner = state
+    for parent in parents:
+        inner = inner[parent]
+    inner[name] = value
+    assert fault(state) == (words and f"run.json cannot be used: {words}")
+    course = Curves(problem=fault(state))
+    found = Record(Path("x"), {} if fault(state) else state)
+    assert tables([(found, course)]).runs["problem"].tolist() == [course.problem]
+
+
+def test_a_diverged_run_says_where() -> None:
+    state = {**sound_state("diverged"), "diverged": {"step": 35}}
+    assert fault(state) == "run.json cannot be used: it has no diverged.lambda"
+    state["diverged"]["lambda"] = "inf"
+    assert fault(state) == ""
+    row = tables([(Record(Path("x"), state), Curves())]).runs.iloc[0]
+    assert (row["diverged_step"], row["diverged_lambda"]) == (35, math.inf)
+
+
+def test_a_run_that_failed_before_it_began_says_why() -> None:
+    """As a launcher writes it for a process that ended without a word."""
+    state = {"status": "failed", "error": "Traceback:\nImportError: no torch", "attempts": [{}]}
+    assert fault(state) == ""
+    assert fault({**state, "error": " \n"}) == ""
+    table = tables([(Record(Path("x"), state), Curves(problem="no records"))])
+    assert table.runs["problem"].tolist() == ["ImportError: no torch"]
 
 
 def test_no_torch_for_a_report() -> None:

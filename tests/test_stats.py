@@ -26,6 +26,13 @@ def test_five_pairs_cannot_reach_five_percent() -> None:
     assert stats.compare([1.0, 1.1, 0.9, 1.2, 1.0, 1.3]).p == pytest.approx(0.03125)
 
 
+@pytest.mark.parametrize("pairs", [2, 6, 13, 14, 50])
+def test_the_smallest_p_is_reached(pairs: int) -> None:
+    """With many pairs not all flips are tried, and p stays above what all would give."""
+    comparison = stats.compare([1.0 + 0.01 * one for one in range(pairs)])
+    assert comparison.p == pytest.approx(comparison.smallest_p)
+
+
 def test_interval_is_repeatable_and_covers() -> None:
     generator = np.random.default_rng(1)
     samples = [list(generator.normal(3, 1, 12)) for _ in range(60)]

@@ -20,14 +20,15 @@ from ..config import UserError, parse_as, study_name
 from ..files import write_atomically
 from ..study import Record, asked, find, records
 from . import figures, page, plot
+from .beside import Beside, beside_published
 from .published import published
 from .runs import Curves, curves
-from .tables import Tables, beside_published, tables
+from .tables import Tables, tables
 
 WHOLE = ("seed", "diverged_step", "attempts", "threads", "seeds_needed")
 """Columns of whole numbers, of which some may be missing."""
-CIFAR10 = 50_000
-"""Training images of the published runs' data."""
+CIFAR10 = {"train": 50_000, "test": 10_000, "classes": 10}
+"""The published runs' data, however it came here."""
 
 
 @dataclass
@@ -64,7 +65,10 @@ def report(study: Path, console: Console) -> tuple[Path, list[str]]:
     Raises:
         UserError: the folder holds no runs, or cannot be written.
     """
-    found = records(study)
+    try:
+        found = records(study)
+    except OSError as error:
+        raise UserError(f"{study} cannot be read: {error.strerror or error}") from error
     if not found:
         raise UserError(f"{study} holds no runs")
     folder = study / "report"
@@ -77,7 +81,9 @@ def report(study: Path, console: Console) -> tuple[Path, list[str]]:
         with console.status("drawing") as status:
             drawings = _draw(read, made, folder, lambda name: status.update(f"drawing {name}"))
         _remove_others(folder, drawings)
-        beside = beside_published(made.runs) if _on_cifar10(found) else pd.DataFrame()
+        beside = Beside()
+        if _on_cifar10(read):
+            beside = beside_published(made.runs, [record for record, _ in read])
         missing = sorted(set(asked(study)) - {record.run_id for record in found})
         verdict = page.write(folder / "index.html", study.name, made, beside, drawings, missing)
     except OSError as error:
@@ -97,10 +103,8 @@ def _read(found: Sequence[Record], cache: Path, console: Console) -> list[tuple[
 def _draw(
     read: list[tuple[Record, Curves]], made: Tables, folder: Path, say: figures.Say
 ) -> list[plot.Drawing]:
-    lengths = [int(record.state.get("steps_per_epoch", 1)) for record, _ in read]
-    marks = published()
-    if not _on_cifar10([record for record, _ in read]):
-        marks = marks[:0]
+    lengths = [record.state.get("steps_per_epoch") or 1 for record, _ in read]
+    marks = published() if _on_cifar10(read) else published()[:0]
     return figures.all_figures(
         made.runs,
         {record.run_id: course for record, course in read},
@@ -120,9 +124,10 @@ def _remove_others(folder: Path, drawings: Sequence[plot.Drawing]) -> None:
             png.with_suffix(".svg").unlink()
 
 
-def _on_cifar10(found: Sequence[Record]) -> bool:
+def _on_cifar10(read: list[tuple[Record, Curves]]) -> bool:
     """Whether the published figures mean anything beside these runs'."""
-    return any(record.state.get("data", {}).get("train") == CIFAR10 for record in found)
+    sizes = [record.state.get("data") or {} for record, _ in read]
+    return any({**size, **CIFAR10} == size for size in sizes)
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:

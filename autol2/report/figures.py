@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from . import plot
+from .arms import NAMES
 from .plot import COLOURS, DASHES, Curve, Drawing, Row
 from .runs import Curves
-from .tables import NAMES
 
 Say = Callable[[str], object]
 
@@ -70,13 +70,14 @@ STYLES = {
     "threshold 5 %": 2,
     "threshold 10 %": 3,
     "combined 5 %": 4,
-    "fixed λ 1e-05": 5,
-    "Advance L2": 6,
+    "fixed λ 1e-05": 13,
+    "Advance L2": 22,
     "fixed λ 0.0001": 7,
-    "Advance L2, second run": 11,
+    "Advance L2, second run": 19,
     "fixed λ 0": 10,
 }
-"""The place of each of the paper's curves among colours and dashes, the same in every figure."""
+"""The place of each of the paper's curves among colours and dashes, the same in every figure, and
+such that no two of one figure share either."""
 TITLES = {
     "method.name": "Methods",
     "alpha.percent": "Threshold α",

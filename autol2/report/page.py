@@ -14,6 +14,8 @@ import pandas as pd
 from ..files import write_atomically
 from ..run import FINISHED, now
 from . import verdict
+from .arms import in_order
+from .beside import Beside
 from .plot import Drawing
 from .tables import Tables
 
@@ -22,18 +24,37 @@ HEADINGS = {
     "batchnorm": "batch-norm",
     "n": "seeds",
     "mean": "mean of last 10 (%)",
-    "low": "95 % from",
-    "high": "to",
+    "interval": "95 %",
     "final": "final (%)",
     "best": "best (%)",
-    "difference": "to best fixed λ (points)",
-    "difference_low": "95 % from",
-    "difference_high": "to",
-    "p_holm": "p (Holm)",
     "shrinking_200": "Π(1 − 2·lr·λ), 200 steps",
+    "difference": "to best fixed λ (points)",
+    "difference_interval": "95 %",
+    "p_holm": "p (Holm)",
+    "seeds_needed": "seeds it would take",
     "diverged": "diverged",
     "unfinished": "unfinished",
 }
+INTERVALS = {
+    "interval": ("low", "high"),
+    "difference_interval": ("difference_low", "difference_high"),
+}
+"""Columns that are two of the table of arms in one."""
+RUNS = {
+    "run_id": "run",
+    "arm": "arm",
+    "batchnorm": "batch-norm",
+    "status": "status",
+    "seed": "seed",
+    "final_test_accuracy": "final (%)",
+    "mean_last_10_epochs": "mean of last 10 (%)",
+    "epochs_done": "epochs",
+    "lambda_changes": "λ changes (step:λ)",
+    "seconds": "seconds",
+    "command": "command",
+}
+TALL = 30
+"""Rows of a table above which it scrolls by itself."""
 POINTS = {
     *("mean", "low", "high", "final", "best"),
     *("difference", "difference_low", "difference_high"),
@@ -46,15 +67,15 @@ SHORT = 9
 PUBLISHED = {
     "arm": "arm",
     "batchnorm": "batch-norm",
+    "n": "our seeds",
     "published_final": "published final (%)",
     "ours_final": "ours",
     "published_mean_last_10": "published mean of last 10 (%)",
     "ours_mean_last_10": "ours",
-    "published_changes": "published λ changes (step:λ)",
-    "ours_changes": "ours",
     "published_shrinking": "published Π(1 − 2·lr·λ), 200 steps",
     "ours_shrinking": "ours",
-    "n": "our seeds",
+    "published_changes": "published λ changes (step:λ)",
+    "ours_changes": "ours",
 }
 
 
@@ -62,7 +83,7 @@ def write(
     path: Path,
     study: str,
     tables: Tables,
-    beside: pd.DataFrame,
+    beside: Beside,
     drawings: Sequence[Drawing],
     missing: Sequence[str],
 ) -> list[str]:
@@ -88,25 +109,12 @@ def write(
         troubles=_troubles(runs),
         figures=[(drawing, _data_uri(drawing.svg)) for drawing in drawings],
         summary=_table(tables.summary, HEADINGS),
-        published=_table(beside, PUBLISHED),
-        provenance=_provenance(runs),
-        warnings=_warnings(runs),
-        runs=_table(
-            runs,
-            {
-                "run_id": "run",
-                "arm": "arm",
-                "batchnorm": "batch-norm",
-                "status": "status",
-                "seed": "seed",
-                "final_test_accuracy": "final (%)",
-                "mean_last_10_epochs": "mean of last 10 (%)",
-                "epochs_done": "epochs",
-                "lambda_changes": "λ changes (step:λ)",
-                "seconds": "seconds",
-                "command": "command",
-            },
-        ),
+        published=_table(beside.table, PUBLISHED),
+        differences=beside.differences,
+        provenance=_provenance(runs, tables.attempts),
+        warnings=_warnings(runs, tables.attempts),
+        runs=_table(runs, RUNS),
+        tall=TALL,
     )
     write_atomically(path, page.encode())
     return words
@@ -117,63 +125,114 @@ def _data_uri(path: Path) -> str:
 
 
 def _table(frame: pd.DataFrame, headings: dict[str, str]) -> dict[str, Any]:
-    """Headings and rows of (text, sort key), columns without a single value left out."""
-    columns = [name for name in headings if name in frame and frame[name].notna().any()]
-    rows = [[_cell(row[name], name) for name in columns] for _, row in frame.iterrows()]
+    """Headings and rows of cells; columns that say nothing of any row are left out."""
+    frame = frame.copy()
+    for name, (low, high) in INTERVALS.items():
+        if low in frame:
+            frame[name] = list(zip(frame[low], frame[high], strict=True))
+    columns = [name for name in headings if name in frame and _says_something(frame, name)]
+    places = in_order(frame["arm"]) if "arm" in frame else {}
+    rows = [[_cell(row[name], name, places) for name in columns] for _, row in frame.iterrows()]
     return {"headings": [headings[name] for name in columns], "rows": rows}
 
 
-def _cell(value: Any, name: str) -> tuple[str, str, str]:
+def _says_something(frame: pd.DataFrame, name: str) -> bool:
+    if name in INTERVALS:
+        name = INTERVALS[name][0]
+    values = frame[name]
+    return bool(values.any() if name in ("diverged", "unfinished") else values.notna().any())
+
+
+def _cell(value: Any, name: str, places: dict[str, int]) -> tuple[str, str, str]:
     """Text, sort key and kind (the cell's class)."""
-    text, key = _text(value, name)
-    if not isinstance(value, str):
-        return text, key, "number"
-    return text, key, "longer" if len(value) > 100 else "long" if len(value) > 40 else ""
+    if isinstance(value, tuple):
+        low, high = value
+        return (
+            (_text(low)[0] if math.isnan(low) else f"{low:.2f} to {high:.2f}"),
+            _key(low),
+            "number",
+        )
+    if name == "arm":
+        return value, str(places[value]), ""
+    if isinstance(value, str):
+        return value, value, "longer" if len(value) > 100 else "long" if len(value) > 40 else ""
+    return _text(value, name), _key(value), "number"
 
 
-def _text(value: Any, name: str = "") -> tuple[str, str]:
+def _text(value: Any, name: str = "") -> str:
     if isinstance(value, bool):
-        return ("on" if value else "off"), str(int(value))
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–", ""
+        return "on" if value else "off"
+    if _absent(value):
+        return "–"
     if isinstance(value, float) and name in POINTS:
-        return f"{value:.2f}", repr(value)
+        return f"{value:.2f}"
     if isinstance(value, float):
-        return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}", repr(value)
-    return str(value), str(value)
+        return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    return str(value)
+
+
+def _key(value: Any) -> str:
+    """What the page sorts by: a number, or nothing."""
+    return "" if _absent(value) else str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _troubles(runs: pd.DataFrame) -> list[dict[str, str]]:
     rows = []
     for _, run in runs[runs["status"] != "completed"].iterrows():
-        what = str(run["problem"] or "")
+        what = str(run["problem"])
         if run["status"] == "diverged":
-            what = f"loss not finite at step {run['diverged_step']:g}, λ = {run['diverged_lambda']}"
+            where = f"loss not finite at step {run['diverged_step']:g}"
+            what = f"{where}, λ = {run['diverged_lambda']:g}" + f"; {what}" * bool(what)
+        elif not what:
+            what = f"{run['epochs_done']:g} epochs done"
         rows.append({"run": run["run_id"], "status": run["status"], "what": what})
+    unread = runs[(runs["status"] == "completed") & runs["problem"].astype(bool)]
+    rows += [
+        {"run": run["run_id"], "status": "completed", "what": run["problem"]}
+        for _, run in unread.iterrows()
+    ]
     return rows
 
 
-def _provenance(runs: pd.DataFrame) -> list[tuple[str, str]]:
-    columns = ("commit", "torch", "python", "hardware", "threads", "precision", "host", "seed")
-    facts = []
-    for column in columns:
-        values = sorted({_text(value)[0] for value in runs[column] if not pd.isna(value)})
-        facts.append((column, ", ".join(values) or "–"))
-    return facts
+def _provenance(runs: pd.DataFrame, attempts: pd.DataFrame) -> list[tuple[str, str]]:
+    facts = [
+        *((name, attempts[name]) for name in ("commit", "torch", "python", "hardware", "threads")),
+        *((name, runs[name]) for name in ("precision", "data", "seed")),
+        ("host", attempts["host"]),
+    ]
+    return [(name, _values(column)) for name, column in facts]
 
 
-def _warnings(runs: pd.DataFrame) -> list[str]:
+def _values(column: pd.Series) -> str:
+    values = sorted({value for value in column if not pd.isna(value)})
+    first = values[0] if values else None
+    if len(values) > 2 and not isinstance(first, str) and values[-1] - first == len(values) - 1:
+        return f"{first:g} to {values[-1]:g}"
+    return ", ".join(_text(value) for value in values) or "–"
+
+
+def _warnings(runs: pd.DataFrame, attempts: pd.DataFrame) -> list[str]:
     found = []
-    if (runs["dirty"] == True).any():  # noqa: E712 (missing values are neither)
+    if (attempts["dirty"] == True).any():  # noqa: E712 (missing values are neither)
         found.append("Some runs were made from a source tree with uncommitted changes.")
     for column, what in (
         ("commit", "commits"),
         ("torch", "PyTorch versions"),
+        ("python", "Python versions"),
         ("hardware", "kinds of hardware"),
         ("threads", "thread counts"),
     ):
-        if runs[column].nunique() > 1:
-            found.append(f"The runs were made with several {what}.")
+        if attempts[column].nunique() > 1:
+            within = attempts.groupby("run_id")[column].nunique() > 1
+            also = f", {within.sum()} of them each with several" * bool(within.any())
+            found.append(f"The runs were made with several {what}{also}.")
+    names = runs["data.name"] if "data.name" in runs else pd.Series("", runs.index)
+    if (runs["data"].groupby(names).nunique() > 1).any():
+        found.append("Runs under one name were made on different data.")
     if (runs["problem"].astype(bool) & (runs["status"] == "completed")).any():
         found.append("The records of some completed runs cannot be read.")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,11 @@ from .runs import Curves
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 """Okabe and Ito's, which the colour-blind can tell apart."""
-DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)))
-PUBLISHED_DASHES = (0, (1.5, 2.5))
+DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1.6)))
+PUBLISHED: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.9}
+"""Of the published runs' λ: dashes thinner than any of ours."""
+CROSS: dict[str, Any] = {"marker": "x", "markersize": 5, "markeredgewidth": 1.2}
+"""Of their test accuracy."""
 LAMBDA_ZERO = 1e-6
 """Where λ = 0 is drawn on a logarithmic axis."""
 SHORT = 10.0
@@ -97,7 +101,8 @@ def courses(name: str, title: str, rows: Sequence[Row], length: int, folder: Pat
         "lowest to highest seed; where a run ended early, of the others."
     )
     if marked:
-        caption += " Crosses and thin dots: the published runs."
+        caption += " Crosses and thin dashes: the published runs."
+        left.plot([], [], color="0.3", label="published run", **CROSS, **PUBLISHED)
     if any(run.diverged for curve in curves for run in curve.runs):
         caption += " ✖: a run diverged there."
     if any(value == 0 for curve in curves for run in curve.runs for _, value in run.lambdas):
@@ -196,7 +201,8 @@ def _accuracy(axes: Axes, curve: Curve, reach: float) -> None:
             _cross_out(axes, curve, run.diverged, 0.03, transform=foot)
     for _, mark in curve.marks.iterrows():
         seen = {epoch: mark[column] for epoch, column in MARKS.items() if epoch <= reach}
-        axes.plot(list(seen), list(seen.values()), "x", color=curve.colour, markersize=5, mew=1.2)
+        how = {**CROSS, "color": curve.colour, "linestyle": "none"}
+        axes.plot(list(seen), list(seen.values()), zorder=3, **how)
 
 
 def _cross_out(axes: Axes, curve: Curve, epoch: float, value: float, **how: Any) -> None:
@@ -226,8 +232,7 @@ def _lambda(axes: Axes, curve: Curve, length: int) -> None:
             [value or LAMBDA_ZERO for _, value in path],
             where="post",
             color=curve.colour,
-            linestyle=PUBLISHED_DASHES,
-            linewidth=1.0,
+            **PUBLISHED,
         )
 
 
@@ -244,7 +249,8 @@ def _save(figure: Figure, name: str, title: str, caption: str, folder: Path) -> 
     for axes in figure.axes:
         lines.update(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     if lines:
-        columns = max(1, min(4, WIDTH // (max(map(len, lines)) + 8)))
+        columns = max(1, min(len(lines), WIDTH // (max(map(len, lines)) + 8)))
+        columns = math.ceil(len(lines) / math.ceil(len(lines) / columns))  # rows of one length
         figure.legend(
             list(lines.values()),
             list(lines),
@@ -256,6 +262,7 @@ def _save(figure: Figure, name: str, title: str, caption: str, folder: Path) -> 
     for kind in ("png", "svg"):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        figure.set_layout_engine("none")  # it is laid out
         paths[kind] = folder / f"{name}.{kind}"
         write_atomically(paths[kind], buffer.getvalue())
     return Drawing(name, title, caption, paths["png"], paths["svg"])

@@ -8,20 +8,27 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ..run import FINISHED
 from ..study import Record
+from .sound import fault
 
 CHANGES = 400
 """Of λ that are kept of a run, at most: a schedule that always moves is thinned, late more than
 early, as a logarithmic axis shows it."""
 SHRINKING_STEPS = 200
 """Steps over which the shrinking of the weights is multiplied up."""
-FORMAT = 3
+LARGEST = 1e30
+"""That a λ can be: beyond, the file is damaged."""
+FORMAT = 4
 """Of what is kept; another one is read anew."""
+MEASUREMENTS = ("epoch", "step", "lambda")
+EVALUATIONS = ("epoch", "step", "test_accuracy")
+OF_LAYERS = ("norm_conv1", "effective_lr_conv1", "norm_conv2", "effective_lr_conv2")
+"""Columns of epochs.csv that are read where they are there."""
 FILES = ("run.json", "measurements.csv", "epochs.csv")
 
 
@@ -30,7 +37,7 @@ class Curves:
     """A run's course, thinned to what is drawn."""
 
     epochs: dict[str, list[float]] = field(default_factory=dict)
-    """Columns of epochs.csv, the last evaluation of each epoch; ``epoch`` counts epochs done."""
+    """Columns of epochs.csv, of the last evaluation of each epoch; ``epoch`` counts epochs done."""
     lambdas: list[tuple[int, float]] = field(default_factory=list)
     """(step of the run, λ from there on): the first measurement, each change and the last one; of
     more than `CHANGES` a selection."""
@@ -43,9 +50,15 @@ class Curves:
 
 
 def curves(records: Iterable[Record], cache: Path) -> Iterator[tuple[Record, Curves]]:
-    """Each run with its course; `cache` is a folder for what has been read."""
+    """Each run with its course; `cache` is a folder for what has been read.
+
+    A run whose run.json is of no use comes with an empty state, and its course says why.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     for record in records:
+        if what := fault(record.state):
+            yield Record(record.folder, {}), Curves(problem=what)
+            continue
         kept = cache / f"{record.run_id}.json"
         key = _key(record.folder)
         try:
@@ -76,33 +89,74 @@ def _key(folder: Path) -> list[list[int]]:
 
 
 def _read(record: Record) -> Curves:
-    if not record.state:
-        return Curves(problem="run.json is missing or cannot be read")
+    state = record.state
+    if not state.get("steps_per_epoch") or not state.get("config"):
+        return Curves()  # it never began
+    length, lr = int(state["steps_per_epoch"]), float(state["config"]["lr"])
+    begun = state["status"] in FINISHED  # else there may be no rows yet
     try:
-        evaluations = _rows(record.folder / "epochs.csv")
-        measurements = _rows(record.folder / "measurements.csv", ["epoch", "step", "lambda"])
-        length = int(record.state["steps_per_epoch"])
-        lr = float(record.state["config"]["lr"])
-        end = record.state.get("diverged")
+        evaluations = _rows(record.folder / "epochs.csv", EVALUATIONS, begun)
+        measurements = _rows(record.folder / "measurements.csv", MEASUREMENTS, begun)
+        if state["status"] == "completed" and evaluations.empty:
+            raise ValueError("epochs.csv has no rows")
         return Curves(
             _by_epoch(evaluations, length),
             *_lambdas(measurements, length, lr),
-            end["step"] / length if end else None,
+            state["diverged"]["step"] / length if state["status"] == "diverged" else None,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         return Curves(problem=f"its records cannot be read: {error}")
 
 
-def _rows(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """The whole rows of a CSV file, of which a running run may have flushed half of the last."""
-    content = path.read_bytes()
-    return pd.read_csv(io.BytesIO(content[: content.rfind(b"\n") + 1]), usecols=columns)
+def _rows(path: Path, columns: tuple[str, ...], begun: bool) -> pd.DataFrame:
+    """The whole rows of a CSV file, of which a running run may have flushed half of the last.
+
+    Args:
+        path: the file.
+        columns: those that must be there.
+        begun: whether the file itself must be.
+
+    Raises:
+        ValueError: it cannot be read, or does not hold numbers.
+    """
+    content = b""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ValueError(f"{path.name}: {error.strerror}") from error
+    content = content[: content.rfind(b"\n") + 1]
+    if not content and begun:
+        raise ValueError(f"{path.name} is missing or empty")
+    if not content:
+        return pd.DataFrame(columns=columns, dtype=float)
+    wanted = (*columns, *OF_LAYERS)
+    try:
+        rows = pd.read_csv(io.BytesIO(content), usecols=lambda name: name in wanted)
+        absent = next((name for name in columns if name not in rows), None)
+        if absent:
+            raise ValueError(f"there is no column {absent}")
+        return rows.astype(float)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def _steps(rows: pd.DataFrame, length: int, name: str) -> np.ndarray:
+    """The step of the run at each row; an error where they do not rise."""
+    steps = (rows["epoch"] * length + rows["step"]).to_numpy()
+    if not (np.diff(steps, prepend=-1) > 0).all() or (steps > 1e12).any():
+        raise ValueError(f"{name}: its steps do not rise")
+    return steps
 
 
 def _by_epoch(evaluations: pd.DataFrame, length: int) -> dict[str, list[float]]:
-    last = evaluations.groupby("epoch", as_index=False).last()
-    last["epoch"] = last["epoch"] + last["step"] / length
-    return {str(name): last[name].astype(float).tolist() for name in last.columns}
+    steps = _steps(evaluations, length, "epochs.csv")
+    if not evaluations["test_accuracy"].between(0, 100).all():
+        raise ValueError("epochs.csv: not every accuracy is a number from 0 to 100")
+    last = evaluations.assign(step=steps / length).drop_duplicates("epoch", keep="last")
+    last = last.drop(columns="epoch").rename(columns={"step": "epoch"})
+    return {str(name): last[name].tolist() for name in last}
 
 
 def _lambdas(
@@ -110,8 +164,10 @@ def _lambdas(
 ) -> tuple[list[tuple[int, float]], float]:
     if measurements.empty:
         return [], math.nan
-    steps = (measurements["epoch"] * length + measurements["step"]).to_numpy()
+    steps = _steps(measurements, length, "measurements.csv")
     values = measurements["lambda"].to_numpy(float)
+    if not ((values >= 0) & (values < LARGEST)).all():
+        raise ValueError("measurements.csv: not every λ is a number from 0")
     changes = [0, *((values[1:] != values[:-1]).nonzero()[0] + 1), len(values) - 1]
     if len(changes) > CHANGES:
         kept = np.geomspace(1, len(changes), CHANGES).astype(int) - 1
@@ -119,14 +175,10 @@ def _lambdas(
     path = [(int(steps[place]), float(values[place])) for place in changes]
     # λ of a measurement holds for the steps since the one before it, at most k of them; at an
     # epoch's end a few steps have no measurement, and keep the λ that follows them.
-    shrinking, before = 1.0, 0
-    for step, value in zip(steps, values, strict=True):
-        upto = min(int(step), SHRINKING_STEPS)
-        shrinking *= (1 - 2 * lr * value) ** (upto - before)
-        before = upto
-        if before == SHRINKING_STEPS:
-            break
-    return path, shrinking
+    spans = np.diff(np.minimum(steps, SHRINKING_STEPS), prepend=0)
+    with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges
+        shrinking = np.prod((1 - 2 * lr * values) ** spans)
+    return path, float(shrinking)
 
 
 def path_text(path: list[tuple[int, float]]) -> str:
@@ -138,14 +190,3 @@ def path_text(path: list[tuple[int, float]]) -> str:
         for (step, value), (_, before) in zip(path[1:], path[:-1], strict=True)
         if value != before
     )
-
-
-def knobs(identity: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested knobs as ``{"method.name": …}``."""
-    flat: dict[str, Any] = {}
-    for name, value in identity.items():
-        if isinstance(value, dict):
-            flat.update(knobs(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

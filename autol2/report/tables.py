@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from .. import stats
-from ..run import FINISHED, digest
-from ..study import Record
-from .published import published, shrinking_of
-from .runs import Curves, knobs, path_text
+from ..run import digest
+from ..study import Record, last_line
+from .arms import NAMES, in_order, summary
+from .runs import Curves, path_text
+from .sound import FIGURES, knobs
 
-FIGURE = "mean_last_10_epochs"
-"""The figure that arms are compared by: less noisy than the last epoch's, and not a maximum over
-test accuracies, which would peek."""
 RULE = ("method.name", "alpha.percent", "fixed_lambda.value", "protocol.name")
 """What makes an arm, with `CONTROL` and a method's own constants; other knobs are the circumstances
 in which arms are compared."""
@@ -30,25 +26,6 @@ CONTROL = {
     "control.pulse_length": 0,
 }
 """Knobs that make another arm, and what they are where there is no such change."""
-NAMES = {
-    "fixed": "fixed λ",
-    "auto_l2": "Auto L2",
-    "threshold": "threshold",
-    "advance": "Advance L2",
-    "combined": "combined",
-    "cosine": "cosine",
-    "decoupled": "decoupled",
-    "cpr": "CPR",
-}
-FIGURES = (
-    "final_test_accuracy",
-    "best_test_accuracy",
-    "mean_last_10_epochs",
-    "final_test_loss",
-    "final_train_loss",
-    "final_train_accuracy",
-    "final_lambda",
-)
 
 
 @dataclass
@@ -59,6 +36,8 @@ class Tables:
     """A row a run; README says what the columns are."""
     summary: pd.DataFrame
     """A row an arm."""
+    attempts: pd.DataFrame
+    """A row an attempt at a run: what it was made with."""
     varying: list[str]
     """The knobs that differ between the study's runs, seed left out."""
     axes: list[str]
@@ -67,7 +46,7 @@ class Tables:
 
 def tables(read: list[tuple[Record, Curves]]) -> Tables:
     """The tables of a study's runs."""
-    identities = [knobs(record.state.get("identity", {})) for record, _ in read]
+    identities = [knobs(record.state.get("identity") or {}) for record, _ in read]
     varying = _varying(identities)
     telling = _telling(identities, varying)
     rows = [
@@ -75,8 +54,18 @@ def tables(read: list[tuple[Record, Curves]]) -> Tables:
         for (record, course), identity in zip(read, identities, strict=True)
     ]
     runs = pd.DataFrame(rows)
+    places = runs["arm"].map(in_order(runs["arm"]))
+    order = runs.assign(place=places).sort_values(
+        ["batchnorm", "place", "seed"], ascending=[False, True, True], kind="stable"
+    )
+    runs = runs.loc[order.index].reset_index(drop=True)
     axes = [name for name in varying if name == "method.name" or name in telling]
-    return Tables(runs, _summary(runs), varying, axes)
+    attempts = pd.DataFrame(
+        {"run_id": record.run_id, **_made_with(attempt)}
+        for record, _ in read
+        for attempt in record.state.get("attempts") or [{}]
+    )
+    return Tables(runs, summary(runs), attempts, varying, axes)
 
 
 def _varying(identities: list[dict[str, Any]]) -> list[str]:
@@ -137,7 +126,6 @@ def _row(
     result, diverged = state.get("result") or {}, state.get("diverged") or {}
     arm = {name: value for name, value in identity.items() if name != "seed"}
     around = {name: value for name, value in arm.items() if name not in RULE}
-    git = last.get("git") or {}
     return {
         "run_id": record.run_id,
         "status": state.get("status", "broken"),
@@ -150,24 +138,32 @@ def _row(
         "batchnorm": identity.get("batchnorm.enabled"),
         "seed": identity.get("seed"),
         **{name: identity.get(name) for name in varying if name != "method.name"},
-        **{name: result.get(name) for name in FIGURES},
+        **{name: _number(result.get(name)) for name in FIGURES},
         "epochs_done": max(course.epochs.get("epoch", [0.0]), default=0.0),
         "lambda_changes": path_text(course.lambdas),
         "shrinking_200": course.shrinking,
         "diverged_step": diverged.get("step"),
-        "diverged_lambda": diverged.get("lambda"),
-        "attempts": len(state.get("attempts", [])),
-        "seconds": sum(one.get("seconds", 0.0) for one in attempts),
+        "diverged_lambda": _number(diverged.get("lambda")),
+        "attempts": len(state.get("attempts") or []),
+        "seconds": sum(one.get("seconds") or 0.0 for one in attempts),
         "images_per_second": last.get("images_per_second"),
-        "hardware": last.get("hardware"),
-        "threads": last.get("threads"),
-        "torch": last.get("torch"),
-        "python": (last.get("versions") or {}).get("python"),
-        "host": last.get("host"),
+        **_made_with(last),
+        "data": ((state.get("data") or {}).get("digest") or "")[:10] or None,
+        "command": state.get("command"),
+        "problem": last_line(state.get("error") or "") or course.problem,
+    }
+
+
+def _made_with(attempt: dict[str, Any]) -> dict[str, Any]:
+    git = attempt.get("git") or {}
+    return {
+        "hardware": attempt.get("hardware"),
+        "threads": attempt.get("threads"),
+        "torch": attempt.get("torch"),
+        "python": (attempt.get("versions") or {}).get("python"),
+        "host": attempt.get("host"),
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),
-        "command": state.get("command"),
-        "problem": course.problem or _last_line(state.get("error")),
     }
 
 
@@ -186,129 +182,6 @@ def _changed(identity: dict[str, Any]) -> bool:
     return any(identity.get(name, value) != value for name, value in CONTROL.items())
 
 
-def _last_line(error: str | None) -> str:
-    return error.strip().splitlines()[-1] if error else ""
-
-
-def _summary(runs: pd.DataFrame) -> pd.DataFrame:
-    readable = runs[runs["method"].notna()]
-    arms = []
-    for _, around in readable.groupby("context", sort=False):
-        done = around[around["status"] == "completed"]
-        fixed = _by_seed(done[done["baseline"]])
-        for _, arm in around.groupby("arm_digest", sort=False):
-            schedule = not arm["baseline"].iloc[0]
-            completed = arm[arm["status"] == "completed"]
-            arms.append((arm, _differences(completed, fixed) if schedule else [], len(fixed)))
-    comparisons = sum(bool(differences) for _, differences, _ in arms)
-    summary = pd.DataFrame([_arm_row(*arm, comparisons) for arm in arms])
-    if not summary.empty:
-        summary["p_holm"] = stats.holm(summary["p"].tolist())
-        summary = summary.sort_values(["batchnorm", "arm"], ascending=[False, True])
-    return summary.reset_index(drop=True)
-
-
-def _by_seed(runs: pd.DataFrame) -> dict[str, dict[int, float]]:
-    return {
-        str(arm): {
-            int(seed): float(value) for seed, value in zip(of["seed"], of[FIGURE], strict=True)
-        }
-        for arm, of in runs.groupby("arm_digest")
-    }
-
-
-def _arm_row(
-    arm: pd.DataFrame, differences: list[float], baselines: int, comparisons: int
-) -> dict[str, Any]:
-    done = arm[arm["status"] == "completed"]
-    first = arm.iloc[0]
-    values = [float(value) for value in done[FIGURE]]
-    mean = stats.interval(values) if values else stats.Interval(math.nan, math.nan, math.nan)
-    row = {
-        "arm": first["arm"],
-        "method": first["method"],
-        "baseline": bool(first["baseline"]),
-        "baselines": baselines,
-        "batchnorm": bool(first["batchnorm"]),
-        "context": first["context"],
-        "arm_digest": first["arm_digest"],
-        "n": len(done),
-        "diverged": int((arm["status"] == "diverged").sum()),
-        "unfinished": int((~arm["status"].isin(FINISHED)).sum()),
-        "mean": mean.mean,
-        "low": mean.low,
-        "high": mean.high,
-        "final": done["final_test_accuracy"].mean(),
-        "best": done["best_test_accuracy"].mean(),
-        "shrinking_200": arm["shrinking_200"].mean(),
-    }
-    if differences:
-        comparison = stats.compare(differences, comparisons)
-        return row | {
-            "pairs": comparison.pairs,
-            "difference": comparison.difference.mean,
-            "difference_low": comparison.difference.low,
-            "difference_high": comparison.difference.high,
-            "p": comparison.p,
-            "smallest_p": comparison.smallest_p,
-            "seeds_needed": comparison.seeds_needed,
-        }
-    return row | {
-        "pairs": 0,
-        "difference": math.nan,
-        "difference_low": math.nan,
-        "difference_high": math.nan,
-        "p": math.nan,
-        "smallest_p": math.nan,
-        "seeds_needed": None,
-    }
-
-
-def _differences(done: pd.DataFrame, fixed: dict[str, dict[int, float]]) -> list[float]:
-    """On each seed, the arm less the fixed λ that is best on the other seeds."""
-    found = []
-    for seed, value in zip(done["seed"], done[FIGURE], strict=True):
-        if len(fixed) == 1:  # nothing to choose
-            baseline = next(iter(fixed))
-        else:
-            baseline = stats.best_on_other_seeds(fixed, int(seed)) or ""
-        if int(seed) in fixed.get(baseline, {}):
-            found.append(float(value) - fixed[baseline][int(seed)])
-    return found
-
-
-def beside_published(runs: pd.DataFrame) -> pd.DataFrame:
-    """Published and our figures of the paper's arms, in percent; empty where there are none."""
-    rows = []
-    done = runs[runs["status"] == "completed"]
-    arms = ["method", "batchnorm", "alpha", "fixed_lambda"]
-    for _, of in published().groupby(arms, dropna=False, sort=False):
-        method, batchnorm, alpha, value = (of.iloc[0][name] for name in arms)
-        ours = done[(done["method"] == method) & (done["batchnorm"] == (batchnorm == "on"))]
-        name = label(
-            {"method.name": method}
-            | ({} if math.isnan(alpha) else {"alpha.percent": alpha})
-            | ({} if math.isnan(value) else {"fixed_lambda.value": value}),
-            [],
-        )
-        ours = ours[ours["arm"] == name]
-        if ours.empty:
-            continue
-        rows.append(
-            {
-                "arm": name,
-                "batchnorm": batchnorm == "on",
-                "published_final": of["final_test_accuracy"].mean(),
-                "ours_final": ours["final_test_accuracy"].mean(),
-                "published_mean_last_10": of["mean_last_10_epochs"].mean(),
-                "ours_mean_last_10": ours["mean_last_10_epochs"].mean(),
-                "published_changes": " / ".join(of["lambda_changes"].dropna()),
-                "ours_changes": " / ".join(change for change in ours["lambda_changes"] if change),
-                "published_shrinking": " / ".join(
-                    f"{shrinking_of(run):.3g}" for _, run in of.iterrows()
-                ),
-                "ours_shrinking": ours["shrinking_200"].mean(),
-                "n": len(ours),
-            }
-        )
-    return pd.DataFrame(rows)
+def _number(value: Any) -> float | None:
+    """A number from JSON, where those that are not finite are strings (see `files.to_json`)."""
+    return None if value is None else float(value)
