@@ -37,8 +37,8 @@ from .fake_slurm import ENDS, FATES, FakeJob, Scheduler, let_wait, refused
 from .test_launch import STATES
 
 SEED = int(os.environ.get("AUTOL2_HISTORY_SEED", random.randrange(2**32)))
-TURNS = 12
-HISTORIES = int(os.environ.get("AUTOL2_HISTORIES", "6"))
+TURNS = 10
+HISTORIES = int(os.environ.get("AUTOL2_HISTORIES", "5"))
 Status = tuple[int, str, str]
 
 
