@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
 import math
@@ -15,10 +16,11 @@ from unittest.mock import ANY
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from autol2.report import figures, page
-from autol2.report.__main__ import _on_cifar10
+from autol2.report import figures, page, plot
+from autol2.report.__main__ import _on_cifar10, main
 from autol2.report.arms import in_order
 from autol2.report.beside import beside_published
 from autol2.report.figures import PAPER, STYLES
@@ -173,6 +175,21 @@ def test_a_folder_that_cannot_be_written(study: Path, tmp_path: Path) -> None:
     done = run_autol2("report", tmp_path / "outputs")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [f"error: {copy / 'report'} cannot be written: File exists"]
+
+
+@pytest.mark.parametrize("what", ["find", "records"])
+def test_a_study_that_cannot_be_read(
+    study: Path, what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(f"autol2.report.__main__.{what}", refuse)
+    monkeypatch.setattr(sys, "argv", ["report", f"outputs={study.parent}", "study=small"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert re.search(r"^error: .* cannot be read: Permission denied$", capsys.readouterr().err)
 
 
 def test_missing_runs_are_listed(study: Path, tmp_path: Path) -> None:
@@ -426,6 +443,24 @@ def test_published_figures_are_for_cifar10_alone() -> None:
     assert on(50_000, 10)
     assert not on(50_000, 100)  # CIFAR-100
     assert not on(60_000, 10)
+
+
+def test_published_runs_are_marked() -> None:
+    """Crosses at the epochs whose accuracy is known, as far as is shown; λ drawn dashed."""
+    marks = published().query("method == 'advance' and batchnorm == 'on' and attempt == 1")
+    curve = plot.Curve("Advance L2", "#000000", "-", [], marks)
+    for reach, epochs in ((200, [1, 10, 50, 100, 200]), (99.5, [1, 10, 50])):
+        accuracy, lambdas = Figure().subplots(1, 2)
+        plot._accuracy(accuracy, curve, reach)
+        crosses = accuracy.lines[-1]
+        assert list(crosses.get_xdata()) == epochs
+        assert list(crosses.get_ydata())[:3] == [24.68, 58.49, 76.4]
+        assert (crosses.get_marker(), crosses.get_linestyle()) == ("x", "None")
+        plot._lambda(lambdas, curve, 391)
+        (path,) = lambdas.lines
+        assert path.is_dashed()
+        assert list(path.get_ydata()) == [0.1, 1, 10, 1, 0.1, 0.01, 0.001, 0.0001, 0.0001]
+        assert path.get_xdata()[1] == pytest.approx(20 / 391)
 
 
 def test_how_ours_were_made_otherwise_than_the_papers() -> None:

@@ -49,7 +49,10 @@ class ReportConfig:
 def main(cfg: DictConfig) -> None:
     """The Hydra entry point."""
     config = parse_as(ReportConfig, cfg)
-    study = find(Path(config.outputs), config.study)
+    try:
+        study = find(Path(config.outputs), config.study)
+    except OSError as error:
+        raise UserError(f"{config.outputs} cannot be read: {error.strerror or error}") from error
     console = Console(highlight=False, soft_wrap=True)
     path, verdict = report(study, console)
     for sentence in verdict[: page.SHORT]:
