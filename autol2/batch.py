@@ -119,7 +119,7 @@ class Batch:
                 free.append(process.gpu)
                 process.mend(status)
                 how = standing(process.task.state, None, self.retries)
-                if status < 0 and how.status == "lost" and not self._stopping:
+                if status < 0 and how.status == "stopped" and not self._stopping:
                     waiting.appendleft(process.task)
                 else:
                     ended.append(process.task)

@@ -92,8 +92,8 @@ def digits() -> Images:
     # Importing scikit-learn for its `load_digits` would take longer than a short run's training.
     package = importlib.util.find_spec("sklearn")
     assert package is not None
-    (folder,) = package.submodule_search_locations or ()
-    table = np.loadtxt(Path(folder) / "datasets/data/digits.csv.gz", delimiter=",")
+    assert package.origin is not None
+    table = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
     small = np.rint(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     images = np.zeros((len(small), 3, 32, 32), np.uint8)
     images[:, :, 12:20, 12:20] = small[:, None]

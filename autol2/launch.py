@@ -140,7 +140,7 @@ class StudyLauncher(Launcher):
                 will = "submitted" if self._wanted(how) else "left"
                 table.add_row(task.run_id, how.status, how.why, will)
             self.console.print(table)
-            self.console.print(_expected(plan, sum(self._wanted(how) for _, how in plan)))
+            self.console.print(expected(plan, sum(self._wanted(how) for _, how in plan)))
         counts = Counter(how.status for _, how in plan)
         said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         self.console.print(f"{counted(len(plan))}: {said}", markup=False)
@@ -200,7 +200,7 @@ def _objective(state: dict[str, Any]) -> float:
     return float(state.get("result", {}).get("mean_last_10_epochs", 0.0))
 
 
-def _expected(plan: Sequence[tuple[Task, Standing]], count: int) -> str:
+def expected(plan: Sequence[tuple[Task, Standing]], count: int) -> str:
     """What the missing runs will take, judged by those that are finished."""
     spent = [_spent(task.state) for task, how in plan if how.status == "done"]
     if not count:

@@ -114,7 +114,8 @@ class StudyProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        if self.console.is_terminal:  # elsewhere it would print an empty line
+            self._bars.stop()
 
     def update(self, done: int, under_way: Mapping[str, Mapping[str, Any]]) -> None:
         """Redraw the bars; nothing where there is no terminal.

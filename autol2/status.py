@@ -30,7 +30,7 @@ from .study import Job, asked, find, records, standing
 STATUSES = {
     "running": "cyan",
     "failed": "red",
-    "lost": "magenta",
+    "stopped": "magenta",
     "queued": "yellow",
     "missing": "yellow",
     "diverged": "blue",
@@ -192,7 +192,7 @@ def _row(
         status = "running"  # SLURM has it running, so it is slow, not dead
     if silent is not None and status == "running":
         why = f"slow: silent for {duration(silent)}" if silent > PATIENCE else ""
-    elif silent is not None and status == "lost":
+    elif silent is not None and status == "stopped":
         why = f"dead: silent for {duration(silent)}, on {last.get('host')}"
     progress, result = state.get("progress") or {}, state.get("result") or {}
     left = progress.get("seconds_left") if status == "running" else None
@@ -271,7 +271,7 @@ def table(status: Status, limit: int) -> Text:
 def _words(row: Row) -> str:
     """What the table says of a run beside its name and status."""
     epoch = "" if row.epoch is None else f"{row.epoch}/{row.epochs}"
-    if row.status in ("failed", "lost", "queued", "missing"):
+    if row.status in ("failed", "stopped", "queued", "missing"):
         return row.why + (f" (epoch {epoch})" if epoch else "")
     left = "" if row.seconds_left is None else duration(row.seconds_left)
     figures = f"{_figure(row.lambda_, '.3g'):>7} {_figure(row.test_accuracy, '.2f'):>6}"

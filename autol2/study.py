@@ -151,13 +151,13 @@ class Standing:
     """How a run stands, and why one thinks so."""
 
     status: str
-    """done, running, queued, failed, lost (its process is gone) or missing."""
+    """done, running, queued, failed, stopped (to be gone on with) or missing."""
     why: str
 
     @property
     def wanted(self) -> bool:
         """Whether it is to be submitted."""
-        return self.status in ("lost", "missing")
+        return self.status in ("stopped", "missing")
 
     @property
     def under_way(self) -> bool:
@@ -190,12 +190,12 @@ def standing(state: Mapping[str, Any], job: Job | None, retries: int = RETRIES) 
     if (times := kills(state)) > retries and not taken_away:
         return Standing("failed", f"killed {times} times without getting further")
     if status == "interrupted":
-        return Standing("lost", f"interrupted: {_last(state).get('why')}")
+        return Standing("stopped", f"interrupted: {_last(state).get('why')}")
     if job is not None:
         ended = job.state.lower().replace("_", " ")
-        return Standing("lost", f"job {job.name} is gone" + f": {ended}" * bool(ended))
+        return Standing("stopped", f"job {job.name} is gone" + f": {ended}" * bool(ended))
     if status == "running":
-        return Standing("lost", "no sign of life")
+        return Standing("stopped", "no sign of life")
     return Standing("missing", "never begun")
 
 

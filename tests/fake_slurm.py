@@ -142,7 +142,7 @@ class Scheduler:
             one, (status, why, facts) = _under_way(job), ENDS[what]
             one.end(status, why, **facts)
             how = standing(one.state, None, job.batch.retries)
-            if status == "interrupted" and how.status == "lost":
+            if status == "interrupted" and how.status == "stopped":
                 job.waiting.insert(0, self._task(job, one))
             self._begin_next(job)
         else:

@@ -450,7 +450,7 @@ def test_sacct_does_not_answer(sweep: Sweep, slurm: Scheduler) -> None:
     for job in slurm.active:
         slurm.happens(job, "out of memory")
     slurm.broken["sacct"] = subprocess.TimeoutExpired("sacct", 60)
-    assert "2 runs: 2 lost" in sweep(2, "dry_run=true")[1]
+    assert "2 runs: 2 stopped" in sweep(2, "dry_run=true")[1]
     slurm.broken.clear()
     assert "2 runs: 2 failed" in sweep(2, "dry_run=true")[1]
 
@@ -596,8 +596,11 @@ def test_waiting_for_what_an_earlier_command_submitted(
 @pytest.mark.parametrize(
     ("fate", "why"),
     [
-        ("node gone for good", "lost, job 1 is gone: node fail; the same command goes on with it"),
-        ("cancelled", "lost, interrupted: SIGTERM; the same command goes on with it"),
+        (
+            "node gone for good",
+            "stopped, job 1 is gone: node fail; the same command goes on with it",
+        ),
+        ("cancelled", "stopped, interrupted: SIGTERM; the same command goes on with it"),
         ("out of memory", "failed, out of memory, says SLURM of job 1"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import pty
 import re
@@ -18,8 +19,10 @@ from typing import Any
 import pytest
 import yaml
 
+from autol2.batch import Task
+from autol2.launch import expected
 from autol2.run import FINISHED, read_state
-from autol2.study import Job, common_error, kills, standing
+from autol2.study import Job, Standing, common_error, kills, standing
 
 from .conftest import PROJECT, SMALL, Command, run_autol2
 
@@ -95,10 +98,10 @@ def test_every_standing(found: str, job: str) -> None:
     if expected is None and job == "out of memory":
         expected = "failed"
     if expected is None:
-        expected = "missing" if found == "none" and job == "not submitted" else "lost"
+        expected = "missing" if found == "none" and job == "not submitted" else "stopped"
     assert how.status == expected
     assert how.why
-    assert how.wanted == (expected in ("lost", "missing"))
+    assert how.wanted == (expected in ("stopped", "missing"))
 
 
 def test_reasons() -> None:
@@ -115,7 +118,12 @@ def test_reasons() -> None:
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed", "nonsense"])
 def test_a_run_json_without_attempts(status: str) -> None:
     for job in JOBS.values():
-        assert standing({"status": status}, job).status in ("lost", "failed", "queued", "missing")
+        assert standing({"status": status}, job).status in (
+            "stopped",
+            "failed",
+            "queued",
+            "missing",
+        )
 
 
 def test_kills_count_only_where_nothing_came_of_them() -> None:
@@ -404,6 +412,73 @@ def test_detached_runs_go_on(tmp_path: Path) -> None:
     while list(states(tmp_path).values()) != ["completed"] * 2:
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hydra.launcher.n_jobs=-2"], "hydra.launcher.n_jobs must be at least 0, not -2"),
+        (
+            ["hydra/launcher=submitit_slurm", "hydra.launcher.runs_per_job=0"],
+            "hydra.launcher.runs_per_job must be at least 1, not 0",
+        ),
+        (
+            ["hydra/launcher=submitit_slurm", "hydra.launcher.partitoin=gpu"],
+            "hydra/launcher=submitit_slurm has no knob 'partitoin'; did you mean "
+            "hydra.launcher.partition?",
+        ),
+        (
+            ["hydra.launcher.timeout_min=5"],
+            "hydra/launcher=submitit_local has no knob 'timeout_min': cpus_per_task, detach, "
+            "dry_run, max_retries, n_jobs, retry_failed, runs_per_job",
+        ),
+    ],
+)
+def test_knobs_that_make_no_sense(
+    run_command: Command, tmp_path: Path, words: list[str], message: str
+) -> None:
+    done = run_command("train", "-m", *words, *SMALL)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {message}\n"
+    assert not list(tmp_path.iterdir())
+
+
+def spent(device: str, threads: int, seconds: float) -> dict[str, Any]:
+    attempt = {"device": device, "threads": threads, "seconds": seconds}
+    return {"status": "completed", "attempts": [attempt, attempt]}
+
+
+def test_expected_hours_are_those_of_a_device(tmp_path: Path) -> None:
+    """Cores that were used count, GPUs count whole; a study on both is told in what most were."""
+    plan = []
+    for place, state in enumerate([spent("cpu", 4, 900), spent("cpu", 2, 900)]):
+        (tmp_path / str(place)).mkdir()
+        (tmp_path / str(place) / "run.json").write_text(json.dumps(state))
+        plan.append((Task(str(tmp_path / str(place)), ()), Standing("done", "completed")))
+    assert expected(plan, 3) == "3 runs to do, about 4.5 core-hours in all"
+    for place, _ in enumerate(plan):
+        (tmp_path / str(place) / "run.json").write_text(json.dumps(spent("cuda", 4, 900)))
+    assert expected(plan, 1) == "1 run to do, about 0.5 GPU-hours in all"
+    assert expected(plan, 0) == "nothing to do"
+    assert expected([], 1) == "1 run to do; how long they take is not known before one is finished"
+
+
+def test_several_runs_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    words = "seed=range(5)", *SMALL, "hydra.launcher.runs_per_job=2"
+    done, found = sweep_with("", tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    assert "5 to do, 4 at a time" in done.stdout
+    assert [one["status"] for one in found] == ["completed"] * 5
+
+
+def test_cores_of_each_run(tmp_path: Path) -> None:
+    words = "seed=0,1", *(word for word in SMALL if not word.startswith("threads"))
+    done, found = sweep_with("", tmp_path, *words, "hydra.launcher.cpus_per_task=2")
+    assert done.returncode == 0, done.stderr
+    at_once = min(2, max(1, len(os.sched_getaffinity(0)) // 2))
+    assert f"2 to do, {at_once} at a time" in done.stdout
+    assert [one["attempts"][0]["threads"] for one in found] == [2, 2]
 
 
 def test_devices_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

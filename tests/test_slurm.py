@@ -241,7 +241,7 @@ def test_what_accounting_adds(tmp_path: Path) -> None:
 
         # The job that never ran; accounting takes a while to hear of it.
         wait_until(lambda: f"job {max(jobs)} is gone: cancelled" in shown())
-        assert "3 runs: 3 lost" in shown()
+        assert "3 runs: 3 stopped" in shown()
 
 
 def wait_for_states(outputs: Path, condition: Any) -> list[dict[str, Any]]:

@@ -71,14 +71,18 @@ def test_the_table(study: Path) -> None:
     done = run_autol2("status", study.parent, "study=mixed")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == ("mixed: 7 runs: 1 running, 1 failed, 2 lost, 1 missing, 1 diverged, 1 done")
+    assert lines[0] == (
+        "mixed: 7 runs: 1 running, 1 failed, 2 stopped, 1 missing, 1 diverged, 1 done"
+    )
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[2:]}
-    dead_row = rf"lost dead: silent for 5:\d\d, on {re.escape(socket.gethostname())} \(epoch 2/9\)"
+    dead_row = (
+        rf"stopped dead: silent for 5:\d\d, on {re.escape(socket.gethostname())} \(epoch 2/9\)"
+    )
     assert re.fullmatch(dead_row, rows.pop("dead-s0-0"))
     assert re.fullmatch(r"running 3/9 0.01 55.50 (2:0\d|1:5\d)", rows.pop("running-s0-0"))
     assert rows == {
         "failed-s0-0": "failed ValueError: bad [b]luck[/b]",
-        "stopped-s0-0": "lost interrupted: SIGTERM",
+        "stopped-s0-0": "stopped interrupted: SIGTERM",
         "missing-s0-0": "missing never begun",
         "diverged-s0-0": "diverged 1/9 1e+04 loss not finite at step 33, with λ = 10000",
         "done-s0-0": "done 9/9 0.0001 71.25",
@@ -91,7 +95,7 @@ def test_the_same_for_scripts(study: Path) -> None:
     found = json.loads(done.stdout)
     assert found["study"] == "mixed"
     assert found["counts"] == {
-        **{"running": 1, "failed": 1, "lost": 2},
+        **{"running": 1, "failed": 1, "stopped": 2},
         **{"missing": 1, "diverged": 1, "done": 1},
     }
     runs = {run["run_id"]: run for run in found["runs"]}
@@ -118,10 +122,10 @@ def test_a_slow_run_is_not_a_dead_one(tmp_path: Path) -> None:
     assert stands(Job("7_1", True, "RUNNING")) == ("running", "slow: silent for 5:00")
     assert stands(Job("7_1", True, "PENDING")) == ("queued", "job 7_1 is pending")
     assert stands(Job("7_1", False, "NODE_FAIL")) == (
-        "lost",
+        "stopped",
         "dead: silent for 5:00, on elsewhere",
     )
-    assert stands(None) == ("lost", "dead: silent for 5:00, on elsewhere")
+    assert stands(None) == ("stopped", "dead: silent for 5:00, on elsewhere")
 
 
 def test_a_stopped_process_is_slow(tmp_path: Path) -> None:
@@ -137,7 +141,7 @@ def test_a_stopped_process_is_slow(tmp_path: Path) -> None:
         sleeper.kill()
         sleeper.wait()
     (row,) = status.look(folder).rows
-    assert row.status == "lost"
+    assert row.status == "stopped"
 
 
 def test_the_newest_study_and_those_that_are_not_there(study: Path) -> None:
