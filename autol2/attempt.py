@@ -14,7 +14,7 @@ from . import checkpoint, loggers
 from .config import UserError
 from .data import Dataset
 from .hardware import environment, peak_memory
-from .progress import RunProgress, duration
+from .progress import RunProgress, Terminal, duration
 from .run import Run, result, summary
 from .signals import StopRequest
 from .trainer import Diverged, Trainer
@@ -35,7 +35,8 @@ def attempt(run: Run, data: Dataset, device: torch.device) -> int:
     """
     with run.open():
         if run.finished and not run.config.rerun:
-            return 0  # by a process that held it until now
+            print(f"{run.folder}: already {summary(run.state)}")  # by another process, just now
+            return 0
         if run.finished:
             run.set_aside()
         try:
@@ -247,7 +248,7 @@ class Attempt:
 
     def _warn(self, text: str) -> None:
         self.run.log(f"warning: {text}")
-        print(f"warning: {text}", flush=True)
+        Terminal().print(f"warning: {text}", markup=False)
 
     def _epoch(self) -> int:
         return (self.trainer.step - 1) // self.trainer.steps_per_epoch + 1

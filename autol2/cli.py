@@ -61,7 +61,7 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
             full_error = os.environ.get("HYDRA_FULL_ERROR")
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
             try:
-                sys.argv[1:] = numbers_to_knobs(sys.argv[1:])
+                sys.argv[1:] = _flags_first(numbers_to_knobs(sys.argv[1:]))
                 _complete_numbers()
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(
                     keep_status
@@ -86,6 +86,12 @@ def _report(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
 
 
+def _flags_first(arguments: list[str]) -> list[str]:
+    """`arguments` with -m before the overrides, where alone Hydra understands it."""
+    flags = [word for word in arguments if word in ("-m", "--multirun")]
+    return [*flags[:1], *(word for word in arguments if word not in flags)]
+
+
 def numbers_to_knobs(arguments: Iterable[str]) -> list[str]:
     """`arguments` with ``alpha=5`` written ``alpha.percent=5``, and likewise ``fixed_lambda``.
 
@@ -100,6 +106,8 @@ def numbers_to_knobs(arguments: Iterable[str]) -> list[str]:
 
 def _number_to_knob(argument: str) -> str:
     group, equals, value = argument.partition("=")
+    if equals and not value.isascii() and not re.search(r"[\"',(\[{]", value):
+        return f'{group}="{value}"'  # Hydra takes other letters only in quotes
     knob = NUMERIC_GROUPS.get(group)
     if not (knob and equals and value):
         return argument
@@ -152,10 +160,12 @@ def explain(error: BaseException, config_name: str) -> str | None:
     if match := re.search(r"Config group override must be a string", text):
         choice = _offending_choice()
         return choice and _unknown_choice(*choice)
-    if match := re.search(r"Could not find '((?:hydra/)?[^'/]+)/([^']+)'", text):
+    if match := re.search(r"Could not find '((?:hydra/)?[^'/]+)/([^']*)'", text):
         return _unknown_choice(match[1], match[2])
     if match := re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text):
         return _unknown_key(match[1], config_name, text)
+    if match := re.search(r"Error parsing override '([^'=]+)'\s+missing EQUAL", text):
+        return f"{match[1]!r} is no setting: they are written NAME=VALUE"
     if match := re.search(r"Could not find '([^']+)'", text):
         return f"there is no configuration {match[1]!r}"
     if not isinstance(error, HydraException | OmegaConfBaseException):

@@ -395,9 +395,11 @@ class Config(RuleConfig):
         _require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
         _require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
         _require(math.isfinite(self.lr) and self.lr > 0, f"lr must be above 0, not {self.lr:g}")
-        _require(0 <= self.seed < 2**63, f"seed must be at least 0, not {self.seed}")
+        _require(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
+        _require(self.seed < 2**63, f"seed must be below 2^63, not {self.seed}")
         _require(self.threads >= 0, f"threads must be at least 0, not {self.threads}")
         study_name(self.study)
+        _require(self.outputs != "", "outputs= is empty: name a folder, as in outputs=outputs")
         _require(
             re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
             f"device={self.device} is not one of auto, cpu, cuda, cuda:N",

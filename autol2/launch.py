@@ -17,12 +17,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
-from rich.console import Console
 from rich.table import Table
 
 from .batch import Batch, Task, hopeless
 from .config import UserError, parse
-from .progress import counted
+from .progress import Terminal, counted
 from .run import FINISHED, read_state, run_id
 from .study import HOPELESS, Job, Standing, asked, note, standing
 
@@ -49,7 +48,7 @@ class StudyLauncher(Launcher):
 
     def __init__(self, **knobs: Any) -> None:
         self.knobs = knobs
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Terminal()
         for knob, least in self.AT_LEAST.items():
             if knobs[knob] < least:
                 raise UserError(
@@ -66,8 +65,14 @@ class StudyLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Bring the sweep's runs about; one return a job, with what a search maximises."""
-        if self.knobs["detach"] and not self.config.hydra.sweeper._target_.endswith("BasicSweeper"):
-            raise UserError("a search waits for what its runs come to: hydra.launcher.detach=false")
+        if not self.config.hydra.sweeper._target_.endswith("BasicSweeper"):
+            for knob in ("detach", "dry_run"):
+                if self.knobs[knob]:
+                    raise UserError(
+                        f"a search needs what its runs come to: hydra.launcher.{knob}=false"
+                    )
+        if not job_overrides:
+            raise UserError("there is nothing to sweep over: a range or glob has no values")
         tasks = [self._task(overrides) for overrides in job_overrides]
         plan = self._decide({task.folder: task for task in tasks}.values())
         self._show(plan)

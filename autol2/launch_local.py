@@ -75,11 +75,29 @@ class LocalLauncher(StudyLauncher):
 
         executor = submitit.LocalExecutor(folder=batch.tasks[0].study / ".launch" / "jobs")
         executor.update_parameters(timeout_min=60 * 24 * 365, name="autol2")
-        job = executor.submit(batch)
+        with _nowhere():
+            job = executor.submit(batch)
         self.console.print(
-            f"{counted(len(batch.tasks))} to do in the background, by process {job.job_id}",
+            f"{counted(len(batch.tasks))} to do in the background, by process {job.job_id}; "
+            f"see python -m autol2.status study={batch.tasks[0].study.name}",
             markup=False,
         )
+
+
+@contextlib.contextmanager
+def _nowhere() -> Iterator[None]:
+    """Let what is started here have no input and no output, so that nobody waits for its end."""
+    kept = [os.dup(number) for number in range(3)]
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    try:
+        for number in range(3):
+            os.dup2(nowhere, number)
+        yield
+    finally:
+        for number, before in enumerate(kept):
+            os.dup2(before, number)
+            os.close(before)
+        os.close(nowhere)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -10,6 +11,29 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+WIDE = 200
+"""Letters of a line, at least, where there is no terminal."""
+
+
+class Terminal(Console):
+    """Where a run or a sweep says how it goes: standard output.
+
+    When nobody reads that any more (as in ``… | head``), the work goes on without a word. Lines
+    that go to no terminal are not cut.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, soft_wrap=True)
+        if not self.is_terminal:
+            self.width = max(self.width, WIDE)
+
+    def on_broken_pipe(self) -> None:
+        """Send what else would be said to nowhere."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 class RunProgress:
@@ -21,7 +45,7 @@ class RunProgress:
     """
 
     def __init__(self, steps: int, done: int = 0) -> None:
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.console = Terminal()
         self.steps = steps
         self._first = done
         self._started = time.monotonic()

@@ -135,6 +135,16 @@ class Run:
         self._beaten = 0.0
         self._log: IO[str] | None = None
 
+    def unused(self, overrides: Sequence[str]) -> list[str]:
+        """The groups that `overrides` set and that the run's method does not use."""
+        knobs = identity(self.config)
+        return [
+            group
+            for group in ("alpha", "fixed_lambda")
+            if group not in knobs
+            and any(override.startswith((f"{group}=", f"{group}.")) for override in overrides)
+        ]
+
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""

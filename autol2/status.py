@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,8 @@ def watch(folder: Path, config: StatusConfig, console: Console) -> None:
 def look(folder: Path) -> Status:
     """How the study in `folder` stands now."""
     expected = asked(folder)
-    states = {record.run_id: record.state for record in records(folder)}
+    found = records(folder)
+    states = {record.run_id: record.state for record in found}
     names = {run: entry.get("job") for run, entry in expected.items()}
     unsure = {
         name
@@ -163,6 +164,13 @@ def look(folder: Path) -> Status:
     rows = [
         _row(run, states.get(run, {}), names.get(run), jobs, now)
         for run in sorted({*expected, *states})
+    ]
+    broken = {record.run_id for record in found if not record.state}
+    rows = [
+        replace(row, status="stopped", why="run.json cannot be read")
+        if row.run_id in broken and row.status == "missing"
+        else row
+        for row in rows
     ]
     return Status(folder, rows, problem)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from .cli import command
@@ -19,7 +20,12 @@ from .run import Run, summary
 @command("config")
 def main(cfg: DictConfig) -> int:
     """The Hydra entry point."""
-    return train(parse(cfg), HydraConfig.get().overrides.task)
+    overrides = HydraConfig.get().overrides
+    if HydraConfig.get().mode == RunMode.RUN:
+        for override in overrides.hydra:
+            if override.startswith(("hydra.launcher", "hydra/launcher")):
+                raise UserError(f"{override} is for a sweep: put -m after autol2.train")
+    return train(parse(cfg), overrides.task)
 
 
 def train(config: Config, overrides: Sequence[str] = ()) -> int:
@@ -30,6 +36,8 @@ def train(config: Config, overrides: Sequence[str] = ()) -> int:
         overrides: what the user typed, for messages and run.json.
     """
     run = Run(config, overrides)
+    for group in run.unused(overrides):
+        print(f"warning: method={config.method.name} does not use {group}")
     if run.finished and not config.rerun:
         _refuse_other_data(run)
         print(f"{run.folder}: already {summary(run.state)}; rerun=true does it over")

@@ -405,9 +405,10 @@ def test_control_c_stops_and_the_command_goes_on(tmp_path: Path) -> None:
 
 
 def test_detached_runs_go_on(tmp_path: Path) -> None:
-    words = "-m", "seed=0,1", *SMALL, "hydra.launcher.detach=true"
+    words = "-m", "seed=0,1", *SMALL[:3], "epochs=20", "threads=1", "hydra.launcher.detach=true"
     done = run_autol2("train", tmp_path, *words)
     assert done.returncode == 0, done.stderr
+    assert list(states(tmp_path).values()) != ["completed"] * 2  # nobody waits, as for a pipe
     deadline = time.monotonic() + 90
     while list(states(tmp_path).values()) != ["completed"] * 2:
         assert time.monotonic() < deadline
@@ -417,6 +418,11 @@ def test_detached_runs_go_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["seed=range(0)"], "there is nothing to sweep over: a range or glob has no values"),
+        (
+            ["experiment=search_alpha", "hydra.launcher.dry_run=true"],
+            "a search needs what its runs come to: hydra.launcher.dry_run=false",
+        ),
         (["hydra.launcher.n_jobs=-2"], "hydra.launcher.n_jobs must be at least 0, not -2"),
         (
             ["hydra/launcher=submitit_slurm", "hydra.launcher.runs_per_job=0"],
@@ -546,4 +552,4 @@ def test_a_search_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     )
     detached = run_autol2("train", tmp_path, *words, "hydra.launcher.detach=true")
     assert detached.returncode == 2
-    assert "a search waits for what its runs come to" in detached.stderr
+    assert "a search needs what its runs come to" in detached.stderr

@@ -285,7 +285,7 @@ def test_many_comparisons_ask_for_more_seeds() -> None:
     summary = pd.concat([summary_of([1.0] * 6, 0.6)] * 8, ignore_index=True)
     assert verdict(summary)[0] == (
         "No claim can be made: with 6 seeds an arm the test cannot go below p = 0.0312 before it "
-        "is adjusted for 8 comparisons; it takes at least 9."
+        "is adjusted for 8 comparisons; it takes at least 9 seeds."
     )
 
 

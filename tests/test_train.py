@@ -95,6 +95,40 @@ def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:
     assert re.search(r"loss \d\.\d+ +λ \S+ +test \d+\.\d\d %", text)
 
 
+def test_a_run_goes_on_when_nobody_reads_it(tmp_path: Path) -> None:
+    """As in ``… | head -1``."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autol2.train", *SMALL, "epochs=30", f"outputs={tmp_path}"],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert process.stderr
+    assert b"training 690 steps" in process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(120) == 0
+    assert process.stderr.read() == b""
+    assert state(only_run(tmp_path))["status"] == "completed"
+
+
+def test_what_a_method_does_not_use_is_told(run_command: Command) -> None:
+    done = run_command("train", "fixed_lambda=1e-3", "alpha=7", *SMALL)
+    assert done.stdout.splitlines()[:2] == [
+        "warning: method=auto_l2 does not use alpha",
+        "warning: method=auto_l2 does not use fixed_lambda",
+    ]
+    assert "warning" not in run_command("train", "method=combined", "alpha=7", *SMALL).stdout
+
+
+def test_letters_of_any_language_and_flags_in_any_place(
+    run_command: Command, tmp_path: Path
+) -> None:
+    done = run_command("train", *SMALL, "-m", "seed=0,1", outputs=tmp_path / "größe λ")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "größe λ").glob("*/*/run.json"))) == 2
+
+
 def test_same_seed_same_bits(run_command: Command, tmp_path: Path) -> None:
     contents = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -235,6 +269,10 @@ def test_shell_completion(run_command: Command, line: str, expected: str) -> Non
 
 
 BAD = [
+    (["hydra.launcher.dry_run=true"], "is for a sweep: put -m after autol2.train"),
+    (["seed=99999999999999999999"], "seed must be below 2^63"),
+    (["method="], "method= does not exist: choose from advance, auto_l2"),
+    (["demo"], "'demo' is no setting: they are written NAME=VALUE"),
     (["alpha=-1"], "alpha is a percentage of at least 0, not -1: try alpha=5"),
     (["alpha=nan"], "alpha is a percentage of at least 0, not nan: try alpha=5"),
     (["alpha=foo"], "alpha=foo is neither a number nor one of five, ten, zero"),

@@ -71,13 +71,13 @@ def _headline(compared: pd.DataFrame) -> str:
     if most == 1:
         return (
             "No claim can be made: one seed an arm says nothing about chance; "
-            f"it takes at least {fewest}."
+            f"it takes at least {fewest} seeds."
         )
     if most < fewest:
         among = f" before it is adjusted for {len(compared)} comparisons" * (len(compared) > 1)
         return (
             f"No claim can be made: with {most} seeds an arm the test cannot go below "
-            f"p = {2 / 2**most:.3g}{among}; it takes at least {fewest}."
+            f"p = {2 / 2**most:.3g}{among}; it takes at least {fewest} seeds."
         )
     return "No schedule can be told to beat the best fixed λ."
 
