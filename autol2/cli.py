@@ -75,6 +75,11 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
             except KeyboardInterrupt:
                 _report("interrupted")
                 sys.exit(128 + signal.SIGINT)
+            finally:
+                if full_error is None:
+                    del os.environ["HYDRA_FULL_ERROR"]
+                else:
+                    os.environ["HYDRA_FULL_ERROR"] = full_error
             sys.exit(max(statuses))
 
         return main
