@@ -19,7 +19,7 @@ status: $(READY) ## Show how the newest study stands, or STUDY=name (ARGS=watch=
 report: $(READY) ## Report on the newest study, or on STUDY=name
 	$(BIN)/python -m autol2.report $(if $(STUDY),study=$(STUDY))
 
-bench: $(READY) ## Measure how fast it is here, and what limits it (5 minutes)
+bench: $(READY) ## Measure how fast it is here, and what limits it (10 minutes)
 	$(BIN)/python -m autol2.bench $(ARGS)
 
 test: $(READY) ## Run the tests

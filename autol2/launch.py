@@ -21,8 +21,9 @@ from rich.table import Table
 
 from .batch import Batch, Task, hopeless
 from .config import UserError, parse
+from .identity import run_id
 from .progress import Terminal, counted
-from .run import FINISHED, read_state, run_id
+from .run import FINISHED, read_state
 from .study import HOPELESS, Job, Standing, asked, note, standing
 
 Plan = list[tuple[Task, Standing]]

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from .config import Config
-from .run import Run, digest, identity
+from .identity import digest, identity
+from .run import Run
 
 Figures = dict[str, float]
 """By name, as in ``epochs/test_accuracy``; all finite."""

@@ -6,21 +6,20 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 WIDE = 200
-"""Letters of a line, at least, where there is no terminal."""
+"""Letters, so that a table for a file or a pipe is not cut at 80."""
 
 
 class Terminal(Console):
     """Where a run or a sweep says how it goes: standard output.
 
-    When nobody reads that any more (as in ``… | head``), the work goes on without a word. Lines
-    that go to no terminal are not cut.
+    When nobody reads that any more (as in ``… | head``), the work goes on without a word. Where
+    there is no terminal, a line has room for `WIDE` letters.
     """
 
     def __init__(self) -> None:
@@ -70,12 +69,7 @@ class RunProgress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -132,12 +126,7 @@ class StudyProgress:
             self._whole = self._bars.add_task("sweep", total=self.runs, words="")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.console.is_terminal:  # elsewhere it would print an empty line
             self._bars.stop()
 

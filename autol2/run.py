@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -26,8 +25,9 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from .config import ADAPTIVE, Config, ControlConfig, UserError, to_dict
+from .config import Config, UserError, to_dict
 from .files import remove_leftovers, to_json, write_atomically
+from .identity import identity, run_id
 
 FINISHED = ("completed", "diverged")
 """The statuses of a run that is never done again."""
@@ -42,78 +42,6 @@ class Held(UserError):
     """Another process works in the run's directory."""
 
     status = 75  # EX_TEMPFAIL: try again later
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """What of `config` can change a number, less the knobs that its method does not use."""
-    knobs = to_dict(config)
-    for name in ("study", "outputs", "device", "threads", "tune_malloc", "rerun"):
-        del knobs[name]
-    for name in ("checkpoint", "logger"):
-        del knobs[name]
-    for name in ("root", "cache", "url"):
-        del knobs["data"][name]
-    own = {
-        "fixed": (),
-        "decoupled": (),
-        "cosine": ("initial_lambda", "final_lambda"),
-        "cpr": ("kappa_init", "kappa_init_param"),
-    }.get(
-        config.method.name,
-        ("initial_lambda", "decay_factor", "cooldown", "raise_when_converged"),
-    )
-    used = ("name", "optimizer", "k", *own)
-    knobs["method"] = {name: knobs["method"][name] for name in used}
-    if config.method.kappa_init == "inflection_point":
-        knobs["method"].pop("kappa_init_param", None)
-    if config.control.scale == config.control.lr_factor == 1:
-        del knobs["control"]["parameters"]
-    if config.control.pulse_length == 0:
-        del knobs["control"]["pulse_height"]
-    if config.method.name not in ADAPTIVE:
-        knobs["protocol"] = {"initialization": config.protocol.initialization}
-    if config.method.name not in ("fixed", "decoupled"):
-        del knobs["fixed_lambda"]
-    if config.method.name not in ("threshold", "combined"):
-        del knobs["alpha"]
-    return knobs
-
-
-def digest(knobs: dict[str, Any]) -> str:
-    """A short name for `knobs`, the same wherever they are equal."""
-    return hashlib.sha256(json.dumps(knobs, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def run_id(config: Config) -> str:
-    """The directory's name: what a reader wants to know, then the digest of the identity."""
-    knobs = identity(config)
-    words = [config.method.name]
-    if "alpha" in knobs:
-        words.append(f"a{config.alpha.percent:g}")
-    if "fixed_lambda" in knobs:
-        words.append(f"{config.fixed_lambda.value:g}")
-    if config.method.optimizer == "adamw" and config.method.name not in ("decoupled", "cpr"):
-        words.append("adamw")
-    words.append("bn" if config.batchnorm.enabled else "nobn")
-    if config.protocol.name != "published" and "name" in knobs["protocol"]:
-        words.append(config.protocol.name)
-    words += _control_words(config.control)
-    words += [f"s{config.seed}", digest(knobs)]
-    return "-".join(words)
-
-
-def _control_words(control: ControlConfig) -> list[str]:
-    words = []
-    if control.pulse_length:
-        words.append(f"pulse{control.pulse_height:g}x{control.pulse_length}")
-    changed = "" if control.parameters == "all" else f"-{control.parameters}"
-    if control.scale != 1:
-        words.append(f"scale{control.scale:g}{changed}")
-    if control.lr_factor != 1:
-        words.append(f"lr{control.lr_factor:g}x{changed}")
-    if control.penalized != "all":
-        words.append(f"on-{control.penalized}")
-    return words
 
 
 class Run:
@@ -134,16 +62,6 @@ class Run:
         self._lock: FileLock | None = None
         self._beaten = 0.0
         self._log: IO[str] | None = None
-
-    def unused(self, overrides: Sequence[str]) -> list[str]:
-        """The groups that `overrides` set and that the run's method does not use."""
-        knobs = identity(self.config)
-        return [
-            group
-            for group in ("alpha", "fixed_lambda")
-            if group not in knobs
-            and any(override.startswith((f"{group}=", f"{group}.")) for override in overrides)
-        ]
 
     @property
     def finished(self) -> bool:
@@ -259,66 +177,6 @@ class Run:
         if self._log is not None:
             self._log.write(f"{now()} {line}\n")
             self._log.flush()
-
-
-class Records:
-    """A CSV file that is only ever appended to, and can be cut back to what a checkpoint knows.
-
-    Args:
-        path: the file.
-        columns: its header.
-        known: `position` of an earlier process; the file is cut back to it. None starts anew.
-
-    Raises:
-        ValueError: the file does not begin with what `known` says.
-    """
-
-    def __init__(
-        self, path: Path, columns: Sequence[str], known: dict[str, Any] | None = None
-    ) -> None:
-        self.columns = list(columns)
-        self._hash = hashlib.sha256()
-        self._size = 0
-        if known is None:
-            self._file = path.open("w+b")
-            self._write(",".join(columns) + "\n")
-            return
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            self._count(file.read(known["size"]))
-        if self.position != known:
-            raise ValueError(f"{path} is not the file that the checkpoint was written with")
-        self._file = path.open("r+b")
-        self._file.truncate(self._size)
-        self._file.seek(self._size)
-
-    @property
-    def position(self) -> dict[str, Any]:
-        """Size in bytes and digest of what has been written."""
-        return {"size": self._size, "sha256": self._hash.hexdigest()}
-
-    def append(self, row: Sequence[object]) -> None:
-        """Add a row; floats are written so that they read back as the same float."""
-        assert len(row) == len(self.columns), (row, self.columns)
-        self._write(",".join(str(value) for value in row) + "\n")
-
-    def flush(self, *, to_disk: bool = False) -> None:
-        """Hand the rows to the system, and to the disk if asked."""
-        self._file.flush()
-        if to_disk:
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Flush and close."""
-        self._file.close()
-
-    def _write(self, text: str) -> None:
-        content = text.encode()
-        self._file.write(content)
-        self._count(content)
-
-    def _count(self, content: bytes) -> None:
-        self._hash.update(content)
-        self._size += len(content)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

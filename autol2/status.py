@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from .config import UserError, parse_as, study_name
 from .files import to_json
 from .progress import counted, duration
 from .run import FINISHED, PATIENCE
-from .study import Job, asked, find, records, standing
+from .study import Job, Record, asked, find, records, standing
 
 STATUSES = {
     "running": "cyan",
@@ -151,26 +151,17 @@ def watch(folder: Path, config: StatusConfig, console: Console) -> None:
 def look(folder: Path) -> Status:
     """How the study in `folder` stands now."""
     expected = asked(folder)
-    found = records(folder)
-    states = {record.run_id: record.state for record in found}
+    found = {record.run_id: record for record in records(folder)}
     names = {run: entry.get("job") for run, entry in expected.items()}
     unsure = {
         name
         for run, name in names.items()
-        if name is not None and states.get(run, {}).get("status") not in FINISHED
+        if name is not None and (run not in found or found[run].state.get("status") not in FINISHED)
     }
     jobs, problem = _jobs(unsure)
     now = time.time()
     rows = [
-        _row(run, states.get(run, {}), names.get(run), jobs, now)
-        for run in sorted({*expected, *states})
-    ]
-    broken = {record.run_id for record in found if not record.state}
-    rows = [
-        replace(row, status="stopped", why="run.json cannot be read")
-        if row.run_id in broken and row.status == "missing"
-        else row
-        for row in rows
+        _row(run, found.get(run), names.get(run), jobs, now) for run in sorted({*expected, *found})
     ]
     return Status(folder, rows, problem)
 
@@ -184,14 +175,16 @@ def _jobs(names: set[str]) -> tuple[dict[str, Job], str]:
 
 def _row(
     run: str,
-    state: Mapping[str, Any],
+    record: Record | None,
     name: str | None,
     jobs: Mapping[str, Job],
     now: float,
 ) -> Row:
-    job = jobs.get(name or "")
+    state, job = record.state if record else {}, jobs.get(name or "")
     how = standing(state, job)
     status, why = how.status, how.why
+    if status == "missing" and record is not None and record.broken:
+        status, why = "stopped", "run.json cannot be read"
     if status == "done":
         status, why = ("diverged", _where(state)) if why == "diverged" else ("done", "")
     last = (state.get("attempts") or [{}])[-1]

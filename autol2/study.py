@@ -39,6 +39,11 @@ class Record:
         """The run's name."""
         return self.folder.name
 
+    @property
+    def broken(self) -> bool:
+        """Whether there is a run.json and it cannot be read."""
+        return not self.state and (self.folder / "run.json").exists()
+
 
 def records(folder: Path) -> list[Record]:
     """The runs in a study's folder, broken ones included, by name.

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from .cli import command
 from .config import Config, UserError, parse
+from .identity import unused
 from .run import Run, summary
 
 
@@ -36,7 +37,7 @@ def train(config: Config, overrides: Sequence[str] = ()) -> int:
         overrides: what the user typed, for messages and run.json.
     """
     run = Run(config, overrides)
-    for group in run.unused(overrides):
+    for group in unused(config, overrides):
         print(f"warning: method={config.method.name} does not use {group}")
     if run.finished and not config.rerun:
         _refuse_other_data(run)

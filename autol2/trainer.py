@@ -25,7 +25,7 @@ from .graph import RecordedStep, Step
 from .malloc import keep_freed_memory
 from .optimizer import sum_of_squares
 from .penalty import sign_flip
-from .run import Records
+from .records import Records
 from .schedule import schedule
 from .sgd import SGD
 

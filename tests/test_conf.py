@@ -15,10 +15,10 @@ from autol2 import status
 from autol2.bench.__main__ import BenchConfig
 from autol2.cli import CONF, numbers_to_knobs
 from autol2.config import Config, parse, parse_as
+from autol2.identity import run_id
 from autol2.replay import ReplayConfig
 from autol2.report.__main__ import ReportConfig
 from autol2.report.published import published
-from autol2.run import run_id
 
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
 COMMANDS: dict[str, type] = {

@@ -18,8 +18,8 @@ from autol2 import checkpoint
 from autol2.cli import CONF, numbers_to_knobs
 from autol2.config import Config, UserError, parse
 from autol2.data import Dataset, load
+from autol2.identity import run_id
 from autol2.model import build, select
-from autol2.run import run_id
 from autol2.trainer import Trainer, epoch_order
 
 from .conftest import SMALL, Command

@@ -39,7 +39,8 @@ from .conftest import PROJECT, SMALL, Command
 SEED = int(os.environ.get("AUTOL2_RESUME_SEED", time.time_ns() % 2**32))
 METHODS = ("fixed", "auto_l2", "threshold", "advance", "combined")
 ARMS = list(itertools.product(METHODS, ("on", "off"), ("fp32", "bf16")))
-LINES_OF = ("attempt.py", "checkpoint.py", "controller.py", "files.py", "run.py", "trainer.py")
+LINES_OF = ("attempt.py", "checkpoint.py", "controller.py", "files.py", "records.py")
+LINES_OF += ("run.py", "trainer.py")
 """The modules at whose lines a run is killed."""
 
 SERVER = multiprocessing.get_context("forkserver")

@@ -18,7 +18,7 @@ import pytest
 
 from autol2 import status
 from autol2.files import to_json
-from autol2.study import Job, note
+from autol2.study import Job, Record, note
 
 from .conftest import PROJECT, SMALL, Command, run_autol2
 from .test_launch import dead
@@ -107,6 +107,13 @@ def test_the_same_for_scripts(study: Path) -> None:
     assert runs["missing-s0-0"]["epoch"] is None
 
 
+def test_a_run_that_cannot_be_read_is_told(study: Path) -> None:
+    """One that is there is not one that never began."""
+    (study / "stopped-s0-0" / "run.json").write_text("{")
+    (row,) = (row for row in status.look(study).rows if row.run_id == "stopped-s0-0")
+    assert (row.status, row.why) == ("stopped", "run.json cannot be read")
+
+
 def test_a_slow_run_is_not_a_dead_one(tmp_path: Path) -> None:
     """Silent for five minutes on another machine: SLURM knows which of the two it is."""
     state = {
@@ -116,7 +123,9 @@ def test_a_slow_run_is_not_a_dead_one(tmp_path: Path) -> None:
     }
 
     def stands(job: Job | None) -> tuple[str, str]:
-        row = status._row("r", state, "7_1", {"7_1": job} if job else {}, time.time())
+        row = status._row(
+            "r", Record(tmp_path, state), "7_1", {"7_1": job} if job else {}, time.time()
+        )
         return row.status, row.why
 
     assert stands(Job("7_1", True, "RUNNING")) == ("running", "slow: silent for 5:00")

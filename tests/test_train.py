@@ -12,7 +12,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
+
+from autol2 import data
+from autol2.attempt import attempt
+from autol2.cli import CONF
+from autol2.config import UserError, parse
+from autol2.run import Run
+from autol2.train import train
 
 from .conftest import PROJECT, SMALL, Command
 
@@ -119,6 +128,26 @@ def test_what_a_method_does_not_use_is_told(run_command: Command) -> None:
         "warning: method=auto_l2 does not use fixed_lambda",
     ]
     assert "warning" not in run_command("train", "method=combined", "alpha=7", *SMALL).stdout
+
+
+def test_a_run_that_another_process_ends_meanwhile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = parse(compose("config", [*SMALL, f"outputs={tmp_path}"]))
+    late = Run(config)
+    assert train(config) == 0
+    capsys.readouterr()
+    assert attempt(late, data.load(config.data), torch.device("cpu")) == 0
+    assert capsys.readouterr().out.startswith(f"{late.folder}: already completed: test accuracy")
+
+
+def test_outputs_must_be_named() -> None:
+    with (
+        initialize_config_dir(str(CONF), version_base="1.3"),
+        pytest.raises(UserError, match="outputs= is empty: name a folder"),
+    ):
+        parse(compose("config", [*SMALL, "outputs="]))
 
 
 def test_letters_of_any_language_and_flags_in_any_place(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,8 @@ from autol2.data import Dataset, load
 from autol2.model import CNN, build
 from autol2.sgd import SGD
 from autol2.trainer import Diverged, Trainer, epoch_order
+
+from .conftest import PROJECT
 
 CPU = torch.device("cpu")
 
@@ -235,3 +240,46 @@ def test_sgd_is_that_of_torch(weight_decay: float) -> None:
             optimizer.step()
     for one, other in zip(ours, theirs, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is what is set up")
+@pytest.mark.parametrize("tune", [True, False])
+def test_freed_memory_is_kept_unless_told_otherwise(tmp_path: Path, tune: bool) -> None:
+    """After the first step, 64 MB that are freed and taken again cost no page faults."""
+    program = f"""
+import ctypes, resource, sys
+from pathlib import Path
+from tests.test_trainer import CPU, Trainer, config, load
+
+one = config("tune_malloc={tune}")
+trainer = Trainer(one, load(one.data), Path(sys.argv[1]), CPU)
+trainer.begin()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+
+def take():
+    memory = ctypes.c_void_p(libc.malloc(2**26))
+    libc.memset(memory, 1, 2**26)
+    libc.free(memory)
+
+def faults():
+    take()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        take()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(faults())
+trainer.train_step()
+print(faults())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, after = map(int, done.stdout.split())
+    assert before > 1000
+    assert (after < 100) == tune, after

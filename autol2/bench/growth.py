@@ -14,7 +14,8 @@ from .. import study
 from ..config import Config
 from ..controller import Controller
 from ..data import Dataset
-from ..run import Records, Run
+from ..records import Records
+from ..run import Run
 from ..trainer import Trainer
 from .timing import alternate, ratio
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .. import data
 from ..config import Config, UserError
-from ..run import Records
+from ..records import Records
 
 ROWS = 10_000
 """Rows to time, for the cost of one."""

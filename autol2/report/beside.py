@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from ..identity import flat
 from ..study import Record
 from .arms import in_order
 from .published import published, shrinking_of
-from .sound import knobs
 from .tables import label
 
 PAPER = {
@@ -86,7 +86,7 @@ def _some(changes: list[str]) -> str:
 
 
 def _differences(records: Sequence[Record]) -> str:
-    ours = [knobs(record.state["identity"]) for record in records]
+    ours = [flat(record.state["identity"]) for record in records]
     found = []
     for name, theirs in PAPER.items():
         values = {one[name] for one in ours if name in one} - {theirs}

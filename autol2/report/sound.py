@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..identity import flat
+
 STATUSES = ("running", "completed", "diverged", "failed", "interrupted")
 FIGURES = (
     "final_test_accuracy",
@@ -51,10 +53,10 @@ SHAPE: dict[str, Any] = {
     ],
 }
 """What the report reads of a run.json, where it is there."""
-FINISHED = ("identity", "steps_per_epoch", "config.lr")
+ALWAYS = ("identity", "steps_per_epoch", "config.lr")
 NEEDED = {
-    "completed": (*FINISHED, *(f"result.{name}" for name in FIGURES[:3])),
-    "diverged": (*FINISHED, "diverged.step", "diverged.lambda"),
+    "completed": (*ALWAYS, *(f"result.{name}" for name in FIGURES[:3])),
+    "diverged": (*ALWAYS, "diverged.step", "diverged.lambda"),
 }
 """What must be there in the run.json of a run with a result."""
 
@@ -69,17 +71,6 @@ def fault(state: Mapping[str, Any]) -> str:
         or _out_of_range(state)
     )
     return where and f"run.json cannot be used: {where}"
-
-
-def knobs(identity: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested knobs as ``{"method.name": …}``."""
-    flat: dict[str, Any] = {}
-    for name, value in identity.items():
-        if isinstance(value, dict):
-            flat.update(knobs(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _misshapen(value: Any, shape: Any, path: str) -> str:
@@ -109,7 +100,7 @@ def _missing(state: Mapping[str, Any]) -> str:
         needed += ["identity.seed", "identity.method.name", "identity.batchnorm.enabled"]
         numbers = ("alpha.percent", "fixed_lambda.value")
         needed += [f"identity.{one}" for one in numbers if one.split(".")[0] in state["identity"]]
-    there = {name for name, value in knobs(state).items() if value is not None}
+    there = {name for name, value in flat(state).items() if value is not None}
     there |= {name for name, value in state.items() if value}
     return next((f"it has no {name}" for name in needed if name not in there), "")
 
@@ -119,7 +110,7 @@ def _out_of_range(state: Mapping[str, Any]) -> str:
         return f"status is {state['status']!r}"
     if state.get("steps_per_epoch") is not None and state["steps_per_epoch"] < 1:
         return f"steps_per_epoch is {state['steps_per_epoch']}"
-    for name, value in knobs(state.get("identity") or {}).items():
+    for name, value in flat(state.get("identity") or {}).items():
         if isinstance(value, list):
             return f"identity.{name} is {value!r:.40}"
     if state["status"] == "completed":

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from ..run import digest
+from ..identity import digest, flat
 from ..study import Record, last_line
 from .arms import NAMES, in_order, summary
 from .runs import Curves, path_text
-from .sound import FIGURES, knobs
+from .sound import FIGURES
 
 RULE = ("method.name", "alpha.percent", "fixed_lambda.value", "protocol.name")
 """What makes an arm, with `CONTROL` and a method's own constants; other knobs are the circumstances
@@ -46,7 +46,7 @@ class Tables:
 
 def tables(read: list[tuple[Record, Curves]]) -> Tables:
     """The tables of a study's runs."""
-    identities = [knobs(record.state.get("identity") or {}) for record, _ in read]
+    identities = [flat(record.state.get("identity") or {}) for record, _ in read]
     varying = _varying(identities)
     telling = _telling(identities, varying)
     rows = [
