@@ -767,6 +767,11 @@ def test_the_page_works(report: Path, tmp_path: Path, width: int) -> None:
     assert not found["wide"]
 
 
+def test_the_page_says_what_all_runs_have_in_common(report: Path) -> None:
+    words = "data.name=digits, model.width=4, model.hidden=8, epochs="
+    assert f"<dt>all runs</dt><dd>{words}" in (report / "index.html").read_text()
+
+
 def test_the_page_is_self_contained(report: Path) -> None:
     text = re.sub(r"data:[a-z/+]+;base64,[A-Za-z0-9+/=]+", "", (report / "index.html").read_text())
     assert "http://" not in text

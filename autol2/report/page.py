@@ -62,6 +62,11 @@ POINTS = {
     *("final_test_accuracy", "mean_last_10_epochs"),
 }
 """Columns in percent, or in points of it: two decimals."""
+TRAINED = (
+    *("data.name", "model.width", "model.hidden", "epochs", "batch_size", "lr"),
+    *("method.optimizer", "protocol.name"),
+)
+"""Knobs of which the page says what all runs have in common."""
 SHORT = 9
 """Sentences of the verdict that are shown at once."""
 PUBLISHED = {
@@ -111,7 +116,7 @@ def write(
         summary=_table(tables.summary, HEADINGS),
         published=_table(beside.table, PUBLISHED),
         differences=beside.differences,
-        provenance=_provenance(runs, tables.attempts),
+        provenance=_provenance(tables),
         warnings=_warnings(runs, tables.attempts),
         runs=_table(runs, RUNS),
         tall=TALL,
@@ -154,6 +159,8 @@ def _cell(value: Any, name: str, places: dict[str, int]) -> tuple[str, str, str]
         )
     if name == "arm":
         return value, str(places[value]), ""
+    if isinstance(value, bool):
+        return _text(value), _key(value), ""
     if isinstance(value, str):
         return value, value, "longer" if len(value) > 100 else "long" if len(value) > 40 else ""
     return _text(value, name), _key(value), "number"
@@ -198,13 +205,16 @@ def _troubles(runs: pd.DataFrame) -> list[dict[str, str]]:
     return rows
 
 
-def _provenance(runs: pd.DataFrame, attempts: pd.DataFrame) -> list[tuple[str, str]]:
+def _provenance(tables: Tables) -> list[tuple[str, str]]:
+    runs, attempts = tables.runs, tables.attempts
+    alike = [f"{name}={_text(tables.common[name])}" for name in TRAINED if name in tables.common]
     facts = [
         *((name, attempts[name]) for name in ("commit", "torch", "python", "hardware", "threads")),
         *((name, runs[name]) for name in ("precision", "data", "seed")),
         ("host", attempts["host"]),
     ]
-    return [(name, _values(column)) for name, column in facts]
+    same = [("all runs", ", ".join(alike))] if alike else []
+    return [*same, *((name, _values(column)) for name, column in facts)]
 
 
 def _values(column: pd.Series) -> str:

@@ -40,6 +40,8 @@ class Tables:
     """A row an attempt at a run: what it was made with."""
     varying: list[str]
     """The knobs that differ between the study's runs, seed left out."""
+    common: dict[str, Any]
+    """Those that all of its runs have, and their value."""
     axes: list[str]
     """Those of them that the study compares: the method, and what differs within a method."""
 
@@ -65,7 +67,13 @@ def tables(read: list[tuple[Record, Curves]]) -> Tables:
         for record, _ in read
         for attempt in record.state.get("attempts") or [{}]
     )
-    return Tables(runs, summary(runs), attempts, varying, axes)
+    readable = [identity for identity in identities if identity]
+    common = {
+        name: value
+        for name, value in (readable[0] if readable else {}).items()
+        if name != "seed" and all(one.get(name) == value for one in readable)
+    }
+    return Tables(runs, summary(runs), attempts, varying, common, axes)
 
 
 def _varying(identities: list[dict[str, Any]]) -> list[str]:
