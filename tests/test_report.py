@@ -489,7 +489,7 @@ def test_a_run_of_several_versions_is_told() -> None:
         "Some runs were made from a source tree with uncommitted changes.",
         "The runs were made with several PyTorch versions, 1 of them each with several.",
     ]
-    facts = dict(page._provenance(table.runs, table.attempts))
+    facts = dict(page._provenance(table))
     assert facts["torch"] == "2.11, 2.12"
     assert facts["seed"] == "0"
 
