@@ -1,0 +1,139 @@
+"""The fast convolution gives what the textbook's gives, to a stated bound, with fewer products."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+from torch.utils.flop_counter import FlopCounterMode
+
+from autol2 import winograd
+from autol2.winograd import CHANNELS, IMAGES, POINTS, Conv2d, Winograd, transforms
+
+BOUND = 1e-5
+"""‖difference‖ over ‖exact‖; the textbook's sum itself comes to about 5e-7."""
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def distance(one: Tensor, exact: Tensor) -> float:
+    return float(((one.double() - exact).norm() / exact.norm()).detach())
+
+
+@pytest.mark.parametrize("m", POINTS)
+def test_one_tile(m: int) -> None:
+    """Equation 8 of Lavin and Gray, for each tile and each weight on its own."""
+    a, g, b = transforms(m)
+    n = m + 2
+    assert [one.shape for one in (a, g, b)] == [(m * m, n * n), (n * n, 9), (n * n, n * n)]
+    x, w = draw(n, n), draw(3, 3)
+    y = a @ ((g @ w.flatten()) * (b @ x.flatten()))
+    exact = conv2d(x.double()[None, None], w.double()[None, None])
+    assert distance(y, exact.flatten()) < 2e-6
+
+
+@pytest.mark.parametrize(
+    ("images", "channels", "out", "height", "width"),
+    [
+        (3, 128, 144, 14, 14),  # tiles of 4 × 4 that fit
+        (3, 130, 150, 15, 15),  # tiles of 5 × 5 that jut out, channels that are filled up
+        (2, 128, 131, 3, 9),  # one row
+        (2, 129, 128, 22, 6),
+        (IMAGES + 1, 3, 5, 8, 8),  # more images than are taken at a time
+    ],
+)
+def test_same_as_the_textbook(
+    images: int, channels: int, out: int, height: int, width: int
+) -> None:
+    """Outputs and all three gradients, against fp64."""
+    x = draw(images, channels, height, width).relu().requires_grad_()
+    weight, bias = draw(out, channels, 3, 3).requires_grad_(), draw(out).requires_grad_()
+    x_in = x.contiguous(memory_format=torch.channels_last)
+    y = Winograd.apply(x_in, weight, bias)  # type: ignore[no-untyped-call]
+    gradient = draw(*y.shape)
+    gradients = torch.autograd.grad(y, (x, weight, bias), gradient)
+    exact_in = [one.detach().double().requires_grad_() for one in (x, weight, bias)]
+    exact = conv2d(*exact_in)
+    exact_gradients = torch.autograd.grad(exact, exact_in, gradient.double())
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    for ours, truth in zip((y, *gradients), (exact, *exact_gradients), strict=True):
+        assert ours.shape == truth.shape
+        assert distance(ours, truth) < BOUND
+
+
+def test_few_products() -> None:
+    """What the paper's second convolution takes, forwards and backwards, beside the textbook's."""
+    x = draw(32, 300, 14, 14).requires_grad_()
+    counted = []
+    for layer in (Conv2d(300, 300), nn.Conv2d(300, 300, 3)):
+        with FlopCounterMode(display=False) as counter:
+            layer(x).sum().backward()
+        counted.append(counter.get_total_flops())
+    assert counted[0] < 0.33 * counted[1]
+
+
+def test_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not, the result is PyTorch's own, bit for bit."""
+    wide, narrow = Conv2d(CHANNELS, CHANNELS), Conv2d(CHANNELS - 1, CHANNELS)
+
+    def fast(layer: Conv2d, dtype: torch.dtype = torch.float32) -> bool:
+        x = draw(2, layer.in_channels, 6, 6).to(dtype)
+        ours, theirs = layer.to(dtype)(x), nn.Conv2d.forward(layer, x)
+        assert ours.dtype == theirs.dtype
+        return not torch.equal(ours, theirs)
+
+    assert fast(wide)
+    assert not fast(narrow)
+    assert not fast(Conv2d(CHANNELS, CHANNELS - 1))
+    assert not fast(Conv2d(CHANNELS, CHANNELS), torch.float64)
+    for units in (True, False):
+        monkeypatch.setattr(winograd, "has_bf16_units", lambda units=units: units)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert fast(wide) is not units
+        assert fast(wide)
+    with torch.autocast("cpu", torch.float16):
+        assert not fast(wide)
+
+
+def test_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearer to the exact outputs and gradients than products in bf16 are."""
+    monkeypatch.setattr(winograd, "has_bf16_units", lambda: False)
+    layer, x, gradient = Conv2d(130, 140), draw(3, 130, 9, 9), draw(3, 140, 7, 7)
+    x = x.bfloat16()
+
+    def gradients_of(forward: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
+        x = x.detach().requires_grad_()
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+            y = forward(x)
+        y.backward(gradient.to(y.dtype))  # type: ignore[no-untyped-call]
+        assert x.grad is not None
+        assert layer.weight.grad is not None
+        return [y.detach(), x.grad, layer.weight.grad.clone()]
+
+    ours = gradients_of(layer, x)
+    theirs = gradients_of(functools.partial(nn.Conv2d.forward, layer), x)
+    exact = gradients_of(functools.partial(nn.Conv2d.forward, layer.double()), x.double())
+    for one, other, truth in zip(ours, theirs, exact, strict=True):
+        assert one.dtype == other.dtype
+        assert distance(one, truth) < min(4e-3, 1.01 * distance(other, truth))
+
+
+def test_repeats_bit_for_bit() -> None:
+    layer, x = Conv2d(130, 140), draw(5, 130, 15, 15)
+    first = layer(x)
+    first.square().sum().backward()
+    gradient = layer.weight.grad
+    layer.weight.grad = None
+    with torch.inference_mode():
+        assert torch.equal(layer(x), first)
+    layer(x).square().sum().backward()
+    assert gradient is not None
+    assert layer.weight.grad is not None
+    assert torch.equal(gradient, layer.weight.grad)
