@@ -123,7 +123,7 @@ def measure(
             step = alternate(
                 {name: partial(loop, steps) for name, loop in loops.items()}, rounds, device
             )
-            evaluation = alternate({"ours": trainer.evaluate, "plain": plain.evaluate}, 1, device)
+            evaluation = alternate({"ours": trainer.evaluate, "plain": plain.evaluate}, 2, device)
         if not (_equal(trainer.model, bare.model) and _equal(trainer.model, again.model)):
             raise Unequal("our loop and the bare loop ended with different weights")
 
