@@ -60,7 +60,7 @@ class Case:
     gflop_per_step: float
     """See `limits.step_flops`."""
     gflops: float
-    """(c) Billions of floating-point operations a second in our step."""
+    """(c) Billions of these a second in our step."""
     machine_gflops: dict[str, float]
     """The same of this machine's own convolutions and matrix product (see `limits`)."""
     efficiency: float

@@ -13,7 +13,7 @@ from .timing import alternate
 
 
 def step_flops(model: CNN, images: int, sides: Sequence[int]) -> int:
-    """Floating-point operations that a training step needs: those of its products.
+    """Floating-point operations that a training step takes by the textbook: those of its products.
 
     A convolution with K inputs (9 × channels in) and F filters whose output is H × W costs
     2·K·F·H·W an image, a dense layer 2·in·out. The backward pass costs that twice more, for the
