@@ -53,7 +53,11 @@ class Conv2d(nn.Conv2d):
         ):
             return super().forward(input)
         with torch.autocast("cpu", enabled=False):
-            output: Tensor = Winograd.apply(input.float(), self.weight, self.bias)
+            outputs = [
+                Winograd.apply(input[first : first + IMAGES].float(), self.weight, self.bias)
+                for first in range(0, len(input), IMAGES)
+            ]
+        output: Tensor = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return output.to(dtype)
 
 
@@ -150,32 +154,26 @@ class Winograd(torch.autograd.Function):
         filters = x.new_zeros(KERNEL**2, filled_up(channels), filled_up(out))
         filters[:, :channels, :out] = weight.flatten(2).permute(2, 1, 0)
         filters = times(g, filters)
-        outputs = bias.expand(len(x), height, width, out).contiguous()
-        cuts = []
-        for first in range(0, len(images), IMAGES):
-            part = slice(first, first + IMAGES)
-            cut = times(b, tiles.cut(images[part], tiles.n))
-            tiles.add(times(a, cut @ filters), outputs[part], tiles.m)
-            cuts.append(cut)
-        ctx.save_for_backward(filters, *cuts)
-        ctx.tiles, ctx.x, ctx.weight = tiles, x.shape, weight.shape
+        cut = times(b, tiles.cut(images, tiles.n))
+        outputs = x.new_empty(len(x), height, width, out)
+        outputs[:] = bias
+        tiles.add(times(a, cut @ filters), outputs, tiles.m)
+        ctx.save_for_backward(cut, filters)
+        ctx.tiles, ctx.images, ctx.weight = tiles, images.shape, weight.shape
         return outputs.permute(0, 3, 1, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of the three: the same products, each the other way round."""
-        filters, *cuts = ctx.saved_tensors
+        cut, filters = ctx.saved_tensors
         tiles, (out, channels) = ctx.tiles, ctx.weight[:2]
         a, g, b = (matrix.T for matrix in transforms(tiles.m))
         gradients = gradient.permute(0, 2, 3, 1)
-        for_images = gradients.new_zeros(ctx.x[0], *ctx.x[2:], channels)
-        for_filters = torch.zeros_like(filters)
-        for number, cut in enumerate(cuts):
-            part = slice(number * IMAGES, (number + 1) * IMAGES)
-            products = times(a, tiles.cut(gradients[part], tiles.m))
-            for_filters.baddbmm_(cut.mT, products)
-            tiles.add(times(b, products @ filters.mT), for_images[part], tiles.n)
+        products = times(a, tiles.cut(gradients, tiles.m))
+        for_filters = cut.mT @ products
+        for_images = gradients.new_zeros(ctx.images)
+        tiles.add(times(b, products @ filters.mT), for_images, tiles.n)
         for_weight = times(g, for_filters)[:, :channels, :out].permute(2, 1, 0)
         return (
             for_images.permute(0, 3, 1, 2),

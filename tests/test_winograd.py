@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from torch.nn.functional import conv2d
 from torch.utils.flop_counter import FlopCounterMode
 
 from autol2 import winograd
-from autol2.winograd import CHANNELS, IMAGES, POINTS, Conv2d, Winograd, transforms
+from autol2.winograd import CHANNELS, IMAGES, POINTS, Conv2d, transforms
 
 BOUND = 1e-5
 """‖difference‖ over ‖exact‖; the textbook's sum itself comes to about 5e-7."""
@@ -45,20 +46,23 @@ def test_one_tile(m: int) -> None:
         (3, 130, 150, 15, 15),  # tiles of 5 × 5 that jut out, channels that are filled up
         (2, 128, 131, 3, 9),  # one row
         (2, 129, 128, 22, 6),
-        (IMAGES + 1, 3, 5, 8, 8),  # more images than are taken at a time
+        (1, 128, 128, 3, 3),  # one pixel
+        (IMAGES + 1, CHANNELS, CHANNELS, 4, 4),  # more images than are taken at a time
     ],
 )
 def test_same_as_the_textbook(
     images: int, channels: int, out: int, height: int, width: int
 ) -> None:
     """Outputs and all three gradients, against fp64."""
-    x = draw(images, channels, height, width).relu().requires_grad_()
-    weight, bias = draw(out, channels, 3, 3).requires_grad_(), draw(out).requires_grad_()
-    x_in = x.contiguous(memory_format=torch.channels_last)
-    y = Winograd.apply(x_in, weight, bias)  # type: ignore[no-untyped-call]
+    x = draw(images, channels, height, width).relu()
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    layer = Conv2d(channels, out)
+    before = copy.deepcopy(layer.state_dict())
+    y = layer(x)
     gradient = draw(*y.shape)
-    gradients = torch.autograd.grad(y, (x, weight, bias), gradient)
-    exact_in = [one.detach().double().requires_grad_() for one in (x, weight, bias)]
+    gradients = torch.autograd.grad(y, (x, layer.weight, layer.bias), gradient)
+    assert all(torch.equal(value, layer.state_dict()[name]) for name, value in before.items())
+    exact_in = [one.detach().double().requires_grad_() for one in (x, layer.weight, layer.bias)]
     exact = conv2d(*exact_in)
     exact_gradients = torch.autograd.grad(exact, exact_in, gradient.double())
     assert y.is_contiguous(memory_format=torch.channels_last)
