@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, unfold
+from torch.nn.functional import conv2d
 
 
 def convolve_normalized(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -> Tensor:
@@ -36,8 +36,8 @@ def convolve_normalized(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -
         raise ValueError("batch-norm needs a momentum")
     with torch.autocast(images.device.type, enabled=False):
         if norm.training:
-            weight = conv.weight.flatten(1).double()
-            windows = unfold(images.double(), conv.kernel_size)
+            weight = conv.weight.permute(0, 2, 3, 1).flatten(1).double()
+            windows = _windows(images.double(), *conv.kernel_size)
             count = len(windows) * windows.shape[2]
             means = windows.mean((0, 2))
             covariance = (windows @ windows.mT).sum(0) / count - means.outer(means)
@@ -53,3 +53,18 @@ def convolve_normalized(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -
         bias = (norm.bias + scale * (conv.bias - mean)).float()
         scaled = (conv.weight * scale[:, None, None, None]).float()
     return conv2d(images, scaled, bias)
+
+
+def _windows(images: Tensor, height: int, width: int) -> Tensor:
+    """All windows of `images` [N, C, ...]: [N, height · width · C, windows of an image].
+
+    What `torch.nn.functional.unfold` gives, in the order of weights in channels_last; faster.
+    """
+    images = images.contiguous()
+    down, across = images.shape[2] - height + 1, images.shape[3] - width + 1
+    shifted = [
+        images[..., row : row + down, column : column + across]
+        for row in range(height)
+        for column in range(width)
+    ]
+    return torch.cat(shifted, 1).flatten(2)
