@@ -106,4 +106,4 @@ def _ask(command: list[str]) -> str:
 
 def words(text: str) -> str:
     """SLURM's own message on one line."""
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())

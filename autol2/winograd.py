@@ -25,7 +25,7 @@ POINTS = {4: (0, 1, -1, 0.5, -2), 5: (0, 1, -1, 2, -2, 0.5)}
 CHANNELS = 128
 """Channels, in and out, from which on what is saved outweighs what the transforms cost."""
 IMAGES = 128
-"""Images at a time: the memory needed in between does not grow with the batch."""
+"""Images at a time: an evaluation of many takes no more memory in between."""
 LANES = 16
 """Channels are filled up with zeros to a multiple of this, which matrix products like."""
 
@@ -62,10 +62,13 @@ class Conv2d(nn.Conv2d):
 
 
 @functools.cache
-def has_bf16_units() -> bool:
-    """Whether this CPU multiplies matrices in bf16 far faster than in fp32: Intel's AMX, ARM."""
+def has_bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU has units for matrix products in bf16 (Intel's AMX, ARM's BFMMLA).
+
+    Where the system does not say, it is taken to have none.
+    """
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+        flags = cpuinfo.read_text(encoding="utf-8").split()
     except OSError:
         return False
     return not {"amx_bf16", "bf16"}.isdisjoint(flags)

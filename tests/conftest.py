@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared"
@@ -26,6 +27,11 @@ SMALL = (
 """A run that takes a moment."""
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def distance(one: Tensor, exact: Tensor) -> float:
+    """‖one − exact‖ / ‖exact‖, in the precision of `exact`."""
+    return float(((one.to(exact.dtype) - exact).norm() / exact.norm()).detach())
 
 
 def pytest_configure() -> None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from autol2.fusion import convolve_normalized
 
+from .conftest import distance
+
 
 def pair(images: Tensor) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     torch.manual_seed(3)
@@ -27,10 +29,6 @@ def photographs() -> Tensor:
     images = rough + 0.02 * torch.randn(rough.shape) + 0.3
     images[:, :, :5] = -1
     return images
-
-
-def distance(one: Tensor, exact: Tensor) -> float:
-    return float(((one.double() - exact).norm() / exact.norm()).detach())
 
 
 def test_training() -> None:
@@ -89,3 +87,16 @@ def test_bf16(training: bool) -> None:
     assert 1e-5 < distance(fused, exact) < 1e-2
     assert norm.running_mean is not None
     assert norm.running_mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("conv", "norm", "message"),
+    [
+        (nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), "needs a bias"),
+        (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), "running statistics"),
+        (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=None), "a momentum"),
+    ],
+)
+def test_what_cannot_be_fused(conv: nn.Conv2d, norm: nn.BatchNorm2d, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        convolve_normalized(conv, norm, photographs())
