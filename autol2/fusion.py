@@ -34,24 +34,23 @@ def convolve_normalized(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -
         raise ValueError("the convolution needs a bias, and batch-norm running statistics")
     if momentum is None or batches is None:
         raise ValueError("batch-norm needs a momentum")
-    with torch.autocast(images.device.type, enabled=False):
-        if norm.training:
-            weight = conv.weight.permute(0, 2, 3, 1).flatten(1).double()
-            windows = _windows(images.double(), *conv.kernel_size)
-            count = len(windows) * windows.shape[2]
-            means = windows.mean((0, 2))
-            covariance = (windows @ windows.mT).sum(0) / count - means.outer(means)
-            mean = weight @ means + conv.bias
-            variance = ((weight @ covariance) * weight).sum(1)
-            with torch.no_grad():
-                running_mean.lerp_(mean.float(), momentum)
-                running_var.lerp_((variance * (count / (count - 1))).float(), momentum)
-                batches += 1
-        else:
-            mean, variance = running_mean, running_var
-        scale = norm.weight * torch.rsqrt(variance + norm.eps)
-        bias = (norm.bias + scale * (conv.bias - mean)).float()
-        scaled = (conv.weight * scale[:, None, None, None]).float()
+    if norm.training:
+        weight = conv.weight.permute(0, 2, 3, 1).flatten(1).double()
+        windows = _windows(images.double(), *conv.kernel_size)
+        count = len(windows) * windows.shape[2]
+        means = windows.mean((0, 2))
+        covariance = (windows @ windows.mT).sum(0) / count - means.outer(means)
+        mean = weight @ means + conv.bias
+        variance = ((weight @ covariance) * weight).sum(1)
+        with torch.no_grad():
+            running_mean.lerp_(mean.float(), momentum)
+            running_var.lerp_((variance * (count / (count - 1))).float(), momentum)
+            batches += 1
+    else:
+        mean, variance = running_mean, running_var
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    bias = (norm.bias + scale * (conv.bias - mean)).float()
+    scaled = (conv.weight * scale[:, None, None, None]).float()
     return conv2d(images, scaled, bias)
 
 

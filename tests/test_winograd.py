@@ -14,6 +14,8 @@ from torch.nn.functional import conv2d
 from torch.utils.flop_counter import FlopCounterMode
 
 from autol2 import winograd
+from autol2.bench.limits import step_flops
+from autol2.model import CNN
 from autol2.winograd import CHANNELS, IMAGES, POINTS, Conv2d, has_bf16_units, transforms
 
 from .conftest import distance
@@ -105,8 +107,17 @@ def test_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             assert fast(wide) is not units
         assert fast(wide)
+    assert not fast(Conv2d(CHANNELS, CHANNELS), torch.bfloat16)
     with torch.autocast("cpu", torch.float16):
         assert not fast(wide)
+
+
+@pytest.mark.parametrize("batchnorm", [False, True])
+def test_the_network_uses_it(batchnorm: bool) -> None:
+    model = CNN((3, 32, 32), 10, width=300, hidden=10, batchnorm=batchnorm)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(8, 3, 32, 32, dtype=torch.uint8)).sum().backward()
+    assert counter.get_total_flops() < 0.5 * step_flops(model, 8, (32, 32))
 
 
 @pytest.mark.parametrize(
