@@ -4,24 +4,33 @@ A tile of m × m outputs depends on (m + 2) × (m + 2) inputs. Taken as polynomi
 columns, that are multiplied through their values at m + 2 points, it needs (m + 2)² products for
 each pair of channels where the textbook's sum needs 9·m²: a quarter of them for m = 4 (A. Lavin and
 S. Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308). With the points 0,
-±1, 1/2, −2 and infinity, the error stays near the textbook's (B. Barabasz et al., "Error Analysis
+±1, 1/2, ±2 and infinity, the error stays near the textbook's (B. Barabasz et al., "Error Analysis
 and Improving the Accuracy of Winograd Convolution for Deep Neural Networks", arXiv:1803.10986).
+
+Rows and columns of outputs are cut into fours and fives, as it takes the fewest products: 13 are
+4 + 4 + 5. Tiles of all sizes have the weights' values in common at the points that they share, and
+with that a matrix product.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 KERNEL = 3
-POINTS = {4: (0, 1, -1, 0.5, -2), 5: (0, 1, -1, 2, -2, 0.5)}
-"""Of a tile with so many outputs a side: the points beside infinity."""
+SIZES = (4, 5)
+"""Outputs in a row or column of a tile."""
+POINTS = (0, 1, -1, 0.5, -2, math.inf, 2)
+"""For m outputs in a row or column the first m + 2 of them."""
 CHANNELS = 128
 """Channels, in and out, from which on what is saved outweighs what the transforms cost."""
 IMAGES = 128
@@ -74,68 +83,163 @@ def has_bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return not {"amx_bf16", "bf16"}.isdisjoint(flags)
 
 
-@functools.cache
 def transforms(m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What tiles of m × m outputs, their weights and their inputs are multiplied with.
+    """The matrices of m outputs in a line, with a row for each of n = m + 2 points.
 
-    They are matrices A [m², n²], G [n², 9] and B [n², n²], n = m + 2. For a pair of channels the
-    outputs of a tile are ``A @ ((G @ w) * (B @ x))``, x being its n² inputs and w the 9 weights,
-    row by row: equation 8 of Lavin and Gray, as Kronecker products.
+    They are B [n, n], G [n, 3] and A [n, m], float64: the outputs are
+    ``A.T @ ((G @ w) * (B @ x))``, x being the n inputs and w the 3 weights (equation 6 of Lavin and
+    Gray). What depends on m stands in A and B: at a point, G is the same for every m.
     """
-    points = POINTS[m]
-    powers = np.vander(points, m + KERNEL - 1, increasing=True)
-    infinity = np.eye(m + KERNEL - 1)
-    others = [[other for other in points if other != point] for point in points]
-    scale = [
-        [np.prod(np.subtract(point, rest))] for point, rest in zip(points, others, strict=True)
-    ]
-    a = np.vstack([powers[:, :m], infinity[m - 1, :m]]).T
-    g = np.vstack([powers[:, :KERNEL] / scale, infinity[KERNEL - 1, :KERNEL]])
-    b = np.vstack([[*np.poly(rest)[::-1], 0] for rest in others] + [np.poly(points)[::-1]])
-    in_rows_and_columns = [torch.from_numpy(np.kron(one, one)).float() for one in (a, g, b)]
-    return in_rows_and_columns[0], in_rows_and_columns[1], in_rows_and_columns[2]
+    points = POINTS[: m + KERNEL - 1]
+    b = np.zeros((len(points), len(points)))
+    for row, point in zip(b, points, strict=True):
+        polynomial = np.poly([one for one in points if one not in (point, math.inf)])[::-1]
+        scale = _denominator(point, POINTS) / _denominator(point, points)
+        row[: len(polynomial)] = polynomial * scale
+    g = np.array([_powers(point, KERNEL) / _denominator(point, POINTS) for point in points])
+    a = np.array([_powers(point, m) for point in points])
+    return torch.from_numpy(b), torch.from_numpy(g), torch.from_numpy(a)
 
 
-class Tiles:
-    """How the outputs of images are cut into tiles.
+def _powers(point: float, count: int) -> NDArray[np.float64]:
+    """What the coefficients of a polynomial are multiplied with for its value at `point`."""
+    return np.eye(count)[-1] if point == math.inf else np.power(float(point), np.arange(count))
 
-    Args:
-        height, width: of the outputs of an image.
-    """
 
-    def __init__(self, height: int, width: int) -> None:
-        self.m = min(POINTS, key=lambda m: -(-max(height, width) // m) * (m + KERNEL - 1))
-        """Outputs a side of a tile: that which needs the fewest products."""
-        self.n = self.m + KERNEL - 1
-        """Inputs a side of a tile."""
-        self.shape = (-(-height // self.m), -(-width // self.m))
-        """Tiles in an image."""
+def _denominator(point: float, points: Sequence[float]) -> float:
+    """Of Lagrange's polynomial that is 1 at `point` and 0 at the other `points`."""
+    if point == math.inf:
+        return 1.0
+    return math.prod(point - one for one in points if one not in (point, math.inf))
 
-    def cut(self, images: Tensor, side: int) -> Tensor:
-        """Tiles of `side` × `side` pixels, [side², tiles of all images, channels filled up].
 
-        Args:
-            images: [N, H, W, C]; where a tile juts out of it, there are zeros.
-            side: `m` or `n`.
+class Pieces(NamedTuple):
+    """Pieces of one size, one after the other, that a line of outputs is cut into."""
+
+    first: int
+    """Where the first of them begins."""
+    size: int
+    number: int
+
+
+def pieces(length: int) -> list[Pieces]:
+    """The pieces of a line of outputs that take the fewest products; the last may jut out."""
+    small, large = SIZES
+    counts = [(-(-max(length - large * n, 0) // small), n) for n in range(-(-length // large) + 1)]
+    smalls, larges = min(
+        counts, key=lambda n: n[0] * (small + KERNEL - 1) + n[1] * (large + KERNEL - 1)
+    )
+    both = Pieces(0, small, smalls), Pieces(small * smalls, large, larges)
+    return [one for one in both if one.number]
+
+
+class Tiles(NamedTuple):
+    """Tiles of one size in images: pieces of their columns times pieces of their rows."""
+
+    down: Pieces
+    across: Pieces
+    margin: int
+    """Pixels more a side than the tile's outputs: none, or as many as those depend on."""
+
+    def cut(self, images: Tensor) -> Tensor:
+        """The tiles of `images` [N, H, W, C]: [pixels of a tile, tiles · channels filled up].
+
+        Where a tile juts out of its image, there are zeros.
         """
-        tiles = images.new_zeros(side**2, len(images), *self.shape, filled_up(images.shape[3]))
-        for inside, pixels in self._places(tiles, images, side):
+        places = (self.down.size + self.margin) * (self.across.size + self.margin)
+        tiles = images.new_zeros(places, self.number(images) * filled_up(images.shape[3]))
+        for inside, pixels in self._places(tiles, images):
             inside.copy_(pixels)
-        return tiles.flatten(1, 3)
+        return tiles
 
-    def add(self, tiles: Tensor, images: Tensor, side: int) -> None:
+    def add(self, tiles: Tensor, images: Tensor) -> None:
         """Add to `images` what `cut` would have made `tiles` of."""
-        tiles = tiles.view(side**2, len(images), *self.shape, -1)
-        for inside, pixels in self._places(tiles, images, side):
+        for inside, pixels in self._places(tiles, images):
             pixels.add_(inside)
 
-    def _places(self, tiles: Tensor, images: Tensor, side: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def number(self, images: Tensor) -> int:
+        """How many tiles there are in `images`."""
+        return len(images) * self.down.number * self.across.number
+
+    def _places(self, tiles: Tensor, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each place in a tile: the tiles' pixels there, and the same pixels of the images."""
-        height, width = self.shape
-        for place in range(side**2):
-            row, column = divmod(place, side)
-            pixels = images[:, row :: self.m, column :: self.m][:, :height, :width]
-            yield tiles[place][tuple(slice(size) for size in pixels.shape)], pixels
+        down, across = self.down, self.across
+        tiles = tiles.view(len(tiles), len(images), down.number, across.number, -1)
+        for place, inside in enumerate(tiles):
+            row, column = divmod(place, across.size + self.margin)
+            pixels = images[:, down.first + row :: down.size, across.first + column :: across.size]
+            pixels = pixels[:, : down.number, : across.number]
+            yield inside[tuple(slice(size) for size in pixels.shape)], pixels
+
+
+class Transform:
+    """From images to the values of their tiles at the points.
+
+    Args:
+        groups: of points at which the same tiles have values; the first has all tiles. Of each kind
+            of tiles, what their pixels are multiplied with: float32 [points, pixels].
+    """
+
+    def __init__(self, groups: list[dict[Tiles, Tensor]]) -> None:
+        self.groups = groups
+
+    def values(self, images: Tensor) -> list[Tensor]:
+        """Of each group [points, tiles, channels filled up], of `images` [N, H, W, C]."""
+        cuts = {tiles: tiles.cut(images) for tiles in self.groups[0]}
+        found = []
+        for group in self.groups:
+            counts = [tiles.number(images) for tiles in group]
+            points = len(next(iter(group.values())))
+            found.append(images.new_empty(points, sum(counts), filled_up(images.shape[3])))
+            parts = torch.split(found[-1], counts, 1)
+            for (tiles, matrix), part in zip(group.items(), parts, strict=True):
+                torch.mm(matrix, cuts[tiles], out=part.flatten(1))
+        return found
+
+    def add(self, values: list[Tensor], images: Tensor) -> None:
+        """Add to `images` what the transpose of this makes of `values`."""
+        cuts: dict[Tiles, Tensor] = {}
+        for group, of_group in zip(self.groups, values, strict=True):
+            parts = torch.split(of_group, [tiles.number(images) for tiles in group], 1)
+            for (tiles, matrix), part in zip(group.items(), parts, strict=True):
+                if tiles in cuts:
+                    cuts[tiles].addmm_(matrix.T, part.flatten(1))
+                else:
+                    cuts[tiles] = matrix.T @ part.flatten(1)
+        for tiles, cut in cuts.items():
+            tiles.add(cut, images)
+
+
+@functools.cache
+def plan(height: int, width: int) -> tuple[Transform, list[Tensor], Transform]:
+    """The transforms of inputs, weights and outputs, for images of height × width outputs.
+
+    That of the weights is what they are multiplied with: of each group [points, 9].
+    """
+    inputs, weights, outputs = [], [], []
+    for (rows, down), (columns, across) in itertools.product(
+        _in_common(pieces(height)), _in_common(pieces(width))
+    ):
+        matrices = {
+            kind: [
+                torch.kron(one[rows], other[columns]).float()
+                for one, other in zip(*(transforms(line.size) for line in kind), strict=True)
+            ]
+            for kind in itertools.product(down, across)
+        }
+        inputs.append({Tiles(*kind, KERNEL - 1): b for kind, (b, _, _) in matrices.items()})
+        weights.append(next(g for _, g, _ in matrices.values()))
+        outputs.append({Tiles(*kind, 0): a for kind, (_, _, a) in matrices.items()})
+    return Transform(inputs), weights, Transform(outputs)
+
+
+def _in_common(line: list[Pieces]) -> Iterator[tuple[slice, list[Pieces]]]:
+    """Points, and the pieces of `line` that have values there."""
+    first = 0
+    for place, one in enumerate(line):
+        last = one.size + KERNEL - 1
+        yield slice(first, last), line[place:]
+        first = last
 
 
 def filled_up(channels: int) -> int:
@@ -152,35 +256,36 @@ class Winograd(torch.autograd.Function):
         images = x.permute(0, 2, 3, 1)
         out, channels = weight.shape[:2]
         height, width = (side - KERNEL + 1 for side in x.shape[2:])
-        tiles = Tiles(height, width)
-        a, g, b = transforms(tiles.m)
-        filters = x.new_zeros(KERNEL**2, filled_up(channels), filled_up(out))
-        filters[:, :channels, :out] = weight.flatten(2).permute(2, 1, 0)
-        filters = times(g, filters)
-        cut = times(b, tiles.cut(images, tiles.n))
+        for_inputs, for_weights, for_outputs = plan(height, width)
+        weights = x.new_zeros(KERNEL**2, filled_up(channels), filled_up(out))
+        weights[:, :channels, :out] = weight.flatten(2).permute(2, 1, 0)
+        filters = [times(matrix, weights) for matrix in for_weights]
+        values = for_inputs.values(images)
         outputs = x.new_empty(len(x), height, width, out)
         outputs[:] = bias
-        tiles.add(times(a, cut @ filters), outputs, tiles.m)
-        ctx.save_for_backward(cut, filters)
-        ctx.tiles, ctx.images, ctx.weight = tiles, images.shape, weight.shape
+        for_outputs.add([one @ other for one, other in zip(values, filters, strict=True)], outputs)
+        ctx.save_for_backward(*values, *filters)
+        ctx.images, ctx.weight = images.shape, weight.shape
         return outputs.permute(0, 3, 1, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of the three: the same products, each the other way round."""
-        cut, filters = ctx.saved_tensors
-        tiles, (out, channels) = ctx.tiles, ctx.weight[:2]
-        a, g, b = (matrix.T for matrix in transforms(tiles.m))
+        out, channels = ctx.weight[:2]
         gradients = gradient.permute(0, 2, 3, 1)
-        products = times(a, tiles.cut(gradients, tiles.m))
-        for_filters = cut.mT @ products
-        for_images = gradients.new_zeros(ctx.images)
-        tiles.add(times(b, products @ filters.mT), for_images, tiles.n)
-        for_weight = times(g, for_filters)[:, :channels, :out].permute(2, 1, 0)
+        for_inputs, for_weights, for_outputs = plan(*gradients.shape[1:3])
+        values = ctx.saved_tensors[: len(for_weights)]
+        filters = ctx.saved_tensors[len(for_weights) :]
+        products = for_outputs.values(gradients)
+        weights = gradients.new_zeros(KERNEL**2, filled_up(channels), filled_up(out))
+        for matrix, one, product in zip(for_weights, values, products, strict=True):
+            weights += times(matrix.T, one.mT @ product)
+        images = gradients.new_zeros(ctx.images)
+        for_inputs.add([one @ f.mT for one, f in zip(products, filters, strict=True)], images)
         return (
-            for_images.permute(0, 3, 1, 2),
-            for_weight.reshape(ctx.weight),
+            images.permute(0, 3, 1, 2),
+            weights[:, :channels, :out].permute(2, 1, 0).reshape(ctx.weight),
             gradients.sum((0, 1, 2)),
         )
 
