@@ -6,7 +6,8 @@ device. Pooling stands before ReLU, which it commutes with, so that ReLU sees a 
 values (bit-identical). Since flooring pools throw away an edge row and column, the part of the
 image that only those see is cut off first (sums are reordered: about 1e-6); with batch-norm in
 training, whose statistics do see it, it stays. The first batch-norm is done by the convolution
-before it (`fusion`), and the second convolution with fewer products (`winograd`).
+before it, the second after the pool behind it (`fusion`), and the second convolution with fewer
+products (`winograd`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from . import winograd
 from .config import Config, UserError
-from .fusion import convolve_normalized
+from .fusion import convolve_normalized, max_pool_normalized
 
 SMALLEST = 10
 """Pixels an image must at least measure: two convolutions and two pools leave one."""
@@ -77,7 +78,11 @@ class CNN(nn.Module):
         else:
             x = self.conv1(x)
         x = torch.relu_(nn.functional.max_pool2d(x, 2))
-        x = torch.relu_(nn.functional.max_pool2d(self.norm2(self.conv2(x)), 2))
+        x = self.conv2(x)
+        if isinstance(self.norm2, nn.BatchNorm2d):
+            x = torch.relu_(max_pool_normalized(self.norm2, x))
+        else:
+            x = torch.relu_(nn.functional.max_pool2d(x, 2))
         x = torch.relu_(self.dense1(x.flatten(1)))
         scores: Tensor = self.dense2(x).float()
         return scores

@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -69,6 +70,15 @@ def run_autol2(
         timeout=timeout,
         check=False,
     )
+
+
+@pytest.fixture(params=[1, 2], ids=lambda threads: f"{threads}_threads")
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """So many for PyTorch's sums: they are split up differently."""
+    before, count = torch.get_num_threads(), int(request.param)
+    torch.set_num_threads(count)
+    yield count
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Batch-norm in the convolution before it is batch-norm after it."""
+"""Batch-norm in its neighbours is batch-norm between them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
-from autol2.fusion import convolve_normalized
+from autol2.fusion import convolve_normalized, max_pool_normalized
 
 from .conftest import distance
 
@@ -89,6 +90,77 @@ def test_bf16(training: bool) -> None:
     assert norm.running_mean.dtype == torch.float32
 
 
+def background() -> Tensor:
+    """Float32 [64, 20, 13, 11], most of it one value, in channels_last."""
+    torch.manual_seed(4)
+    x = torch.randn(64, 20, 13, 11)
+    x = torch.where(torch.rand(x.shape) < 0.9, 1.7, x)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def scales_of_both_signs() -> nn.BatchNorm2d:
+    torch.manual_seed(5)
+    norm = nn.BatchNorm2d(20)
+    nn.init.uniform_(norm.weight, -1, 2)
+    nn.init.normal_(norm.bias)
+    assert 0 < (norm.weight < 0).sum() < 20
+    return norm
+
+
+@pytest.mark.usefixtures("threads")
+def test_pooled_training() -> None:
+    """Outputs, gradients and running statistics, against fp64; PyTorch's own are 2e-4 off."""
+    norm = scales_of_both_signs()
+    exact = copy.deepcopy(norm).double()
+    gradient = torch.randn(64, 20, 6, 5)
+    found = []
+    for own, pooled in (
+        (exact, lambda x: max_pool2d(exact(x), 2)),
+        (norm, lambda x: max_pool_normalized(norm, x)),
+    ):
+        x = background().to(own.weight.dtype).requires_grad_()
+        pooled(x)
+        outputs = pooled(x)
+        outputs.backward(gradient.to(own.weight.dtype))  # type: ignore[no-untyped-call]
+        found.append([outputs, x.grad, own.weight.grad, own.bias.grad])
+    for truth, ours in zip(*found, strict=True):
+        assert ours.shape == truth.shape
+        assert distance(ours, truth) < 1e-6
+    for name, value in norm.state_dict().items():
+        torch.testing.assert_close(
+            value.double(), exact.state_dict()[name].double(), rtol=1e-6, atol=1e-7
+        )
+
+
+def test_pooled_with_a_scale_of_zero() -> None:
+    norm, x = scales_of_both_signs(), background()
+    with torch.no_grad():
+        norm.weight[7] = 0
+    outputs = max_pool_normalized(norm, x)
+    assert torch.equal(outputs[:, 7], norm.bias[7].expand(64, 6, 5))
+
+
+def test_pooled_evaluation() -> None:
+    norm, x = scales_of_both_signs(), background()
+    max_pool_normalized(norm, x)
+    norm.eval()
+    before = copy.deepcopy(norm.state_dict())
+    assert torch.equal(max_pool_normalized(norm, x), max_pool2d(norm(x), 2))
+    assert all(torch.equal(value, norm.state_dict()[name]) for name, value in before.items())
+
+
+def test_pooled_bf16() -> None:
+    """Values come in bf16, and everything is computed in fp32."""
+    norm, x = scales_of_both_signs(), background().bfloat16().requires_grad_()
+    outputs = max_pool_normalized(norm, x)
+    exact = max_pool2d(scales_of_both_signs().double()(x.double()), 2)
+    assert distance(outputs, exact) < 1e-6
+    (gradient,) = torch.autograd.grad(outputs.square().sum(), x)
+    (exact_gradient,) = torch.autograd.grad(exact.square().sum(), x)
+    assert gradient.dtype == torch.bfloat16
+    assert distance(gradient, exact_gradient.double()) < 5e-3
+
+
 @pytest.mark.parametrize(
     ("conv", "norm", "message"),
     [
@@ -100,3 +172,15 @@ def test_bf16(training: bool) -> None:
 def test_what_cannot_be_fused(conv: nn.Conv2d, norm: nn.BatchNorm2d, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         convolve_normalized(conv, norm, photographs())
+
+
+@pytest.mark.parametrize(
+    ("norm", "message"),
+    [
+        (nn.BatchNorm2d(20, track_running_stats=False), "running statistics"),
+        (nn.BatchNorm2d(20, momentum=None), "a momentum"),
+    ],
+)
+def test_what_cannot_be_pooled(norm: nn.BatchNorm2d, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        max_pool_normalized(norm, background())
