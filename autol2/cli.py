@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from .config import UserError
+from .knobs import help_text
 
 CONF = Path(__file__).resolve().parent / "conf"
 if not CONF.is_dir():  # a source tree; an installed package carries the folder inside
@@ -63,15 +65,20 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
             try:
                 sys.argv[1:] = _flags_first(numbers_to_knobs(sys.argv[1:]))
                 _complete_numbers()
+                _explain_knobs(inspect.getdoc(sys.modules[task.__module__]) or "")
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(
                     keep_status
                 )()
+                sys.stdout.flush()
             except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
                 message = explain(error, config_name)
                 if full_error == "1" or message is None:
                     raise
                 _report(message)
                 sys.exit(getattr(error, "status", UserError.status))
+            except BrokenPipeError:  # whoever reads the output wants no more of it
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(128 + signal.SIGPIPE)
             except KeyboardInterrupt:
                 _report("interrupted")
                 sys.exit(128 + signal.SIGINT)
@@ -155,6 +162,20 @@ def _complete_numbers() -> None:
     os.environ["COMP_LINE"] = " ".join([*numbers_to_knobs(words[:-1]), words[-1]])
 
 
+def _explain_knobs(about: str) -> None:
+    """Let conf/hydra_settings.yaml's template for ``--help`` be ours; `about` is its beginning."""
+
+    def text(*, _root_: DictConfig) -> str:
+        chosen = {str(group): name for group, name in _root_.hydra.runtime.choices.items()}
+        options = {group: _options(group) for group in reversed(chosen) if (CONF / group).is_dir()}
+        launcher = "hydra/launcher"
+        if chosen[launcher] in options.pop(launcher):
+            options[launcher] = _options(launcher)
+        return help_text(about, _root_, options).replace("$", "$$")  # for string.Template
+
+    OmegaConf.register_new_resolver("autol2.help", text, replace=True)
+
+
 def explain(error: BaseException, config_name: str) -> str | None:
     """One line about an error that the user caused; None where the program is to blame."""
     if isinstance(error, UserError):
@@ -230,7 +251,7 @@ def _unknown_key(key: str, config_name: str, text: str) -> str:
     near = difflib.get_close_matches(key, [*keys, *groups], 1) or [
         full for full in keys if full.rpartition(".")[2] == key
     ]
-    hint = f"; did you mean {near[0]}?" if near else "; --cfg job lists them all"
+    hint = f"; did you mean {near[0]}?" if near else "; --help explains them all"
     return f"there is no knob {key!r}{hint}"
 
 

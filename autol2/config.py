@@ -122,6 +122,7 @@ class BatchnormConfig:
     """Batch normalisation after each convolution, before its ReLU."""
 
     enabled: bool = MISSING
+    """What batchnorm=on and batchnorm=off set."""
 
 
 @dataclass
@@ -193,8 +194,9 @@ class DataConfig:
     url: str | None = None
     """Another address of the CIFAR-10 archive (a mirror); its checksum stays the same."""
     mean: float = 0.5
+    """Taken off the pixels, which are scaled to [0, 1]."""
     std: float = 0.5
-    """Pixels, scaled to [0, 1], have `mean` taken off and are divided by `std`."""
+    """What they are divided by then."""
 
     def __post_init__(self) -> None:
         _choice("data.source", self.source, SOURCES)
@@ -235,6 +237,7 @@ class EvaluationConfig:
     every_steps: int = 0
     """And after every n-th step of an epoch (the paper's authors: 5); 0 for epochs only."""
     batch_size: int = 250
+    """Images at a time; it changes the speed alone."""
 
     def __post_init__(self) -> None:
         _require(self.every_epochs >= 1, "evaluation.every_epochs must be at least 1")
@@ -275,7 +278,7 @@ class ControlConfig:
     pulse_height: float = 0.0
     """λ of the first `pulse_length` steps, before fixed_lambda."""
     pulse_length: int = 0
-    """Steps."""
+    """How many steps; 0 for no pulse."""
 
     def __post_init__(self) -> None:
         _choice("control.penalized", self.penalized, PARAMETERS)

@@ -24,7 +24,7 @@ from .study import RETRIES, Job
 
 @dataclass
 class SlurmConf:
-    """Its knobs."""
+    """How a sweep's jobs are asked for."""
 
     _target_: str = "hydra_plugins.autol2_launchers.SubmititSlurm"
     submitit_folder: str | None = None
@@ -32,21 +32,37 @@ class SlurmConf:
     timeout_min: int = 240
     """Time limit of a job. It is no limit for a run: a job saves and requeues itself before."""
     cpus_per_task: int | None = 4
+    """CPU cores of a job, shared out among its runs."""
     gpus_per_node: int | None = None
+    """GPUs of a job; null where the cluster wants `gres` or one of the next two instead."""
     gpus_per_task: int | None = None
+    """sbatch's --gpus-per-task."""
     cpus_per_gpu: int | None = None
+    """sbatch's --cpus-per-gpu."""
     tasks_per_node: int = 1
+    """sbatch's --ntasks-per-node; a run is one task."""
     nodes: int = 1
+    """sbatch's --nodes."""
     mem_gb: int | None = 8
+    """GB of memory, sbatch's --mem."""
     mem_per_gpu: str | None = None
+    """sbatch's --mem-per-gpu."""
     mem_per_cpu: str | None = None
+    """sbatch's --mem-per-cpu."""
     name: str = "autol2"
+    """What the queue calls the jobs: --job-name."""
     partition: str | None = None
+    """sbatch's --partition."""
     qos: str | None = None
+    """sbatch's --qos."""
     account: str | None = None
+    """sbatch's --account."""
     comment: str | None = None
+    """sbatch's --comment."""
     constraint: str | None = None
+    """sbatch's --constraint."""
     exclude: str | None = None
+    """sbatch's --exclude."""
     gres: str | None = None
     """GPUs where the cluster counts them so, as in gpu:1."""
     signal_delay_s: int = 120
@@ -60,8 +76,9 @@ class SlurmConf:
     setup: list[str] = field(default_factory=list)
     """Shell lines before the job, as in module load …"""
     srun_args: list[str] = field(default_factory=list)
+    """Options of srun, which starts the runs within a job."""
     additional_parameters: dict[str, Any] = field(default_factory=dict)
-    """Any other option of sbatch."""
+    """Any other option of sbatch, as in {reservation: NAME}."""
     runs_per_job: int = 1
     """Runs of one job, one after the other."""
     side_by_side: int = 1
