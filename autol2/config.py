@@ -11,7 +11,7 @@ import importlib.util
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -452,9 +452,7 @@ def _refuse_unknown(cfg: DictConfig, schema: type, prefix: str = "") -> None:
 
 def to_dict(config: Config) -> dict[str, Any]:
     """`config` as plain nested dictionaries, for JSON."""
-    plain = OmegaConf.to_container(OmegaConf.structured(config))
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return asdict(config)
 
 
 ConfigStore.instance().store(name="schema", node=Config)

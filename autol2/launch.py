@@ -11,8 +11,9 @@ import signal
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, open_dict
 from rich.table import Table
 
 from .batch import Batch, Task, hopeless
+from .composition import SweepLoader
 from .config import UserError, parse
 from .identity import run_id
 from .progress import Terminal, counted
@@ -46,6 +48,8 @@ class StudyLauncher(Launcher):
 
     AT_LEAST: ClassVar[dict[str, int]] = {}
     """Knobs that are numbers, and the smallest that makes sense."""
+    WILL_BE: ClassVar = "begun"
+    """What happens to the runs that are missing."""
 
     def __init__(self, **knobs: Any) -> None:
         self.knobs = knobs
@@ -59,7 +63,9 @@ class StudyLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra hands over."""
+        """Keep what Hydra hands over, with a loader that its sweeper, too, checks all runs by."""
+        loader = SweepLoader(hydra_context.config_loader)
+        hydra_context.config_loader = cast("ConfigLoader", loader)
         self.hydra_context, self.config = hydra_context, config
 
     def launch(
@@ -143,7 +149,7 @@ class StudyLauncher(Launcher):
             for heading in ("run", "stands", "why", "will be"):
                 table.add_column(heading)
             for task, how in plan:
-                will = "submitted" if self._wanted(how) else "left"
+                will = self.WILL_BE if self._wanted(how) else "left"
                 table.add_row(task.run_id, how.status, how.why, will)
             self.console.print(table)
             self.console.print(expected(plan, sum(self._wanted(how) for _, how in plan)))

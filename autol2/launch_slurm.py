@@ -102,6 +102,7 @@ class SlurmLauncher(StudyLauncher):
         **{"array_parallelism": 1, "max_num_timeout": 0},
         **{"runs_per_job": 1, "side_by_side": 1, "max_retries": 0},
     }
+    WILL_BE: ClassVar = "submitted"
 
     def _jobs(self, names: Collection[str]) -> dict[str, Job]:
         if not slurm.available():

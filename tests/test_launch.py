@@ -185,7 +185,7 @@ def test_a_sweep_does_what_is_missing(tmp_path: Path) -> None:
     words = "-m", "method=fixed,auto_l2", "seed=range(2)", *SMALL
     dry = run_autol2("train", tmp_path, *words, "hydra.launcher.dry_run=true")
     assert dry.returncode == 0
-    assert dry.stdout.count("missing  never begun  submitted") == 4
+    assert dry.stdout.count("missing  never begun  begun") == 4
     assert not any(tmp_path.iterdir())
     first = run_autol2("train", tmp_path, *words)
     assert first.returncode == 0, first.stderr
