@@ -125,8 +125,8 @@ def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> 
     if norm.momentum is None or norm.num_batches_tracked is None:
         raise ValueError("batch-norm needs a momentum")
     with torch.no_grad():
-        running_mean.lerp_(mean.float(), norm.momentum)
-        running_var.lerp_((variance * (count / (count - 1))).float(), norm.momentum)
+        for running, new in ((running_mean, mean), (running_var, variance * count / (count - 1))):
+            running.mul_(1 - norm.momentum).add_(new.float(), alpha=norm.momentum)
         norm.num_batches_tracked += 1
 
 

@@ -72,13 +72,19 @@ def run_autol2(
     )
 
 
-@pytest.fixture(params=[1, 2], ids=lambda threads: f"{threads}_threads")
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """So many for PyTorch's sums: they are split up differently."""
-    before, count = torch.get_num_threads(), int(request.param)
-    torch.set_num_threads(count)
-    yield count
+@pytest.fixture(autouse=True)
+def threads_of_before() -> Iterator[None]:
+    """A run with ``threads=`` in the tests' own process does not change those of the next test."""
+    before = torch.get_num_threads()
+    yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=[1, 2], ids=lambda threads: f"{threads}_threads")
+def threads(request: pytest.FixtureRequest) -> int:
+    """So many for PyTorch's sums: they are split up differently."""
+    torch.set_num_threads(request.param)
+    return int(request.param)
 
 
 @pytest.fixture

@@ -140,6 +140,24 @@ def test_pooled_with_a_scale_of_zero() -> None:
     assert torch.equal(outputs[:, 7], norm.bias[7].expand(64, 6, 5))
 
 
+def test_variance_beyond_fp32() -> None:
+    """The weights of a run that has gone astray: as with PyTorch's own, no NaN."""
+    fused = (
+        lambda norm: max_pool_normalized(norm, 1e20 * background()),
+        lambda norm: convolve_normalized(nn.Conv2d(3, 20, 3), norm, 1e22 * photographs()),
+    )
+    for outputs_of in fused:
+        norm = scales_of_both_signs()
+        for training in (True, True, False):
+            norm.train(training)
+            outputs = outputs_of(norm)
+            assert outputs.isfinite().all()
+        assert norm.running_mean is not None
+        assert norm.running_mean.isfinite().all()
+        assert norm.running_var is not None
+        assert norm.running_var.isposinf().all()
+
+
 def test_pooled_evaluation() -> None:
     norm, x = scales_of_both_signs(), background()
     max_pool_normalized(norm, x)
