@@ -18,13 +18,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, max_pool2d
+from torch.nn.functional import max_pool2d
 
 WINDOW = [2, 2]
 
 
-def convolve_normalized(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -> Tensor:
-    """What ``norm(conv(images))`` gives, and does to the running statistics.
+def normalized(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights and biases with which `conv` gives what ``norm(conv(images))`` gives.
+
+    The running statistics are updated as that would.
 
     Args:
         conv: a convolution with a bias and a stride of 1, without padding.
@@ -48,9 +50,8 @@ def convolve_normalized(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -
     else:
         mean, variance = _running(norm)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    bias = (norm.bias + scale * (conv.bias - mean)).float()
-    scaled = (conv.weight * scale[:, None, None, None]).float()
-    return conv2d(images, scaled, bias)
+    bias = norm.bias + scale * (conv.bias - mean)
+    return (conv.weight * scale[:, None, None, None]).float(), bias.float()
 
 
 def max_pool_normalized(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 layers.
 
 What makes it fast leaves its mathematics alone. Images come as bytes and are normalised on the
-device. Pooling stands before ReLU, which it commutes with, so that ReLU sees a quarter of the
-values (bit-identical). Since flooring pools throw away an edge row and column, the part of the
+device. Pooling stands before ReLU and the first bias, which it commutes with, so that they see a
+quarter of the values. Since flooring pools throw away an edge row and column, the part of the
 image that only those see is cut off first (sums are reordered: about 1e-6); with batch-norm in
 training, whose statistics do see it, it stays. The first batch-norm is done by the convolution
 before it, the second after the pool behind it (`fusion`), and the second convolution with fewer
@@ -16,10 +16,11 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, max_pool2d
 
 from . import winograd
 from .config import Config, UserError
-from .fusion import convolve_normalized, max_pool_normalized
+from .fusion import max_pool_normalized, normalized
 
 SMALLEST = 10
 """Pixels an image must at least measure: two convolutions and two pools leave one."""
@@ -74,15 +75,17 @@ class CNN(nn.Module):
         x = images.contiguous(memory_format=torch.channels_last).float()
         x = x.div_(255).sub_(self.mean).div_(self.std)
         if isinstance(self.norm1, nn.BatchNorm2d):
-            x = convolve_normalized(self.conv1, self.norm1, x)
+            weight, bias = normalized(self.conv1, self.norm1, x)
         else:
-            x = self.conv1(x)
-        x = torch.relu_(nn.functional.max_pool2d(x, 2))
+            assert self.conv1.bias is not None
+            weight, bias = self.conv1.weight, self.conv1.bias
+        x = max_pool2d(conv2d(x, weight), 2)
+        x = torch.relu_(x.add_(bias[:, None, None]))
         x = self.conv2(x)
         if isinstance(self.norm2, nn.BatchNorm2d):
             x = torch.relu_(max_pool_normalized(self.norm2, x))
         else:
-            x = torch.relu_(nn.functional.max_pool2d(x, 2))
+            x = torch.relu_(max_pool2d(x, 2))
         x = torch.relu_(self.dense1(x.flatten(1)))
         scores: Tensor = self.dense2(x).float()
         return scores

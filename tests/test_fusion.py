@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import conv2d, max_pool2d
 
-from autol2.fusion import convolve_normalized, max_pool_normalized
+from autol2.fusion import max_pool_normalized, normalized
 
 from .conftest import distance
 
@@ -32,6 +32,10 @@ def photographs() -> Tensor:
     return images
 
 
+def convolved(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -> Tensor:
+    return conv2d(images, *normalized(conv, norm, images))
+
+
 def test_training() -> None:
     """Outputs, gradients and running statistics, against fp64."""
     images = photographs()
@@ -39,7 +43,7 @@ def test_training() -> None:
     exact_conv, exact_norm = copy.deepcopy(conv).double(), copy.deepcopy(norm).double()
     gradient = torch.randn(16, 20, 10, 12)
     for _ in range(2):
-        fused = convolve_normalized(conv, norm, images)
+        fused = convolved(conv, norm, images)
         exact = exact_norm(exact_conv(images.double()))
         assert distance(fused, exact) < 2e-6
     fused.backward(gradient)  # type: ignore[no-untyped-call]
@@ -65,11 +69,11 @@ def test_training() -> None:
 def test_evaluation() -> None:
     images = photographs()
     conv, norm = pair(images)
-    convolve_normalized(conv, norm, images)
+    convolved(conv, norm, images)
     conv, norm = conv.eval(), norm.eval()
     before = copy.deepcopy(norm.state_dict())
     with torch.inference_mode():
-        fused = convolve_normalized(conv, norm, images)
+        fused = convolved(conv, norm, images)
     exact = norm.double()(conv.double()(images.double()))
     assert distance(fused, exact) < 2e-6
     assert all(torch.equal(value, norm.state_dict()[name]) for name, value in before.items())
@@ -83,7 +87,7 @@ def test_bf16(training: bool) -> None:
     norm.train(training)
     exact = copy.deepcopy(norm).double()(copy.deepcopy(conv).double()(images.double()))
     with torch.autocast("cpu", torch.bfloat16):
-        fused = convolve_normalized(conv, norm, images)
+        fused = convolved(conv, norm, images)
     assert fused.dtype == torch.bfloat16
     assert 1e-5 < distance(fused, exact) < 1e-2
     assert norm.running_mean is not None
@@ -142,11 +146,11 @@ def test_pooled_with_a_scale_of_zero() -> None:
 
 def test_variance_beyond_fp32() -> None:
     """The weights of a run that has gone astray: as with PyTorch's own, no NaN."""
-    fused = (
+    both = (
         lambda norm: max_pool_normalized(norm, 1e20 * background()),
-        lambda norm: convolve_normalized(nn.Conv2d(3, 20, 3), norm, 1e22 * photographs()),
+        lambda norm: convolved(nn.Conv2d(3, 20, 3), norm, 1e22 * photographs()),
     )
-    for outputs_of in fused:
+    for outputs_of in both:
         norm = scales_of_both_signs()
         for training in (True, True, False):
             norm.train(training)
@@ -189,7 +193,7 @@ def test_pooled_bf16() -> None:
 )
 def test_what_cannot_be_fused(conv: nn.Conv2d, norm: nn.BatchNorm2d, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        convolve_normalized(conv, norm, photographs())
+        normalized(conv, norm, photographs())
 
 
 @pytest.mark.parametrize(
