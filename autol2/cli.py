@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import itertools
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
@@ -99,9 +101,21 @@ def _report(message: str) -> None:
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
-    """`arguments` with -m before the overrides, where alone Hydra understands it."""
-    flags = [word for word in arguments if word in ("-m", "--multirun")]
-    return [*flags[:1], *(word for word in arguments if word not in flags)]
+    """`arguments` with Hydra's flags before the overrides, where alone it understands them."""
+    takes_a_value = {
+        name: action.nargs is None
+        for action in get_args_parser()._actions
+        for name in action.option_strings
+    }
+    flags, overrides, rest = [], [], iter(arguments)
+    for word in rest:
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flags.append(word)
+        if takes_a_value.get(word):
+            flags += itertools.islice(rest, 1)
+    return flags + overrides
 
 
 def numbers_to_knobs(arguments: Iterable[str]) -> list[str]:

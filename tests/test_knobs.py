@@ -54,8 +54,8 @@ def test_every_knob_is_explained(schema: Any) -> None:
 def test_values_are_those_of_the_command(
     run_command: Command, command: str, overrides: tuple[str, ...]
 ) -> None:
-    shown = run_command(command, "--help", *overrides, COLUMNS="90")
-    printed = run_command(command, "--cfg", "job", *overrides)
+    shown = run_command(command, *overrides, "--help", COLUMNS="90")
+    printed = run_command(command, *overrides, "--cfg", "job")
     assert shown.returncode == printed.returncode == 0
     assert yaml.safe_load(sections(shown.stdout)["Knobs"]) == yaml.safe_load(printed.stdout)
     assert max(map(len, shown.stdout.splitlines())) <= 100

@@ -156,6 +156,10 @@ def test_letters_of_any_language_and_flags_in_any_place(
     done = run_command("train", *SMALL, "-m", "seed=0,1", outputs=tmp_path / "größe λ")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "größe λ").glob("*/*/run.json"))) == 2
+    words = "lr=0.5", "--cfg", "job", "-p", "evaluation", "evaluation.every_steps=7", "--resolve"
+    shown = run_command("train", *words)
+    assert shown.returncode == 0, shown.stderr
+    assert "every_steps: 7" in shown.stdout.splitlines()
 
 
 def test_same_seed_same_bits(run_command: Command, tmp_path: Path) -> None:
