@@ -11,7 +11,7 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 
 class SweepLoader:
@@ -29,7 +29,7 @@ class SweepLoader:
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
-        """What Hydra's own gives, but for the list of overrides below ``hydra``.
+        """What Hydra's own gives, without ``hydra``, which is the sweep's and not a run's.
 
         Hydra chooses groups first, and then sets values; so one choice serves all their values.
 
@@ -40,7 +40,10 @@ class SweepLoader:
         overrides = self._parser.parse_overrides(sweep_overrides)
         groups = tuple(str(one.input_line) for one in overrides if self._chooses(one))
         if groups not in self._composed:
-            self._composed[groups] = self._loader.load_sweep_config(master_config, list(groups))
+            composed = self._loader.load_sweep_config(master_config, list(groups))
+            with open_dict(composed):
+                del composed["hydra"]
+            self._composed[groups] = composed
         config = copy.deepcopy(self._composed[groups])
         values = [one for one in overrides if not self._chooses(one)]
         ConfigLoaderImpl._apply_overrides_to_config(values, config)

@@ -17,7 +17,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from rich.table import Table
 
 from .batch import Batch, Task, hopeless
@@ -98,10 +98,8 @@ class StudyLauncher(Launcher):
         ]
 
     def _task(self, overrides: Sequence[str]) -> Task:
-        composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-        with open_dict(composed):
-            del composed["hydra"]
-        config = parse(composed)
+        loader = self.hydra_context.config_loader
+        config = parse(loader.load_sweep_config(self.config, list(overrides)))
         folder = Path(config.outputs) / config.study / run_id(config)
         # A job composes by itself, so what makes it so must be said: an experiment's settings are
         # in the overrides already, since Hydra merges the two.

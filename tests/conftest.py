@@ -52,9 +52,16 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest first, so that two workers end together."""
-    longest = ("test_slurm.py", "test_resume.py")
-    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else 2)
+    """The files that take longest first, so that the workers end together."""
+    longest = (
+        "test_slurm.py",
+        "test_resume.py",
+        "test_launch.py",
+        "test_train.py",
+        "test_peers.py",
+    )
+    place = {name: number for number, name in enumerate(longest)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 def run_autol2(

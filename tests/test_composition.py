@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from autol2.cli import CONF
 from autol2.composition import SweepLoader
@@ -48,11 +48,8 @@ def test_as_hydra_composes(loader: Any, master: DictConfig, overrides: list[str]
     for _ in range(2):  # the second time from what is kept
         ours = fast.load_sweep_config(master, list(overrides))
         theirs = loader.load_sweep_config(master, list(overrides))
-        assert ours.hydra.launcher == theirs.hydra.launcher
-        assert ours.hydra.launcher.dry_run
-        for one in (ours, theirs):
-            OmegaConf.set_struct(one, False)
-            del one["hydra"]
+        with open_dict(theirs):
+            del theirs["hydra"]
         assert parse(ours) == parse(theirs)
         assert OmegaConf.to_yaml(ours) == OmegaConf.to_yaml(theirs)
         ours.lr = 123  # which must not reach the next one

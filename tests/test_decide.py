@@ -19,15 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from omegaconf import OmegaConf
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from autol2 import batch as batch_module
-from autol2 import launch, train
 from autol2 import slurm as real_slurm
+from autol2 import train
 from autol2.batch import Batch, Task
-from autol2.config import Config
 from autol2.files import to_json
 from autol2.launch_slurm import SlurmLauncher
 from autol2.run import FINISHED, read_state
@@ -54,35 +51,6 @@ def study(outputs: Path) -> Iterator[Path]:
     shutil.rmtree(outputs / "default", ignore_errors=True)
 
 
-@pytest.fixture(autouse=True)
-def compose_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compose the first run of this file; the others have another seed and are made from it."""
-    compose, parse, run_id = ConfigLoaderImpl.load_sweep_config, launch.parse, launch.run_id
-
-    def load(self: ConfigLoaderImpl, master_config: Any, sweep_overrides: list[str]) -> Any:
-        seed = int(sweep_overrides[-1].removeprefix("seed="))
-        if seed == 0 and not FIRST:
-            return compose(self, master_config, sweep_overrides)
-        return OmegaConf.create({"hydra": None, "seed": seed})
-
-    def parsed(composed: Any) -> Config:
-        if not FIRST:
-            FIRST.append(parse(composed))
-        return replace(FIRST[0], seed=composed.seed)
-
-    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", load)
-
-    def name(config: Config) -> str:
-        if config.seed not in NAMES:
-            NAMES[config.seed] = run_id(config)
-        return NAMES[config.seed]
-
-    monkeypatch.setattr(launch, "parse", parsed)
-    monkeypatch.setattr(launch, "run_id", name)
-
-
-FIRST: list[Config] = []
-NAMES: dict[int, str] = {}
 Sweep = Callable[..., Status]
 
 

@@ -21,8 +21,6 @@ from autol2.status import StatusConfig
 
 from .conftest import PROJECT, Command
 
-COMMANDS = ("train", "bench", "status", "report", "replay")
-
 
 def sections(text: str) -> dict[str, str]:
     """What stands below each heading, by the heading's first words."""
@@ -49,7 +47,7 @@ def test_every_knob_is_explained(schema: Any) -> None:
 
 @pytest.mark.parametrize(
     ("command", "overrides"),
-    [*((name, ()) for name in COMMANDS), ("train", ("method=combined", "alpha=7", "lr=0.3"))],
+    [("train", ("method=combined", "alpha=7", "lr=0.3")), ("replay", ()), ("status", ())],
 )
 def test_values_are_those_of_the_command(
     run_command: Command, command: str, overrides: tuple[str, ...]
