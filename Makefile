@@ -23,7 +23,7 @@ bench: $(READY) ## Measure how fast it is here, and what limits it (10 minutes)
 	$(BIN)/python -m autol2.bench $(ARGS)
 
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .
