@@ -15,7 +15,7 @@ from omegaconf import DictConfig, open_dict
 
 
 class SweepLoader:
-    """Another loader, but for `load_sweep_config`."""
+    """A config loader of Hydra's, with a faster `load_sweep_config`."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader

@@ -11,8 +11,8 @@ import importlib.util
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import dataclass, field, is_dataclass
+from typing import TypeVar, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -237,7 +237,7 @@ class EvaluationConfig:
     every_steps: int = 0
     """And after every n-th step of an epoch (the paper's authors: 5); 0 for epochs only."""
     batch_size: int = 250
-    """Images at a time; it changes the speed alone."""
+    """Images at a time."""
 
     def __post_init__(self) -> None:
         _require(self.every_epochs >= 1, "evaluation.every_epochs must be at least 1")
@@ -448,11 +448,6 @@ def _refuse_unknown(cfg: DictConfig, schema: type, prefix: str = "") -> None:
         node = cfg._get_node(key)
         if isinstance(node, DictConfig) and is_dataclass(types[key]):
             _refuse_unknown(node, types[key], f"{prefix}{key}.")
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """`config` as plain nested dictionaries, for JSON."""
-    return asdict(config)
 
 
 ConfigStore.instance().store(name="schema", node=Config)

@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from .config import ADAPTIVE, Config, ControlConfig, to_dict
+from .config import ADAPTIVE, Config, ControlConfig
 
 
 def identity(config: Config) -> dict[str, Any]:
     """What of `config` can change a number, less the knobs that its method does not use."""
-    knobs = to_dict(config)
+    knobs = asdict(config)
     for name in ("study", "outputs", "device", "threads", "tune_malloc", "rerun"):
         del knobs[name]
     for name in ("checkpoint", "logger"):

@@ -40,7 +40,7 @@ class SlurmConf:
     cpus_per_gpu: int | None = None
     """sbatch's --cpus-per-gpu."""
     tasks_per_node: int = 1
-    """sbatch's --ntasks-per-node; a run is one task."""
+    """sbatch's --ntasks-per-node."""
     nodes: int = 1
     """sbatch's --nodes."""
     mem_gb: int | None = 8

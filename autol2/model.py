@@ -20,7 +20,7 @@ from torch.nn.functional import conv2d, max_pool2d
 
 from . import winograd
 from .config import Config, UserError
-from .fusion import max_pool_normalized, normalized
+from .fusion import fused_weights, max_pool_normalized
 
 SMALLEST = 10
 """Pixels an image must at least measure: two convolutions and two pools leave one."""
@@ -75,7 +75,7 @@ class CNN(nn.Module):
         x = images.contiguous(memory_format=torch.channels_last).float()
         x = x.div_(255).sub_(self.mean).div_(self.std)
         if isinstance(self.norm1, nn.BatchNorm2d):
-            weight, bias = normalized(self.conv1, self.norm1, x)
+            weight, bias = fused_weights(self.conv1, self.norm1, x)
         else:
             assert self.conv1.bias is not None
             weight, bias = self.conv1.weight, self.conv1.bias

@@ -19,13 +19,14 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from .config import Config, UserError, to_dict
+from .config import Config, UserError
 from .files import remove_leftovers, to_json, write_atomically
 from .identity import identity, run_id
 
@@ -145,7 +146,7 @@ class Run:
             "status": "running",
             "seed": self.config.seed,
             "command": self.command,
-            "config": to_dict(self.config),
+            "config": asdict(self.config),
             "identity": identity(self.config),
             **{key: self.state[key] for key in ("data", "steps_per_epoch") if key in self.state},
             "attempts": attempts,

@@ -107,7 +107,7 @@ def _powers(point: float, count: int) -> NDArray[np.float64]:
 
 
 def _denominator(point: float, points: Sequence[float]) -> float:
-    """Of Lagrange's polynomial that is 1 at `point` and 0 at the other `points`."""
+    """The denominator of Lagrange's polynomial that is 1 at `point` and 0 at the other `points`."""
     if point == math.inf:
         return 1.0
     return math.prod(point - one for one in points if one not in (point, math.inf))

@@ -80,7 +80,7 @@ def run_autol2(
 
 
 @pytest.fixture(autouse=True)
-def threads_of_before() -> Iterator[None]:
+def restored_threads() -> Iterator[None]:
     """A run with ``threads=`` in the tests' own process does not change those of the next test."""
     before = torch.get_num_threads()
     yield
@@ -88,10 +88,9 @@ def threads_of_before() -> Iterator[None]:
 
 
 @pytest.fixture(params=[1, 2], ids=lambda threads: f"{threads}_threads")
-def threads(request: pytest.FixtureRequest) -> int:
+def threads(request: pytest.FixtureRequest) -> None:
     """So many for PyTorch's sums: they are split up differently."""
     torch.set_num_threads(request.param)
-    return int(request.param)
 
 
 @pytest.fixture

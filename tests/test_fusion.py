@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d
 
-from autol2.fusion import max_pool_normalized, normalized
+from autol2.fusion import fused_weights, max_pool_normalized
 
 from .conftest import distance
 
@@ -33,7 +33,7 @@ def photographs() -> Tensor:
 
 
 def convolved(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -> Tensor:
-    return conv2d(images, *normalized(conv, norm, images))
+    return conv2d(images, *fused_weights(conv, norm, images))
 
 
 def test_training() -> None:
@@ -193,7 +193,7 @@ def test_pooled_bf16() -> None:
 )
 def test_what_cannot_be_fused(conv: nn.Conv2d, norm: nn.BatchNorm2d, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        normalized(conv, norm, photographs())
+        fused_weights(conv, norm, photographs())
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,6 @@ from ..config import (
     PrecisionConfig,
     UserError,
     parse_as,
-    to_dict,
 )
 from ..data import Dataset
 from ..files import to_json, write_atomically
@@ -106,7 +105,7 @@ def bench(config: BenchConfig) -> None:
         growth = measure_growth(small, some, device, config.age, 5 * config.rounds)
     figures = {
         "environment": hardware.environment(device),
-        "config": to_dict(config),
+        "config": asdict(config),
         "cases": [
             {**asdict(case), "run": asdict(whole)}
             for case, whole in zip(measured, wholes, strict=True)
