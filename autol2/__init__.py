@@ -11,13 +11,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .controller import Rule as Rule
-    from .penalty import AutoL2 as AutoL2
     from .replay import replay as replay
+    from .rules.auto_l2 import AutoL2 as AutoL2
+    from .rules.controller import Controller as Controller
+    from .rules.controller import Decision as Decision
+    from .rules.controller import Rule as Rule
 
-_HOMES = {"AutoL2": "penalty", "Rule": "controller", "replay": "replay"}
+_HOMES = {
+    "AutoL2": "rules.auto_l2",
+    "Controller": "rules.controller",
+    "Decision": "rules.controller",
+    "Rule": "rules.controller",
+    "replay": "replay",
+}
 
-__all__ = ["AutoL2", "Rule", "replay"]
+__all__ = ["AutoL2", "Controller", "Decision", "Rule", "replay"]
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
 
 
 def __getattr__(name: str) -> object:

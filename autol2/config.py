@@ -1,4 +1,4 @@
-"""The schema: every knob of a run, documented and validated.
+"""The schema: every option of a run, documented and validated.
 
 `conf/` holds the values; these dataclasses hold the names, types and bounds. Hydra composes a
 `DictConfig` that `parse` turns into a `Config`, whose ``__post_init__`` methods refuse what makes
@@ -17,7 +17,7 @@ from typing import TypeVar, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from .controller import METHODS, PROTOCOLS, Rule
+from .rules.controller import METHODS, PROTOCOLS, Rule
 
 ADAPTIVE = tuple(method for method in METHODS if method != "fixed")
 PEERS = ("cosine", "decoupled", "cpr")
@@ -47,14 +47,14 @@ def _require(ok: bool, message: str) -> None:
         raise UserError(message)
 
 
-def _choice(knob: str, value: str, options: Sequence[str]) -> None:
-    _require(value in options, f"{knob}={value} is not one of {', '.join(options)}")
+def _choice(option: str, value: str, options: Sequence[str]) -> None:
+    _require(value in options, f"{option}={value} is not one of {', '.join(options)}")
 
 
-def _finite(knob: str, value: float, at_least: float = 0.0) -> None:
+def _finite(option: str, value: float, at_least: float = 0.0) -> None:
     _require(
         math.isfinite(value) and value >= at_least,
-        f"{knob} must be a number of at least {at_least:g}, not {value:g}",
+        f"{option} must be a number of at least {at_least:g}, not {value:g}",
     )
 
 
@@ -62,12 +62,12 @@ def _finite(knob: str, value: float, at_least: float = 0.0) -> None:
 class MethodConfig:
     """How λ moves: by the paper's Algorithms 1 to 4, or as its peers do it.
 
-    `fixed`, `decoupled` and `cpr` use none of the adaptive knobs but `k`.
+    `fixed`, `decoupled` and `cpr` use none of the adaptive options but `k`.
     """
 
     name: str = MISSING
     """fixed, auto_l2 (Algorithm 1), threshold (2), advance (3) or combined (4); cosine, decoupled
-    (both see autol2/schedule.py) or cpr (see autol2/optimizer.py)."""
+    (both see autol2/rules/schedules.py) or cpr (see autol2/training/optimizer.py)."""
     optimizer: str = "sgd"
     """sgd or adamw. decoupled and cpr need adamw, of which cpr replaces the decay."""
     k: int = 5
@@ -297,7 +297,7 @@ class ControlConfig:
 
 @dataclass
 class LoggerConfig:
-    """An experiment tracker that a run is shown to (autol2/loggers.py). No part of its identity."""
+    """An experiment tracker that a run is shown to (autol2/runs/trackers.py). No part of identity."""
 
     name: str = "none"
     """none, tensorboard, wandb or mlflow."""
@@ -327,7 +327,7 @@ class RuleConfig:
     protocol: ProtocolConfig = MISSING
 
     def rule(self) -> Rule:
-        """The rule that these knobs describe.
+        """The rule that these options describe.
 
         Raises:
             UserError: the method decides without measurements.
@@ -428,8 +428,8 @@ def parse_as(schema: type[Schema], cfg: DictConfig) -> Schema:
     """The validated instance of the dataclass `schema` of a composed `cfg`.
 
     Raises:
-        UserError: a knob has a value that makes no sense, or there is no such knob.
-        omegaconf.errors.OmegaConfBaseException: a knob is missing or of the wrong type.
+        UserError: a option has a value that makes no sense, or there is no such option.
+        omegaconf.errors.OmegaConfBaseException: a option is missing or of the wrong type.
     """
     _refuse_unknown(cfg, schema)
     try:
@@ -444,7 +444,7 @@ def _refuse_unknown(cfg: DictConfig, schema: type, prefix: str = "") -> None:
     """Refuse keys that Hydra's ``+key=value`` put beside those of the schema."""
     types = get_type_hints(schema)
     for key in map(str, cfg):
-        _require(key in types, f"there is no knob {prefix}{key!s}")
+        _require(key in types, f"there is no option {prefix}{key!s}")
         node = cfg._get_node(key)
         if isinstance(node, DictConfig) and is_dataclass(types[key]):
             _refuse_unknown(node, types[key], f"{prefix}{key}.")

@@ -27,11 +27,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from .cli import command
+from .cli.command import command
 from .config import RuleConfig, UserError, parse_as
-from .controller import Controller, Decision, Rule
-from .files import write_atomically
-from .run import read_state
+from .rules.controller import Controller, Decision, Rule
+from .runs.files import write_atomically
+from .runs.run import read_state
 
 COLUMNS = ("epoch", "step", "lambda", "train_loss", "train_accuracy")
 """What a trace must have; further columns are ignored."""
@@ -72,7 +72,7 @@ class Replayed(Measurement):
 
 @dataclass
 class ReplayConfig(RuleConfig):
-    """The knobs of the command."""
+    """The options of the command."""
 
     trace: str = ""
     """The recording."""

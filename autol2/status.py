@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from . import slurm
-from .cli import command
+from .cli.command import command
+from .cli.progress import counted, duration
 from .config import UserError, parse_as, study_name
-from .files import to_json
-from .progress import counted, duration
-from .run import FINISHED, PATIENCE
-from .study import Job, Record, asked, find, records, standing
+from .runs.files import to_json
+from .runs.run import FINISHED, PATIENCE
+from .sweeps import slurm
+from .sweeps.study import Job, Record, find, read_manifest, records, status_of
 
 STATUSES = {
     "running": "cyan",
@@ -42,7 +42,7 @@ FORMATS = ("table", "json")
 
 @dataclass
 class StatusConfig:
-    """The knobs of the command."""
+    """The options of the command."""
 
     study: str | None = None
     """The study; the one that was worked on last if none is named."""
@@ -150,7 +150,7 @@ def watch(folder: Path, config: StatusConfig, console: Console) -> None:
 
 def look(folder: Path) -> Status:
     """How the study in `folder` stands now."""
-    expected = asked(folder)
+    expected = read_manifest(folder)
     found = {record.run_id: record for record in records(folder)}
     names = {run: entry.get("job") for run, entry in expected.items()}
     unsure = {
@@ -181,7 +181,7 @@ def _row(
     now: float,
 ) -> Row:
     state, job = record.state if record else {}, jobs.get(name or "")
-    how = standing(state, job)
+    how = status_of(state, job)
     status, why = how.status, how.why
     if status == "missing" and record is not None and record.broken:
         status, why = "stopped", "run.json cannot be read"

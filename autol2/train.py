@@ -13,10 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from .cli import command
+from .cli.command import command
 from .config import Config, UserError, parse
-from .identity import unused
-from .run import Run, summary
+from .runs.identity import unused
+from .runs.run import Run, summary
 
 
 @command("config")
@@ -45,8 +45,9 @@ def train(config: Config, overrides: Sequence[str] = ()) -> int:
         print(f"{run.folder}: already {summary(run.state)}; rerun=true does it over")
         return 0
     # Only now what takes seconds to import.
-    from . import data, hardware
-    from .attempt import attempt
+    from .data import dataset as data
+    from .training import hardware
+    from .training.attempt import attempt
 
     device = hardware.prepare(config)
     return attempt(run, data.load(config.data), device)
@@ -57,7 +58,7 @@ def _refuse_other_data(run: Run) -> None:
     recorded, root = run.state["data"], run.config.data.root
     if root is None or recorded["root"] == str(Path(root).expanduser().resolve()):
         return
-    from . import data
+    from .data import dataset as data
 
     digest = data.known_digest(run.config.data) or data.load(run.config.data).digest
     if digest != recorded["digest"]:

@@ -19,12 +19,14 @@ import hydra
 import pytest
 import submitit
 
-from autol2 import launch_slurm, run, slurm
-from autol2.batch import Batch, Task
-from autol2.cli import CONF
+from autol2.cli.command import CONF
 from autol2.config import Config, parse
-from autol2.run import FINISHED, Run
-from autol2.study import standing
+from autol2.runs import run
+from autol2.runs.run import FINISHED, Run
+from autol2.sweeps import slurm
+from autol2.sweeps import slurm_launcher as launch_slurm
+from autol2.sweeps.batch import Batch, Task
+from autol2.sweeps.study import status_of
 
 ACTIVE = ("PENDING", "RUNNING")
 
@@ -141,7 +143,7 @@ class Scheduler:
         elif what in ENDS:
             one, (status, why, facts) = _under_way(job), ENDS[what]
             one.end(status, why, **facts)
-            how = standing(one.state, None, job.batch.retries)
+            how = status_of(one.state, None, job.batch.retries)
             if status == "interrupted" and how.status == "stopped":
                 job.waiting.insert(0, self._task(job, one))
             self._begin_next(job)

@@ -16,9 +16,9 @@ from autol2.bench.__main__ import BenchConfig, pictures
 from autol2.bench.limits import step_flops
 from autol2.bench.reference import BareLoop, PlainCNN
 from autol2.bench.timing import ratio
-from autol2.cli import CONF
+from autol2.cli.command import CONF
 from autol2.config import Config, parse_as
-from autol2.model import build
+from autol2.models.cnn import build
 
 from .conftest import Command
 

@@ -12,8 +12,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from autol2.cli import CONF
-from autol2.composition import SweepLoader
+from autol2.cli.command import CONF
+from autol2.cli.composition import SweepLoader
 from autol2.config import parse
 
 MASTER = ("experiment=paper", "hydra.launcher.dry_run=true", "lr=0.5")

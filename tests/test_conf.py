@@ -13,12 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from autol2 import status
 from autol2.bench.__main__ import BenchConfig
-from autol2.cli import CONF, numbers_to_knobs
+from autol2.cli.command import CONF, numbers_to_options
 from autol2.config import Config, parse, parse_as
-from autol2.identity import run_id
 from autol2.replay import ReplayConfig
 from autol2.report.__main__ import ReportConfig
 from autol2.report.published import published
+from autol2.runs.identity import run_id
 
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
 COMMANDS: dict[str, type] = {
@@ -39,7 +39,7 @@ OPTIONS = [
 
 def composed(name: str, *overrides: str, hydra: bool = False) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(name, numbers_to_knobs(overrides), return_hydra_config=hydra)
+        return compose(name, numbers_to_options(overrides), return_hydra_config=hydra)
 
 
 def jobs(*overrides: str) -> list[Config]:
@@ -124,7 +124,7 @@ def test_the_papers_twenty_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("experiment", "knob", "count"),
+    ("experiment", "option", "count"),
     [
         ("alpha", lambda config: config.alpha.percent, 6),
         ("decay_factor", lambda config: config.method.decay_factor, 4),
@@ -133,9 +133,9 @@ def test_the_papers_twenty_runs() -> None:
     ],
 )
 def test_future_work_sweeps_what_it_says(
-    experiment: str, knob: Callable[[Config], float], count: int
+    experiment: str, option: Callable[[Config], float], count: int
 ) -> None:
     configs = jobs(f"experiment={experiment}")
-    assert len({knob(config) for config in configs}) == count
+    assert len({option(config) for config in configs}) == count
     assert {config.study for config in configs} == {experiment}
     assert len({run_id(config) for config in configs}) == len(configs) == 2 * count

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autol2.controller import METHODS, PROTOCOLS, Controller, Rule
+from autol2.rules.controller import METHODS, PROTOCOLS, Controller, Rule
 
 ADAPTIVE = METHODS[1:]
 K = 5
@@ -380,7 +380,7 @@ def test_fixed_is_fixed(trace: list, protocol: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("options", "message"),
     [
         ({"method": "adam"}, "method must be one of fixed, auto_l2"),
         ({"protocol": "paper"}, "protocol must be one of published"),
@@ -395,9 +395,9 @@ def test_fixed_is_fixed(trace: list, protocol: str) -> None:
         ({"raise_when_converged": -1}, "raise_when_converged must be"),
     ],
 )
-def test_bad_constants_are_refused(knobs: dict, message: str) -> None:
+def test_bad_constants_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Rule(**{"method": "auto_l2", **knobs})
+        Rule(**{"method": "auto_l2", **options})
 
 
 def test_another_rules_state_is_refused() -> None:
@@ -411,6 +411,6 @@ def test_another_rules_state_is_refused() -> None:
 
 def test_plain_python() -> None:
     heavy = "torch", "numpy", "pandas", "hydra", "omegaconf", "torchvision"
-    code = f"import autol2.controller, sys; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import autol2.rules.controller, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -28,9 +28,10 @@ import pytest
 import torch
 from PIL import Image
 
-from autol2 import cifar10, data
 from autol2.config import DataConfig, UserError
-from autol2.data import Dataset
+from autol2.data import cifar10
+from autol2.data import dataset as data
+from autol2.data.dataset import Dataset
 
 PROJECT = Path(__file__).resolve().parent.parent
 CLASSES = ("ant", "bee", "cow")
@@ -70,7 +71,8 @@ def message(load: DataConfig) -> str:
 
 LOAD = """
 import json, sys
-from autol2 import config, data
+from autol2 import config
+from autol2.data import dataset as data
 try:
     print(data.load(config.DataConfig(**json.loads(sys.argv[1]))).digest)
 except config.UserError as error:
@@ -232,7 +234,8 @@ def test_the_cache_needs_neither_torchvision_nor_pillow(folder: DataConfig) -> N
     digest = data.load(folder).digest
     code = (
         "import json, sys\n"
-        "from autol2 import config, data\n"
+        "from autol2 import config\n"
+        "from autol2.data import dataset as data\n"
         "load = config.DataConfig(**json.loads(sys.argv[1]))\n"
         f"assert data.known_digest(load) == {digest!r}\n"
         "assert 'torch' not in sys.modules\n"

@@ -21,14 +21,14 @@ from typing import Any
 import pytest
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from autol2 import batch as batch_module
-from autol2 import slurm as real_slurm
 from autol2 import train
-from autol2.batch import Batch, Task
-from autol2.files import to_json
-from autol2.launch_slurm import SlurmLauncher
-from autol2.run import FINISHED, read_state
-from autol2.study import asked, kills, note
+from autol2.runs.files import to_json
+from autol2.runs.run import FINISHED, read_state
+from autol2.sweeps import batch as batch_module
+from autol2.sweeps import slurm as real_slurm
+from autol2.sweeps.batch import Batch, Task
+from autol2.sweeps.slurm_launcher import SlurmLauncher
+from autol2.sweeps.study import add_to_manifest, kills, read_manifest
 
 from .fake_slurm import ENDS, FATES, FakeJob, Scheduler, let_wait, refused
 from .test_launch import STATES
@@ -60,8 +60,10 @@ def sweep(
 ) -> Sweep:
     """A function that gives the command, in this process; its status, and what it prints."""
 
-    def give(seeds: int, *knobs: str, detach: bool = True) -> Status:
-        words = [f"hydra.launcher.{knob}" for knob in (*knobs, f"detach={str(detach).lower()}")]
+    def give(seeds: int, *options: str, detach: bool = True) -> Status:
+        words = [
+            f"hydra.launcher.{option}" for option in (*options, f"detach={str(detach).lower()}")
+        ]
         words += ["hydra/launcher=submitit_slurm", "data=digits", f"outputs={study.parent}"]
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         monkeypatch.setattr(sys, "argv", ["train", "-m", *words, f"seed=range({seeds})"])
@@ -156,7 +158,7 @@ def test_every_state_of_run_and_job(
     assert seeds_of(first) == list(range(len(CELLS)))  # none is there, so all are submitted
     paths = folders(study, first)
     assert len(set(paths)) == len(CELLS)
-    assert asked(study).keys() == {path.name for path in paths}
+    assert read_manifest(study).keys() == {path.name for path in paths}
 
     slurm.accounting, slurm.limit = accounting, limit
     slurm.jobs.clear()
@@ -173,35 +175,35 @@ def test_every_state_of_run_and_job(
         if JOBS[job]:
             slurm.jobs[f"9{number}"] = FakeJob(f"9{number}", first[number].batch, JOBS[job] or "")
 
-    note(study, {path.name: {"job": names[path]} for path in paths if path in names})
+    add_to_manifest(study, {path.name: {"job": names[path]} for path in paths if path in names})
 
-    knobs = f"runs_per_job={size}", f"retry_failed={str(retry_failed).lower()}"
+    options = f"runs_per_job={size}", f"retry_failed={str(retry_failed).lower()}"
     expected = [
         number
         for number, cell in enumerate(CELLS)
         if submitted(*cell, accounting=accounting, retry_failed=retry_failed)
     ]
     before = snapshot(study)
-    status, said, _ = sweep(len(CELLS), "dry_run=true", *knobs)
+    status, said, _ = sweep(len(CELLS), "dry_run=true", *options)
     assert (status, slurm.arrays) == (0, [])
     assert snapshot(study) == before
     rows = [line for line in said.splitlines() if line.endswith(("  submitted", "  left     "))]
     assert [number for number, row in enumerate(rows) if row.endswith("submitted")] == expected
 
-    assert sweep(len(CELLS), *knobs)[0] == 0
+    assert sweep(len(CELLS), *options)[0] == 0
     arrays = [seeds_of(array) for array in slurm.arrays]
     assert [seed for array in arrays for seed in array] == expected
     jobs = [job for array in slurm.arrays for job in array]
     assert all(len(array) == limit for array in slurm.arrays[:-1])
     assert all(len(job.batch.tasks) == size for job in jobs[:-1])
-    known = asked(study)
+    known = read_manifest(study)
     for job in jobs:
         assert {known[task.run_id]["job"] for task in job.batch.tasks} == {job.name}
     assert slurm.parameters["additional_parameters"]["requeue"]
 
     slurm.arrays.clear()
     before = snapshot(study)
-    assert sweep(len(CELLS), *knobs)[0] == 0
+    assert sweep(len(CELLS), *options)[0] == 0
     assert slurm.arrays == []
     assert snapshot(study) == before
 
@@ -311,9 +313,9 @@ def test_any_history(sweep: Sweep, slurm: Scheduler, study: Path, number: int) -
         expected = [run for run in runs if history.expected(run, last[run], retries, retry_failed)]
         finished = {run: (run / "run.json").read_bytes() for run in history.done}
         slurm.arrays.clear()
-        knobs = f"max_retries={retries}", f"runs_per_job={size}"
-        knobs += (f"retry_failed={str(retry_failed).lower()}",)
-        assert sweep(count, *knobs)[0] == 0
+        options = f"max_retries={retries}", f"runs_per_job={size}"
+        options += (f"retry_failed={str(retry_failed).lower()}",)
+        assert sweep(count, *options)[0] == 0
         new = [job for array in slurm.arrays for job in array]
         told = history.told[-30:]
         assert folders(study, new) == (expected if turn else folders(study, new)), told
@@ -321,7 +323,7 @@ def test_any_history(sweep: Sweep, slurm: Scheduler, study: Path, number: int) -
         assert len(last) == count
         busy = Counter(folders(study, slurm.active))
         assert all(once == 1 for once in busy.values()), told
-        known = asked(study)
+        known = read_manifest(study)
         assert {known[run.name]["job"] for run in last} == {job.name for job in last.values()}
         if retry_failed:
             history.forgiven.update(folders(study, new))
@@ -362,7 +364,7 @@ def test_a_refusal_in_the_middle(
     assert len(error.splitlines()) == 1
     assert said.splitlines()[-1] == "submitted 2 runs as job 1"
     assert [seeds_of(array) for array in slurm.arrays] == [[0, 1]]
-    jobs = [entry.get("job") for entry in asked(study).values()]
+    jobs = [entry.get("job") for entry in read_manifest(study).values()]
     assert sorted(jobs, key=str) == ["1_0", "1_1", None, None, None]
     assert [path.name for path in study.iterdir() if not path.name.startswith(".")] == [
         "study.json"
@@ -384,7 +386,7 @@ def test_a_refusal_at_once(sweep: Sweep, slurm: Scheduler, study: Path) -> None:
     assert (status, said) == (2, "2 runs: 2 missing\n")
     assert "invalid partition" in error
     assert len(error.splitlines()) == 1
-    assert not any("job" in entry for entry in asked(study).values())
+    assert not any("job" in entry for entry in read_manifest(study).values())
 
 
 @pytest.mark.parametrize(
@@ -444,7 +446,7 @@ def test_a_damaged_study_json(sweep: Sweep, slurm: Scheduler, study: Path, damag
     assert sweep(2, "dry_run=true") == (2, "", error)
     assert len(slurm.arrays) == 1
     assert (study / "study.json").read_text() == damage
-    assert asked(study) == {}  # for those who only read
+    assert read_manifest(study) == {}  # for those who only read
 
 
 def test_a_folder_that_cannot_be_written(
@@ -480,7 +482,7 @@ def test_the_same_command_twice_at_the_same_time(
 
     def slow(self: SlurmLauncher, wanted: list[Any]) -> None:
         slurm.jobs["77"] = FakeJob("77", self._batch(wanted, wanted[:2], 1, 1))
-        note(study, {task.run_id: {"job": "77"} for task in wanted[:2]})
+        add_to_manifest(study, {task.run_id: {"job": "77"} for task in wanted[:2]})
         real(self, wanted)
 
     monkeypatch.setattr(SlurmLauncher, "_act", slow)

@@ -11,12 +11,12 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autol2.cli import CONF, numbers_to_knobs
+from autol2.cli.command import CONF, numbers_to_options
 from autol2.config import Config, parse
-from autol2.data import Dataset, load
-from autol2.graph import RecordedStep, rehearse
-from autol2.sgd import SGD
-from autol2.trainer import Trainer
+from autol2.data.dataset import Dataset, load
+from autol2.training.graph import RecordedStep, rehearse
+from autol2.training.sgd import SGD
+from autol2.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 STEPS = 75
@@ -26,7 +26,7 @@ STEPS = 75
 def config(*overrides: str) -> Config:
     small = ["data=digits", "model.width=6", "model.hidden=10", "batch_size=64", "epochs=4"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(compose("config", numbers_to_knobs([*small, *overrides])))
+        return parse(compose("config", numbers_to_options([*small, *overrides])))
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 import yaml
 
-from autol2.batch import Task
-from autol2.launch import expected
-from autol2.run import FINISHED, read_state
-from autol2.study import Job, Standing, common_error, kills, standing
+from autol2.runs.run import FINISHED, read_state
+from autol2.sweeps.batch import Task
+from autol2.sweeps.launcher import expected
+from autol2.sweeps.study import Job, RunStatus, common_error, kills, status_of
 
 from .conftest import PROJECT, SMALL, Command, run_autol2
 
@@ -83,7 +83,7 @@ JOBS = {
 
 @pytest.mark.parametrize(("found", "job"), list(itertools.product(STATES, JOBS)))
 def test_every_standing(found: str, job: str) -> None:
-    how = standing(STATES[found](), JOBS[job])
+    how = status_of(STATES[found](), JOBS[job])
     sure = {
         "completed": "done",
         "diverged": "done",
@@ -106,20 +106,20 @@ def test_every_standing(found: str, job: str) -> None:
 
 
 def test_reasons() -> None:
-    assert standing(STATES["failed"](), None).why == "ValueError: bad"
-    assert standing({}, JOBS["gone"]).why == "job 7_1 is gone"
-    assert standing({}, JOBS["cancelled"]).why == "job 7_1 is gone: cancelled"
-    assert standing({}, JOBS["out of memory"]).why == "out of memory, says SLURM of job 7_1"
+    assert status_of(STATES["failed"](), None).why == "ValueError: bad"
+    assert status_of({}, JOBS["gone"]).why == "job 7_1 is gone"
+    assert status_of({}, JOBS["cancelled"]).why == "job 7_1 is gone: cancelled"
+    assert status_of({}, JOBS["out of memory"]).why == "out of memory, says SLURM of job 7_1"
     again = STATES["killed again and again"]()
-    assert standing(again, None).why == "killed 4 times without getting further"
-    assert standing(again, None, retries=4).wanted
-    assert standing(STATES["interrupted"](), None).why == "interrupted: SIGTERM"
+    assert status_of(again, None).why == "killed 4 times without getting further"
+    assert status_of(again, None, retries=4).wanted
+    assert status_of(STATES["interrupted"](), None).why == "interrupted: SIGTERM"
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed", "nonsense"])
 def test_a_run_json_without_attempts(status: str) -> None:
     for job in JOBS.values():
-        assert standing({"status": status}, job).status in (
+        assert status_of({"status": status}, job).status in (
             "stopped",
             "failed",
             "queued",
@@ -158,9 +158,9 @@ def test_what_slurm_requeued_was_not_killed() -> None:
     assert kills(attempts(("7", "killed by SIGKILL"), ("7", "killed"), ("7", None))) == 2
     node_lost = {**attempts(*[("7", "killed"), ("8", "killed")] * 3, ("9", None)), "updated": 0.0}
     node_lost["status"] = "running"
-    assert not standing(node_lost, None).wanted
-    assert standing(node_lost, Job("9", False, "NODE_FAIL")).wanted
-    assert not standing(node_lost, Job("9", False, "FAILED")).wanted
+    assert not status_of(node_lost, None).wanted
+    assert status_of(node_lost, Job("9", False, "NODE_FAIL")).wanted
+    assert not status_of(node_lost, Job("9", False, "FAILED")).wanted
 
 
 def test_only_runs_that_all_fail_alike_have_an_error_in_common() -> None:
@@ -436,17 +436,17 @@ def test_detached_runs_go_on(tmp_path: Path) -> None:
         ),
         (
             ["hydra/launcher=submitit_slurm", "hydra.launcher.partitoin=gpu"],
-            "hydra/launcher=submitit_slurm has no knob 'partitoin'; did you mean "
+            "hydra/launcher=submitit_slurm has no option 'partitoin'; did you mean "
             "hydra.launcher.partition?",
         ),
         (
             ["hydra.launcher.timeout_min=5"],
-            "hydra/launcher=submitit_local has no knob 'timeout_min': cpus_per_task, detach, "
+            "hydra/launcher=submitit_local has no option 'timeout_min': cpus_per_task, detach, "
             "dry_run, max_retries, n_jobs, retry_failed, runs_per_job",
         ),
     ],
 )
-def test_knobs_that_make_no_sense(
+def test_options_that_make_no_sense(
     run_command: Command, tmp_path: Path, words: list[str], message: str
 ) -> None:
     done = run_command("train", "-m", *words, *SMALL)
@@ -466,7 +466,7 @@ def test_expected_hours_are_those_of_a_device(tmp_path: Path) -> None:
     for place, state in enumerate([spent("cpu", 4, 900), spent("cpu", 2, 900)]):
         (tmp_path / str(place)).mkdir()
         (tmp_path / str(place) / "run.json").write_text(json.dumps(state))
-        plan.append((Task(str(tmp_path / str(place)), ()), Standing("done", "completed")))
+        plan.append((Task(str(tmp_path / str(place)), ()), RunStatus("done", "completed")))
     assert expected(plan, 3) == "3 runs to do, about 4.5 core-hours in all"
     for place, _ in enumerate(plan):
         (tmp_path / str(place) / "run.json").write_text(json.dumps(spent("cuda", 4, 900)))
@@ -549,8 +549,8 @@ def test_a_search_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
         == found
         == max(one["mean_last_10_epochs"] for one in accuracies.values())
     )
-    for knob in ("detach", "dry_run"):
-        refused = run_autol2("train", tmp_path, *words, f"hydra.launcher.{knob}=true")
+    for option in ("detach", "dry_run"):
+        refused = run_autol2("train", tmp_path, *words, f"hydra.launcher.{option}=true")
         assert refused.returncode == 2
-        message = f"error: a search needs what its runs come to: hydra.launcher.{knob}=false"
+        message = f"error: a search needs what its runs come to: hydra.launcher.{option}=false"
         assert refused.stderr.splitlines()[-1] == message  # after what Optuna says

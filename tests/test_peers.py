@@ -14,13 +14,13 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from autol2 import checkpoint
-from autol2.cli import CONF, numbers_to_knobs
+from autol2.cli.command import CONF, numbers_to_options
 from autol2.config import Config, UserError, parse
-from autol2.data import Dataset, load
-from autol2.identity import run_id
-from autol2.model import build, select
-from autol2.trainer import Trainer, epoch_order
+from autol2.data.dataset import Dataset, load
+from autol2.models.cnn import build, select
+from autol2.runs import checkpoint
+from autol2.runs.identity import run_id
+from autol2.training.trainer import Trainer, epoch_order
 
 from .conftest import SMALL, Command
 
@@ -31,7 +31,7 @@ STEPS_PER_EPOCH = 23  # 1437 images in batches of 64
 def config(*overrides: str) -> Config:
     small = ["data=digits", "model.width=6", "model.hidden=10", "batch_size=64", "epochs=2"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(compose("config", numbers_to_knobs([*small, *overrides])))
+        return parse(compose("config", numbers_to_options([*small, *overrides])))
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +126,8 @@ def test_decoupled_is_adamw(digits: Dataset, tmp_path: Path) -> None:
 
 def test_cpr(digits: Dataset, tmp_path: Path) -> None:
     """Weights are held at their bound; the recorded λ is that of the multipliers."""
-    knobs = ("method.kappa_init=dependent", "method.kappa_init_param=0.5", "lr=0.003")
-    cfg = config("method=cpr", *knobs, "epochs=6")
+    options = ("method.kappa_init=dependent", "method.kappa_init_param=0.5", "lr=0.003")
+    cfg = config("method=cpr", *options, "epochs=6")
     start = Trainer(cfg, digits, tmp_path / "start", CPU)
     before = {name: float(weight.detach().norm() ** 2) for name, weight in start.layers.items()}
     trainer = trained(cfg, digits, tmp_path, 6 * STEPS_PER_EPOCH)
@@ -158,7 +158,7 @@ def test_cpr_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "options",
     [
         ("method=cosine",),
         ("method=cosine", "method.optimizer=adamw"),
@@ -170,9 +170,9 @@ def test_cpr_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=" ".join,
 )
-def test_resume_is_exact(digits: Dataset, tmp_path: Path, knobs: tuple[str, ...]) -> None:
+def test_resume_is_exact(digits: Dataset, tmp_path: Path, options: tuple[str, ...]) -> None:
     """Through a checkpoint on disk, inside an epoch and between two measurements."""
-    cfg = config(*knobs, "batchnorm=on")
+    cfg = config(*options, "batchnorm=on")
     whole, half = tmp_path / "whole", tmp_path / "half"
     for folder in (whole, half):
         folder.mkdir()
@@ -209,8 +209,8 @@ def test_selected_parameters() -> None:
 @pytest.mark.parametrize("which", ["all", "weights", "convolutions"])
 def test_scale(which: str) -> None:
     plain = build(config("batchnorm=on"), (3, 32, 32), 10, 0)
-    knobs = ("batchnorm=on", "control.scale=0.084", f"control.parameters={which}")
-    scaled = build(config(*knobs), (3, 32, 32), 10, 0)
+    options = ("batchnorm=on", "control.scale=0.084", f"control.parameters={which}")
+    scaled = build(config(*options), (3, 32, 32), 10, 0)
     chosen = select(scaled, which)
     for before, after in zip(plain.parameters(), scaled.parameters(), strict=True):
         factor = 0.084 if after in chosen else 1.0
@@ -220,8 +220,8 @@ def test_scale(which: str) -> None:
 def test_unpenalized_parameters(digits: Dataset, tmp_path: Path) -> None:
     """Biases and batch-norm's parameters follow the loss alone; the penalty leaves them out."""
     lambda_, steps = 0.05, 25
-    knobs = ("method=fixed", f"fixed_lambda={lambda_}", "batchnorm=on")
-    cfg = config(*knobs, "control.penalized=weights")
+    options = ("method=fixed", f"fixed_lambda={lambda_}", "batchnorm=on")
+    cfg = config(*options, "control.penalized=weights")
     trainer = trained(cfg, digits, tmp_path, steps)
     model = build(cfg, (3, 32, 32), 10, 0)
     model.load_state_dict(Trainer(cfg, digits, tmp_path / "start", CPU).model.state_dict())
@@ -248,7 +248,7 @@ def test_unpenalized_parameters(digits: Dataset, tmp_path: Path) -> None:
 def test_matched_learning_rate_does_what_rescaling_does(digits: Dataset, tmp_path: Path) -> None:
     """Below batch-norm only lr/‖w‖² counts: scale 1/2 is a learning rate of 4 times."""
     losses = {}
-    for name, knob in {
+    for name, option in {
         "plain": "control.scale=1",
         "scaled": "control.scale=0.5",
         "matched": "control.lr_factor=4",
@@ -258,7 +258,7 @@ def test_matched_learning_rate_does_what_rescaling_does(digits: Dataset, tmp_pat
             "fixed_lambda=1e-2",
             "batchnorm=on",
             "control.parameters=convolutions",
-            knob,
+            option,
         )
         (tmp_path / name).mkdir()
         trainer = Trainer(cfg, digits, tmp_path / name, CPU)
@@ -277,8 +277,8 @@ def test_matched_learning_rate_does_what_rescaling_does(digits: Dataset, tmp_pat
 
 
 def test_pulse(digits: Dataset, tmp_path: Path) -> None:
-    knobs = ("control.pulse_height=2", "control.pulse_length=12")
-    cfg = config("method=fixed", "fixed_lambda=1e-4", *knobs)
+    options = ("control.pulse_height=2", "control.pulse_length=12")
+    cfg = config("method=fixed", "fixed_lambda=1e-4", *options)
     trained(cfg, digits, tmp_path, STEPS_PER_EPOCH)
     recorded = [(int(row["step"]), float(row["lambda"])) for row in rows(tmp_path)]
     assert recorded == [(5, 2.0), (10, 2.0), (15, 1e-4), (20, 1e-4)]
@@ -290,7 +290,7 @@ def test_pulse(digits: Dataset, tmp_path: Path) -> None:
 
 
 def test_identity() -> None:
-    """Runs differ where their numbers do, and not by knobs that are not used."""
+    """Runs differ where their numbers do, and not by options that are not used."""
     different = [
         ("method=fixed",),
         ("method=fixed", "method.optimizer=adamw"),
@@ -304,8 +304,8 @@ def test_identity() -> None:
         ("method=cpr",),
         ("method=cpr", "method.kappa_init=dependent"),
     ]
-    assert len({run_id(config(*knobs)) for knobs in different}) == len(different)
-    for knobs in (
+    assert len({run_id(config(*options)) for options in different}) == len(different)
+    for options in (
         (
             "method=cosine",
             "fixed_lambda=3",
@@ -317,11 +317,11 @@ def test_identity() -> None:
         ("method=advance", "control.parameters=weights", "control.pulse_height=7"),
         ("method=decoupled", "method.initial_lambda=3", "method.kappa_init_param=7"),
     ):
-        assert run_id(config(*knobs)) == run_id(config(knobs[0]))
+        assert run_id(config(*options)) == run_id(config(options[0]))
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("options", "message"),
     [
         (("method=decoupled", "method.optimizer=sgd"), "needs method.optimizer=adamw"),
         (("method=cpr", "method.optimizer=sgd"), "needs method.optimizer=adamw"),
@@ -336,9 +336,9 @@ def test_identity() -> None:
         (("method=cosine", "method.final_lambda=-1"), "method.final_lambda must be"),
     ],
 )
-def test_refusals(knobs: tuple[str, ...], message: str) -> None:
+def test_refusals(options: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        config(*knobs)
+        config(*options)
 
 
 def test_peers_cannot_be_replayed(run_command: Command, tmp_path: Path) -> None:

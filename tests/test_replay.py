@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from autol2.config import UserError
-from autol2.controller import Rule
 from autol2.replay import read_trace, replay
+from autol2.rules.controller import Rule
 
 from .conftest import SHARED, Command
 
@@ -74,9 +74,9 @@ def test_the_command_agrees(run_command: Command, tmp_path: Path) -> None:
             assert float(one["lambda"]) == pytest.approx(float(other["lambda"]), rel=1e-9)
 
 
-@pytest.mark.parametrize("knobs", [["method=advance"], ["method=combined", "alpha=50"]])
-def test_the_command_disagrees(run_command: Command, knobs: list[str]) -> None:
-    done = run_command("replay", f"trace={recording('combined5_no_bn')}", *knobs)
+@pytest.mark.parametrize("options", [["method=advance"], ["method=combined", "alpha=50"]])
+def test_the_command_disagrees(run_command: Command, options: list[str]) -> None:
+    done = run_command("replay", f"trace={recording('combined5_no_bn')}", *options)
     assert done.returncode == 1
     assert "/15600 measurements" in done.stdout
     assert "15600/15600" not in done.stdout
@@ -115,8 +115,8 @@ def test_the_clock_takes_the_epochs_length(tmp_path: Path) -> None:
     trace = write(tmp_path / "measurements.csv", *rows)
     rule = Rule("auto_l2", "corrected")
 
-    def last_event(**knobs: int) -> str:
-        return list(replay(rule, trace, **knobs))[-1].decision.event
+    def last_event(**options: int) -> str:
+        return list(replay(rule, trace, **options))[-1].decision.event
 
     assert last_event() == "none"  # 15 steps an epoch: step 20
     assert last_event(steps_per_epoch=20) == "none"  # step 25
@@ -133,8 +133,8 @@ def test_an_epochs_assumed_length_is_said(run_command: Command, tmp_path: Path) 
     trace = write(tmp_path / "t.csv", "0,5,0.1,2,10,x", "0,10,0.1,2,10,x")
     said = "taking an epoch to have 10 steps, the last one measured; steps_per_epoch=N if it has"
 
-    def says(*knobs: str) -> bool:
-        done = run_command("replay", f"trace={trace}", *knobs)
+    def says(*options: str) -> bool:
+        done = run_command("replay", f"trace={trace}", *options)
         assert done.returncode == 0, done.stderr
         return said in done.stdout
 

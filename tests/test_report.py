@@ -29,8 +29,8 @@ from autol2.report.runs import CHANGES, Curves, _lambdas, curves
 from autol2.report.sound import FIGURES, fault
 from autol2.report.tables import Tables, tables
 from autol2.report.verdict import verdict
-from autol2.run import read_state
-from autol2.study import Record, records
+from autol2.runs.run import read_state
+from autol2.sweeps.study import Record, records
 
 from .conftest import PROJECT, SMALL, Command, run_autol2
 
@@ -309,22 +309,22 @@ def test_why_an_arm_is_not_compared(more: dict[str, object], words: str) -> None
 # ---------------------------------------------------------------------- what is compared
 
 
-def identity(method: str, seed: int, **knobs: object) -> dict[str, object]:
+def identity(method: str, seed: int, **options: object) -> dict[str, object]:
     nested: dict[str, dict[str, object]] = {
         "method": {"name": method},
         "batchnorm": {"enabled": True},
         "control": {"penalized": "all", "scale": 1.0, "lr_factor": 1.0, "pulse_length": 0},
     }
-    for name, value in knobs.items():
-        group, _, knob = name.partition("__")
-        nested.setdefault(group, {})[knob] = value
+    for name, value in options.items():
+        group, _, option = name.partition("__")
+        nested.setdefault(group, {})[option] = value
     return {**nested, "seed": seed, "lr": 0.01}
 
 
-def record(accuracy: float, knobs: dict[str, object], status: str = "completed") -> Record:
+def record(accuracy: float, options: dict[str, object], status: str = "completed") -> Record:
     result = {"mean_last_10_epochs": accuracy, "final_test_accuracy": accuracy}
-    name = re.sub(r"\W+", "-", str(knobs))
-    state = {"status": status, "identity": knobs, "seed": knobs["seed"], "result": result}
+    name = re.sub(r"\W+", "-", str(options))
+    state = {"status": status, "identity": options, "seed": options["seed"], "result": result}
     return Record(Path(name), state)
 
 
@@ -370,7 +370,7 @@ def test_what_one_method_alone_has_is_no_axis() -> None:
     assert set(table.runs["arm"]) == {"cosine", "Advance L2"}
 
 
-def test_an_axis_is_never_pooled_over_another_knob() -> None:
+def test_an_axis_is_never_pooled_over_another_option() -> None:
     """Two α of two methods at two learning rates: four comparisons of two curves of two seeds."""
     found = [
         record(50.0, {**identity(method, seed, alpha__percent=alpha), "lr": lr})
@@ -380,15 +380,15 @@ def test_an_axis_is_never_pooled_over_another_knob() -> None:
         for seed in (0, 1)
     ]
     table = made(*found)
-    courses = {one.run_id: Curves(problem=one.run_id) for one in found}
-    rows = figures._axis_rows(table.runs, courses, "alpha.percent", table.axes)
+    histories = {one.run_id: Curves(problem=one.run_id) for one in found}
+    rows = figures._axis_rows(table.runs, histories, "alpha.percent", table.axes)
     assert len(rows) == 4
     for _, shown in rows:
         assert [curve.label for curve in shown] == ["alpha.percent = 2.5", "alpha.percent = 7.5"]
         assert all(len(curve.runs) == 2 for curve in shown)
         ids = [run.problem for curve in shown for run in curve.runs]
         assert len({re.sub(r"percent-\d+-\d+|seed-\d", "", one) for one in ids}) == 1
-    of_methods = figures._axis_rows(table.runs, courses, "method.name", table.axes)
+    of_methods = figures._axis_rows(table.runs, histories, "method.name", table.axes)
     assert [len(shown) for _, shown in of_methods] == [4, 4]  # a row a learning rate
 
 
@@ -396,9 +396,9 @@ def test_figure_4_shows_two_seeds_of_one_arm(tmp_path: Path) -> None:
     found = [record(50.0, identity("fixed", 0, fixed_lambda__value=5e-4))]
     found += [record(50.0 + seed, identity("advance", seed)) for seed in (1, 0)]
     table = made(*found)
-    courses = {one.run_id: Curves(problem=one.run_id) for one in found}
+    histories = {one.run_id: Curves(problem=one.run_id) for one in found}
     lines = figures.PAPER["figure4"][1]
-    ((_, shown),) = figures._paper_rows(table.runs, courses, lines, published())
+    ((_, shown),) = figures._paper_rows(table.runs, histories, lines, published())
     assert [curve.label for curve in shown] == [
         "fixed λ 0.0005",
         "Advance L2",
@@ -541,12 +541,12 @@ def test_reading_grows_with_the_study_and_keeps_little(tmp_path: Path) -> None:
         read = list(curves(found, tmp_path / f"kept-{runs}"))
         took[runs] = time.process_time() - before
     assert took[20] < 10 * took[5]
-    for _, course in read:
-        assert [value for _, value in course.lambdas] == pytest.approx(
+    for _, history in read:
+        assert [value for _, value in history.lambdas] == pytest.approx(
             [0.1, 0.01, 1e-3, 1e-4, 1e-4]
         )
-        assert course.lambdas[-1][0] == 199 * 391 + 390
-        assert len(course.epochs["epoch"]) == 200
+        assert history.lambdas[-1][0] == 199 * 391 + 390
+        assert len(history.epochs["epoch"]) == 200
     kept = sum(path.stat().st_size for path in (tmp_path / "kept-20").iterdir())
     whole = sum((one.folder / "measurements.csv").stat().st_size for one in found)
     assert kept < whole / 20
@@ -561,12 +561,12 @@ def test_a_schedule_that_always_moves_is_thinned(tmp_path: Path) -> None:
     rows = pd.read_csv(path)
     rows["lambda"] = [0.1 / (1 + place) for place in range(len(rows))]
     rows.to_csv(path, index=False)
-    ((_, course),) = curves([one], tmp_path / "kept")
-    assert len(course.lambdas) <= CHANGES
-    steps = [step for step, _ in course.lambdas]
+    ((_, history),) = curves([one], tmp_path / "kept")
+    assert len(history.lambdas) <= CHANGES
+    steps = [step for step, _ in history.lambdas]
     assert steps == sorted(set(steps))
-    assert course.lambdas[0] == (5, 0.1)
-    assert course.lambdas[-1] == (19 * 391 + 390, pytest.approx(0.1 / len(rows)))
+    assert history.lambdas[0] == (5, 0.1)
+    assert history.lambdas[-1] == (19 * 391 + 390, pytest.approx(0.1 / len(rows)))
 
 
 def test_half_a_row_of_a_running_run_is_left_for_later(tmp_path: Path) -> None:
@@ -574,9 +574,9 @@ def test_half_a_row_of_a_running_run_is_left_for_later(tmp_path: Path) -> None:
     path = one.folder / "measurements.csv"
     whole = path.read_text()
     path.write_text(whole + "1,5,0.0")  # of 0.0001
-    ((_, course),) = curves([one], tmp_path / "kept")
-    assert course.problem == ""
-    assert course.lambdas[-1] == (390, pytest.approx(1e-4))
+    ((_, history),) = curves([one], tmp_path / "kept")
+    assert history.problem == ""
+    assert history.lambdas[-1] == (390, pytest.approx(1e-4))
 
 
 def test_a_running_run_has_no_rows_at_first(tmp_path: Path) -> None:
@@ -584,11 +584,13 @@ def test_a_running_run_has_no_rows_at_first(tmp_path: Path) -> None:
     (one.folder / "epochs.csv").unlink()
     (one.folder / "measurements.csv").write_bytes(b"")
     begun = Record(one.folder, sound_state("running"))
-    ((_, course),) = curves([begun], tmp_path / "kept")
-    assert course == Curves(epochs={name: [] for name in ("test_accuracy", "epoch")}, shrinking=ANY)
+    ((_, history),) = curves([begun], tmp_path / "kept")
+    assert history == Curves(
+        epochs={name: [] for name in ("test_accuracy", "epoch")}, shrinking=ANY
+    )
     (one.folder / "run.json").touch()
-    ((_, course),) = curves([one], tmp_path / "kept-completed")
-    assert course.problem == "its records cannot be read: epochs.csv is missing or empty"
+    ((_, history),) = curves([one], tmp_path / "kept-completed")
+    assert history.problem == "its records cannot be read: epochs.csv is missing or empty"
 
 
 HEADER = "epoch,step,lambda\n"
@@ -616,9 +618,9 @@ HEADER = "epoch,step,lambda\n"
 def test_damaged_records_are_told(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     (one,) = generate(tmp_path / "study", 1, 1)
     (one.folder / name).write_bytes(content)
-    ((_, course),) = curves([one], tmp_path / "kept")
-    assert course.problem.startswith("its records cannot be read: ")
-    assert words in course.problem
+    ((_, history),) = curves([one], tmp_path / "kept")
+    assert history.problem.startswith("its records cannot be read: ")
+    assert words in history.problem
 
 
 @pytest.mark.parametrize(
@@ -659,9 +661,9 @@ def test_a_run_json_that_makes_no_sense_is_told(path: str, value: object, words:
         inner = inner[parent]
     inner[name] = value
     assert fault(state) == (words and f"run.json cannot be used: {words}")
-    course = Curves(problem=fault(state))
+    history = Curves(problem=fault(state))
     found = Record(Path("x"), {} if fault(state) else state)
-    assert tables([(found, course)]).runs["problem"].tolist() == [course.problem]
+    assert tables([(found, history)]).runs["problem"].tolist() == [history.problem]
 
 
 def test_a_diverged_run_says_where() -> None:

@@ -28,11 +28,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from autol2 import attempt, checkpoint, run
-from autol2.cli import CONF, numbers_to_knobs
+from autol2.cli.command import CONF, numbers_to_options
 from autol2.config import Config, UserError, parse
-from autol2.run import Held, Run, read_state
+from autol2.runs import checkpoint, run
+from autol2.runs.run import Held, Run, read_state
 from autol2.train import train
+from autol2.training import attempt
 
 from .conftest import PROJECT, SMALL, Command
 
@@ -48,9 +49,9 @@ SERVER.set_forkserver_preload(["tests.test_resume"])
 
 
 def config(outputs: Path, *overrides: str) -> Config:
-    knobs = [*SMALL, "lr=0.05", "checkpoint.every_steps=7", f"outputs={outputs}", *overrides]
+    options = [*SMALL, "lr=0.05", "checkpoint.every_steps=7", f"outputs={outputs}", *overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(compose("config", numbers_to_knobs(knobs)))
+        return parse(compose("config", numbers_to_options(options)))
 
 
 def _work(
@@ -197,12 +198,12 @@ def _die_in(config: Config, functions: tuple[str, ...], number: int) -> None:
 def test_killed_at_random_moments(tmp_path: Path, chance: random.Random) -> None:
     """Sixty SIGKILLs from outside, at any time of a run's life."""
     kills = 0
-    wholes = {arm: undisturbed(tmp_path / "-".join(arm), *_knobs(arm)) for arm in ARMS[::5]}
+    wholes = {arm: undisturbed(tmp_path / "-".join(arm), *_options(arm)) for arm in ARMS[::5]}
     for attempt_ in itertools.count():
         if kills >= 60:
             break
         for arm, (expected, _, seconds) in wholes.items():
-            disturbed = config(tmp_path / f"disturbed{attempt_}", *_knobs(arm))
+            disturbed = config(tmp_path / f"disturbed{attempt_}", *_options(arm))
             for _ in range(4):
                 process = start(disturbed)
                 process.join(chance.uniform(0, 1.5 * seconds + 0.1))
@@ -213,7 +214,7 @@ def test_killed_at_random_moments(tmp_path: Path, chance: random.Random) -> None
             assert outcome(Run(disturbed).folder) == expected
 
 
-def _knobs(arm: tuple[str, str, str]) -> tuple[str, ...]:
+def _options(arm: tuple[str, str, str]) -> tuple[str, ...]:
     method, batchnorm, precision = arm
     return f"method={method}", f"batchnorm={batchnorm}", f"precision={precision}"
 
@@ -238,10 +239,10 @@ def test_killed_twenty_times(tmp_path: Path, chance: random.Random) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> None:
-    knobs = "method=auto_l2", "epochs=40", "checkpoint.every_steps=100000"
-    whole = config(tmp_path / "whole", *knobs)
+    options = "method=auto_l2", "epochs=40", "checkpoint.every_steps=100000"
+    whole = config(tmp_path / "whole", *options)
     assert finish(whole) == 0
-    disturbed = config(tmp_path / "disturbed", *knobs)
+    disturbed = config(tmp_path / "disturbed", *options)
     folder = Run(disturbed).folder
     process = start(disturbed)
     _await(lambda: "epoch 1/" in _log(folder))
@@ -288,10 +289,10 @@ def _signal_at_once(config: Config) -> None:
 
 def test_a_signal_cuts_an_evaluation_short(tmp_path: Path) -> None:
     """An evaluation may take longer than a cluster's grace: it is given up and made up for."""
-    knobs = "method=auto_l2", "epochs=2", "evaluation.batch_size=1"
-    whole = config(tmp_path / "whole", *knobs)
+    options = "method=auto_l2", "epochs=2", "evaluation.batch_size=1"
+    whole = config(tmp_path / "whole", *options)
     assert finish(whole) == 0
-    disturbed = config(tmp_path / "disturbed", *knobs)
+    disturbed = config(tmp_path / "disturbed", *options)
     process = SERVER.Process(target=_signal_in_evaluation, args=(disturbed,))
     process.start()
     process.join(60)
@@ -321,10 +322,10 @@ def _signal_in_evaluation(config: Config) -> None:
 @pytest.fixture
 def half_done(tmp_path: Path) -> tuple[Config, Path, dict[str, Any]]:
     """A run that was killed with two checkpoints behind it, and what it should come to."""
-    knobs = "method=combined", "batchnorm=on", "epochs=3"
-    whole = config(tmp_path / "whole", *knobs)
+    options = "method=combined", "batchnorm=on", "epochs=3"
+    whole = config(tmp_path / "whole", *options)
     assert finish(whole) == 0
-    half = config(tmp_path / "half", *knobs)
+    half = config(tmp_path / "half", *options)
     process = SERVER.Process(target=_die_at_step, args=(half, 40))
     process.start()
     process.join(60)
@@ -519,15 +520,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, small_disk: Path, run_command: Command) -> None:
-    knobs = *SMALL, "lr=0.05", "method=combined", "checkpoint.every_steps=7"
-    assert run_command("train", *knobs, outputs=tmp_path / "whole").returncode == 0
+    options = *SMALL, "lr=0.05", "method=combined", "checkpoint.every_steps=7"
+    assert run_command("train", *options, outputs=tmp_path / "whole").returncode == 0
     (small_disk / "filler").write_bytes(bytes(220_000))
-    full = run_command("train", *knobs, outputs=small_disk)
+    full = run_command("train", *options, outputs=small_disk)
     assert full.returncode == 2
     (line,) = full.stderr.splitlines()
     assert "cannot be written (No space left on device)" in line
     (small_disk / "filler").unlink()
-    again = run_command("train", *knobs, outputs=small_disk)
+    again = run_command("train", *options, outputs=small_disk)
     assert again.returncode == 0, again.stderr
     (whole,) = (tmp_path / "whole").glob("*/*")
     (folder,) = small_disk.glob("default/*")
@@ -535,12 +536,12 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, small_disk: Path, run_command
 
 
 def test_a_folder_that_vanishes(tmp_path: Path, run_command: Command) -> None:
-    knobs = "method=fixed", "epochs=400", "checkpoint.every_steps=10"
+    options = "method=fixed", "epochs=400", "checkpoint.every_steps=10"
     outputs = tmp_path / "outputs"
-    gone = config(outputs, *knobs)
+    gone = config(outputs, *options)
     folder = Run(gone).folder
     process = subprocess.Popen(
-        [sys.executable, "-m", "autol2.train", *SMALL, "lr=0.05", *knobs, f"outputs={outputs}"],
+        [sys.executable, "-m", "autol2.train", *SMALL, "lr=0.05", *options, f"outputs={outputs}"],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -561,10 +562,10 @@ def test_a_folder_that_vanishes(tmp_path: Path, run_command: Command) -> None:
 
 def test_control_c_on_a_terminal(tmp_path: Path) -> None:
     """Once: checkpoint, and the command that resumes."""
-    knobs = *SMALL[:-3], "epochs=3000", "threads=1", "method=fixed", f"outputs={tmp_path}"
+    options = *SMALL[:-3], "epochs=3000", "threads=1", "method=fixed", f"outputs={tmp_path}"
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "autol2.train", *knobs],
+        [sys.executable, "-m", "autol2.train", *options],
         cwd=PROJECT,
         stdin=slave,
         stdout=slave,
@@ -583,7 +584,7 @@ def test_control_c_on_a_terminal(tmp_path: Path) -> None:
     os.close(master)
     assert process.wait(60) == 130
     text = seen.decode()
-    assert f"to resume: python -m autol2.train {' '.join(knobs)}" in text
+    assert f"to resume: python -m autol2.train {' '.join(options)}" in text
     assert "Traceback" not in text
     (folder,) = tmp_path.glob("*/*")
     assert read_state(folder)["status"] == "interrupted"

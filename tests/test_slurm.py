@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from autol2 import checkpoint
-from autol2.run import read_state
-from autol2.study import asked
+from autol2.runs import checkpoint
+from autol2.runs.run import read_state
+from autol2.sweeps.study import read_manifest
 
 from . import cluster
 from .conftest import PROJECT, SMALL
@@ -191,7 +191,7 @@ def begun(slurm: cluster.Cluster, outputs: Path) -> list[str]:
         under_way = [
             entry["job"]
             for path in outputs.glob("*/study.json")
-            for run, entry in asked(path.parent).items()
+            for run, entry in read_manifest(path.parent).items()
             if entry.get("job") in jobs and read_state(path.parent / run).get("status") == "running"
         ]
         if under_way:
@@ -234,7 +234,7 @@ def test_what_accounting_adds(tmp_path: Path) -> None:
         slurm.ask("scancel", "--user=root")
         wait_until(lambda: not queued(slurm))
         (path,) = (tmp_path / "outputs").glob("*/study.json")
-        assert set(jobs) <= {entry.get("job") for entry in asked(path.parent).values()}
+        assert set(jobs) <= {entry.get("job") for entry in read_manifest(path.parent).values()}
 
         def shown() -> str:
             return sweep(slurm, tmp_path / "outputs", *words, "hydra.launcher.dry_run=true").stdout

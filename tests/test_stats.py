@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from autol2 import stats
+from autol2.report import stats
 
 
 @pytest.mark.parametrize("n", [2, 5, 6, 9])

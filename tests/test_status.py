@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from autol2 import status
-from autol2.files import to_json
-from autol2.study import Job, Record, note
+from autol2.runs.files import to_json
+from autol2.sweeps.study import Job, Record, add_to_manifest
 
 from .conftest import PROJECT, SMALL, Command, run_autol2
 from .test_launch import dead
@@ -63,7 +63,7 @@ def study(tmp_path: Path) -> Path:
     for name, state in RUNS.items():
         pid = dead() if name.startswith("dead") else os.getpid()
         write_run(folder, name, state, pid=pid, silent=300 if name.startswith("dead") else 0)
-    note(folder, {"missing-s0-0": {"overrides": ["seed=0"]}})
+    add_to_manifest(folder, {"missing-s0-0": {"overrides": ["seed=0"]}})
     return folder
 
 
@@ -165,15 +165,15 @@ def test_the_newest_study_and_those_that_are_not_there(study: Path) -> None:
     assert line.endswith("there are: mixed, other")
 
 
-def test_knobs_that_make_no_sense(study: Path) -> None:
-    for knob, said in (
+def test_options_that_make_no_sense(study: Path) -> None:
+    for option, said in (
         ("format=xml", "format=xml is not one of table, json"),
         ("every=0", "every must be above 0"),
         ("rows=-1", "rows must be at least 0"),
         ("watch=true", "watch=true needs a terminal"),
     ):
-        done = run_autol2("status", study.parent, knob)
-        assert done.returncode == 2, knob
+        done = run_autol2("status", study.parent, option)
+        assert done.returncode == 2, option
         assert said in done.stderr
 
 

@@ -16,12 +16,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from autol2 import data
-from autol2.attempt import attempt
-from autol2.cli import CONF
+from autol2.cli.command import CONF
 from autol2.config import UserError, parse
-from autol2.run import Run
+from autol2.data import dataset as data
+from autol2.runs.run import Run
 from autol2.train import train
+from autol2.training.attempt import attempt
 
 from .conftest import PROJECT, SMALL, Command
 
@@ -240,12 +240,12 @@ def test_pseudocode_diverges_as_printed(run_command: Command, tmp_path: Path) ->
 def test_its_own_measurements_replay(
     run_command: Command, tmp_path: Path, method: str, protocol: str
 ) -> None:
-    knobs = f"method={method}", f"protocol={protocol}", "alpha=2"
-    done = run_command("train", *knobs, *SMALL, "lr=0.05", "epochs=4", "batch_size=16")
+    options = f"method={method}", f"protocol={protocol}", "alpha=2"
+    done = run_command("train", *options, *SMALL, "lr=0.05", "epochs=4", "batch_size=16")
     assert done.returncode == 0, done.stderr
     trace = only_run(tmp_path / "outputs") / "measurements.csv"
     assert len({line.split(",")[2] for line in trace.read_text().splitlines()[1:]}) > 1
-    replayed = run_command("replay", f"trace={trace}", *knobs)
+    replayed = run_command("replay", f"trace={trace}", *options)
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
     assert re.search(r"agrees with the recorded lambda: (\d+)/\1 measurements", replayed.stdout)
 
@@ -275,8 +275,8 @@ def test_numbers_and_names_for_groups(
     done = run_command("train", *overrides, f"method={method}", *SMALL, "epochs=1")
     assert done.returncode == 0, done.stderr
     states = [state(path.parent) for path in (tmp_path / "outputs").glob("*/*/run.json")]
-    knob = "percent" if group == "alpha" else "value"
-    assert sorted(run["config"][group][knob] for run in states) == values
+    option = "percent" if group == "alpha" else "value"
+    assert sorted(run["config"][group][option] for run in states) == values
 
 
 def test_config_is_shown_without_running(run_command: Command, tmp_path: Path) -> None:
@@ -316,11 +316,11 @@ BAD = [
     (["batchnorm=yes"], "batchnorm=yes does not exist: choose from off, on"),
     (["precision=fp16"], "precision=fp16 does not exist: choose from bf16, fp32, tf32"),
     (["protocol=publish"], "did you mean protocol=published?"),
-    (["epohcs=3"], "there is no knob 'epohcs'; did you mean epochs?"),
-    (["width=3"], "there is no knob 'width'; did you mean model.width?"),
-    (["method.kk=3"], "there is no knob 'method.kk'; did you mean method.k?"),
-    (["+foo=3"], "there is no knob foo"),
-    (["+model.depth=3"], "there is no knob"),
+    (["epohcs=3"], "there is no option 'epohcs'; did you mean epochs?"),
+    (["width=3"], "there is no option 'width'; did you mean model.width?"),
+    (["method.kk=3"], "there is no option 'method.kk'; did you mean method.k?"),
+    (["+foo=3"], "there is no option foo"),
+    (["+model.depth=3"], "there is no option"),
     (["epochs=abc"], "epochs: value 'abc' of type 'str' could not be converted to Integer"),
     (["epochs=0"], "epochs must be at least 1, not 0"),
     (["seed=1.5"], "seed: value '1.5' of type 'float' could not be converted to Integer"),
@@ -384,10 +384,10 @@ def test_other_images_under_the_same_name(run_command: Command, tmp_path: Path) 
                 path.parent.mkdir(parents=True)
                 image.save(path)
     shutil.copytree(tmp_path / "one", tmp_path / "copy")
-    knobs = "data=imagefolder", f"data.cache={tmp_path / 'cache'}", *SMALL[1:]
+    options = "data=imagefolder", f"data.cache={tmp_path / 'cache'}", *SMALL[1:]
 
     def train(folder: str, *more: str) -> subprocess.CompletedProcess[str]:
-        return run_command("train", *knobs, f"data.root={tmp_path / folder}", *more)
+        return run_command("train", *options, f"data.root={tmp_path / folder}", *more)
 
     assert train("one").returncode == 0
     assert "already completed" in train("copy").stdout

@@ -15,12 +15,12 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 from torch.nn.functional import cross_entropy, max_pool2d
 
-from autol2.cli import CONF, numbers_to_knobs
+from autol2.cli.command import CONF, numbers_to_options
 from autol2.config import Config, parse
-from autol2.data import Dataset, load
-from autol2.model import CNN, build
-from autol2.sgd import SGD
-from autol2.trainer import Diverged, Trainer, epoch_order
+from autol2.data.dataset import Dataset, load
+from autol2.models.cnn import CNN, build
+from autol2.training.sgd import SGD
+from autol2.training.trainer import Diverged, Trainer, epoch_order
 
 from .conftest import PROJECT
 
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 def config(*overrides: str) -> Config:
     small = ["data=digits", "model.width=6", "model.hidden=10", "batch_size=64", "epochs=2"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(compose("config", numbers_to_knobs([*small, *overrides])))
+        return parse(compose("config", numbers_to_options([*small, *overrides])))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_order_is_a_fresh_permutation_each_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "expected"),
+    ("options", "expected"),
     [
         ((), [(0, 23), (1, 23), (2, 23)]),
         (("evaluation.every_epochs=2",), [(1, 23), (2, 23)]),
@@ -164,9 +164,9 @@ def test_order_is_a_fresh_permutation_each_epoch() -> None:
     ],
 )
 def test_evaluations_happen_when_asked(
-    digits: Dataset, tmp_path: Path, knobs: tuple[str, ...], expected: list[tuple[int, int]]
+    digits: Dataset, tmp_path: Path, options: tuple[str, ...], expected: list[tuple[int, int]]
 ) -> None:
-    trainer = trained(Trainer(config("epochs=3", *knobs), digits, tmp_path, CPU), 69)
+    trainer = trained(Trainer(config("epochs=3", *options), digits, tmp_path, CPU), 69)
     recorded = rows(tmp_path / "epochs.csv")
     assert [(int(row["epoch"]), int(row["step"])) for row in recorded] == expected
     model = trainer.model.eval()

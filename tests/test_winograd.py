@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.utils.flop_counter import FlopCounterMode
 
-from autol2 import winograd
 from autol2.bench.limits import step_flops
-from autol2.model import CNN
-from autol2.winograd import (
+from autol2.models.cnn import CNN
+from autol2.models.kernels import winograd
+from autol2.models.kernels.winograd import (
     CHANNELS,
     IMAGES,
     SIZES,

@@ -16,8 +16,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from .. import hardware
-from ..cli import command
+from ..cli.command import command
 from ..config import (
     BatchnormConfig,
     Config,
@@ -26,8 +25,9 @@ from ..config import (
     UserError,
     parse_as,
 )
-from ..data import Dataset
-from ..files import to_json, write_atomically
+from ..data.dataset import Dataset
+from ..runs.files import to_json, write_atomically
+from ..training import hardware
 from .case import Case, measure
 from .growth import measure_growth
 from .whole import Whole, measure_whole
@@ -35,7 +35,7 @@ from .whole import Whole, measure_whole
 
 @dataclass
 class BenchConfig(Config):
-    """The knobs of the command: those of a run, and its own."""
+    """The options of the command: those of a run, and its own."""
 
     precisions: list[str] = field(default_factory=lambda: ["fp32", "bf16"])
     """What to measure; tf32 needs a GPU."""
@@ -60,11 +60,11 @@ class BenchConfig(Config):
 
     def cases(self) -> Iterator[Config]:
         """The runs to measure."""
-        knobs = {knob.name: getattr(self, knob.name) for knob in fields(Config)}
+        options = {option.name: getattr(self, option.name) for option in fields(Config)}
         for batchnorm in self.batchnorms:
             for precision in self.precisions:
                 yield replace(
-                    Config(**knobs),
+                    Config(**options),
                     batchnorm=BatchnormConfig(batchnorm),
                     precision=PrecisionConfig(precision),
                 )

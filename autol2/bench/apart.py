@@ -1,8 +1,8 @@
 """The plain way, in a process of its own.
 
-Memory allocators are set up per process, and `autol2.malloc` cannot be undone: memory that was once
-kept is used again. So that the authors' way has what the C library gives by default, it runs in
-another process, which waits while ours is timed.
+Memory allocators are set up per process, and `autol2.models.kernels.allocator` cannot be undone:
+memory that was once kept is used again. So that the authors' way has what the C library gives by
+default, it runs in another process, which waits while ours is timed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from ..config import Config
-from ..data import Dataset
-from ..model import CNN
+from ..data.dataset import Dataset
+from ..models.cnn import CNN
 from .reference import PlainLoop
 
 

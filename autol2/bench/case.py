@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .. import checkpoint
-from ..attempt import Attempt
 from ..config import Config
-from ..data import Dataset
-from ..run import Run
-from ..trainer import Trainer
+from ..data.dataset import Dataset
+from ..runs import checkpoint
+from ..runs.run import Run
+from ..training.attempt import Attempt
+from ..training.trainer import Trainer
 from .apart import Apart
 from .limits import machine_gflops, step_flops
 from .reference import BareLoop

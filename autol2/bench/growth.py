@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from .. import study
 from ..config import Config
-from ..controller import Controller
-from ..data import Dataset
-from ..records import Records
-from ..run import Run
-from ..trainer import Trainer
+from ..data.dataset import Dataset
+from ..rules.controller import Controller
+from ..runs.records import Records
+from ..runs.run import Run
+from ..sweeps import study
+from ..training.trainer import Trainer
 from .timing import alternate, ratio
 
 BLOCK = 20

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ..config import Config
-from ..model import CNN
+from ..models.cnn import CNN
 from .timing import alternate
 
 

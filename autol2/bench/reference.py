@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from ..config import Config
-from ..data import Dataset
-from ..model import CNN
-from ..sgd import SGD
-from ..trainer import epoch_order
+from ..data.dataset import Dataset
+from ..models.cnn import CNN
+from ..training.sgd import SGD
+from ..training.trainer import epoch_order
 
 
 class BareLoop:

@@ -10,9 +10,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import data
 from ..config import Config, UserError
-from ..records import Records
+from ..data import dataset as data
+from ..runs.records import Records
 
 ROWS = 10_000
 """Rows to time, for the cost of one."""
@@ -77,7 +77,7 @@ def measure_whole(config: Config) -> Whole:
 
 
 def _overrides(config: Config) -> list[str]:
-    knobs = {
+    options = {
         "method": config.method.name,
         "batchnorm": "on" if config.batchnorm.enabled else "off",
         "precision": config.precision.name,
@@ -92,8 +92,8 @@ def _overrides(config: Config) -> list[str]:
         "tune_malloc": config.tune_malloc,
     }
     if config.data.root is not None:
-        knobs["data.root"] = json.dumps(str(config.data.root), ensure_ascii=False)
-    return [f"{name}={value}" for name, value in knobs.items()]
+        options["data.root"] = json.dumps(str(config.data.root), ensure_ascii=False)
+    return [f"{name}={value}" for name, value in options.items()]
 
 
 def _seconds_writing(path: Path) -> float:

@@ -12,8 +12,8 @@ from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from ..controller import Method
-from ..penalty import AutoL2, Settings
+from ..rules.auto_l2 import AutoL2, Settings
+from ..rules.controller import Method
 from .step_mean import StepMean
 
 

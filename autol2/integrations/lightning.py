@@ -8,8 +8,8 @@ from typing import Any, Unpack
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ..controller import Method
-from ..penalty import AutoL2, Settings
+from ..rules.auto_l2 import AutoL2, Settings
+from ..rules.controller import Method
 from .step_mean import StepMean
 
 

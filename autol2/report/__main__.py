@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from ..cli import command
+from ..cli.command import command
 from ..config import UserError, parse_as, study_name
-from ..files import write_atomically
-from ..study import Record, asked, find, records
+from ..runs.files import write_atomically
+from ..sweeps.study import Record, find, read_manifest, records
 from . import figures, page, plot
 from .beside import Beside, beside_published
 from .published import published
@@ -33,7 +33,7 @@ CIFAR10 = {"train": 50_000, "test": 10_000, "classes": 10}
 
 @dataclass
 class ReportConfig:
-    """The knobs of the command."""
+    """The options of the command."""
 
     study: str | None = None
     """The study; the one that was worked on last if none is named."""
@@ -87,7 +87,7 @@ def report(study: Path, console: Console) -> tuple[Path, list[str]]:
         beside = Beside()
         if _on_cifar10(read):
             beside = beside_published(made.runs, [record for record, _ in read])
-        missing = sorted(set(asked(study)) - {record.run_id for record in found})
+        missing = sorted(set(read_manifest(study)) - {record.run_id for record in found})
         verdict = page.write(folder / "index.html", study.name, made, beside, drawings, missing)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
@@ -110,7 +110,7 @@ def _draw(
     marks = published() if _on_cifar10(read) else published()[:0]
     return figures.all_figures(
         made.runs,
-        {record.run_id: course for record, course in read},
+        {record.run_id: history for record, history in read},
         made.axes,
         max(lengths, default=1),
         marks,

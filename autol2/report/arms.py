@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from .. import stats
-from ..run import FINISHED
+from ..runs.run import FINISHED
+from . import stats
 
 FIGURE = "mean_last_10_epochs"
 """The figure that arms are compared by: less noisy than the last epoch's, and not a maximum over

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from ..identity import flat
-from ..study import Record
+from ..runs.identity import flat
+from ..sweeps.study import Record
 from .arms import in_order
 from .published import published, shrinking_of
 from .tables import label

@@ -84,7 +84,7 @@ TITLES = {
     "fixed_lambda.value": "Values of λ",
     "lr": "Learning rate",
 }
-"""Of the figures of an axis; others are called by their knob."""
+"""Of the figures of an axis; others are called by their option."""
 CONVOLUTIONS = {"conv1": "first convolution", "conv2": "second convolution"}
 ARMS = 10
 """That a row of the explaining figure shows at most."""
@@ -92,7 +92,7 @@ ARMS = 10
 
 def all_figures(
     runs: pd.DataFrame,
-    courses: dict[str, Curves],
+    histories: dict[str, Curves],
     axes: Sequence[str],
     length: int,
     published: pd.DataFrame,
@@ -103,36 +103,36 @@ def all_figures(
 
     Args:
         runs: the table of runs.
-        courses: each run's course, by run id.
-        axes: the knobs that the study compares.
+        histories: each run's history, by run id.
+        axes: the options that the study compares.
         length: steps of an epoch.
         published: the published runs, empty where they are no match for this study's data.
         folder: where to.
         say: told the name of each figure before it is drawn.
     """
-    seen = runs[[bool(courses[run_id].lambdas) for run_id in runs["run_id"]]]
+    seen = runs[[bool(histories[run_id].lambdas) for run_id in runs["run_id"]]]
     if seen.empty:
         return []
     drawings, covered = [], set()
     for name, (title, lines) in PAPER.items():
         arms = set(seen["arm"])
         there = [line for line in lines if line.arm in arms]
-        rows = _paper_rows(seen, courses, lines, published)
+        rows = _paper_rows(seen, histories, lines, published)
         if len(there) < 2 or not _about(rows, lines):
             continue
         say(name)
-        drawings.append(plot.courses(name, title, rows, length, folder))
+        drawings.append(plot.histories(name, title, rows, length, folder))
         covered |= {line.arm for line in there}
     if not set(seen["arm"]) <= covered:
         for axis in axes:
-            rows = _axis_rows(seen, courses, axis, axes)
+            rows = _axis_rows(seen, histories, axis, axes)
             if rows:
                 say(axis)
                 name = axis.removesuffix(".name").replace(".", "_")
                 title = TITLES.get(axis, axis)
-                drawings.append(plot.courses(name, title, rows, length, folder))
+                drawings.append(plot.histories(name, title, rows, length, folder))
     say("explain")
-    return [*drawings, plot.norms(_arm_rows(seen, courses), CONVOLUTIONS, folder)]
+    return [*drawings, plot.norms(_arm_rows(seen, histories), CONVOLUTIONS, folder)]
 
 
 def _about(rows: Sequence[Row], lines: Sequence[Line]) -> bool:
@@ -150,8 +150,8 @@ def _by_batchnorm(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(heading, part) for heading, part in parts if len(part)]
 
 
-def _of(runs: pd.DataFrame, courses: dict[str, Curves]) -> list[Curves]:
-    return [courses[run_id] for run_id in runs["run_id"]]
+def _of(runs: pd.DataFrame, histories: dict[str, Curves]) -> list[Curves]:
+    return [histories[run_id] for run_id in runs["run_id"]]
 
 
 def _style(place: int) -> tuple[str, Any]:
@@ -170,7 +170,7 @@ def _styles(arms: Sequence[str]) -> dict[str, tuple[str, Any]]:
 
 def _paper_rows(
     runs: pd.DataFrame,
-    courses: dict[str, Curves],
+    histories: dict[str, Curves],
     lines: Sequence[Line],
     published: pd.DataFrame,
 ) -> list[Row]:
@@ -185,7 +185,7 @@ def _paper_rows(
             if len(of):
                 marks = _marks(published, line, "on" if part["batchnorm"].iloc[0] else "off")
                 curves.append(
-                    Curve(_label(line), *_style(STYLES[_label(line)]), _of(of, courses), marks)
+                    Curve(_label(line), *_style(STYLES[_label(line)]), _of(of, histories), marks)
                 )
         if curves:
             rows.append((heading, curves))
@@ -205,9 +205,9 @@ def _marks(published: pd.DataFrame, line: Line, batchnorm: str) -> pd.DataFrame:
 
 
 def _axis_rows(
-    runs: pd.DataFrame, courses: dict[str, Curves], axis: str, axes: Sequence[str]
+    runs: pd.DataFrame, histories: dict[str, Curves], axis: str, axes: Sequence[str]
 ) -> list[Row]:
-    """A row for each setting of all other knobs under which `axis` takes several values."""
+    """A row for each setting of all other options under which `axis` takes several values."""
     if axis == "batchnorm.enabled":
         return []
     if axis == "method.name":
@@ -227,7 +227,7 @@ def _axis_rows(
             Curve(
                 _without(value, part, shown) if column == "arm" else f"{axis} = {_short(value)}",
                 *style,
-                _of(part[part[column] == value], courses),
+                _of(part[part[column] == value], histories),
                 pd.DataFrame(),
             )
             for value, style in styles.items()
@@ -264,14 +264,14 @@ def _heading(part: pd.DataFrame, shown: Sequence[str], column: str) -> str:
     return ", ".join(words)
 
 
-def _arm_rows(runs: pd.DataFrame, courses: dict[str, Curves]) -> list[Row]:
+def _arm_rows(runs: pd.DataFrame, histories: dict[str, Curves]) -> list[Row]:
     """Every arm, or the `ARMS` that came to the highest accuracy."""
     rows = []
     for heading, part in _by_batchnorm(runs):
         means = part.groupby("arm")["mean_last_10_epochs"].mean().sort_values(ascending=False)
         styles = _styles(sorted(means.index[:ARMS]))
         curves = [
-            Curve(arm, *style, _of(part[part["arm"] == arm], courses), pd.DataFrame())
+            Curve(arm, *style, _of(part[part["arm"] == arm], histories), pd.DataFrame())
             for arm, style in styles.items()
         ]
         rows.append((heading + f", the best {ARMS} arms" * (len(means) > ARMS), curves))

@@ -11,8 +11,8 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from ..files import write_atomically
-from ..run import FINISHED, now
+from ..runs.files import write_atomically
+from ..runs.run import FINISHED, now
 from . import verdict
 from .arms import in_order
 from .beside import Beside
@@ -66,7 +66,7 @@ TRAINED = (
     *("data.name", "model.width", "model.hidden", "epochs", "batch_size", "lr"),
     *("method.optimizer", "protocol.name"),
 )
-"""Knobs of which the page says what all runs have in common."""
+"""Options of which the page says what all runs have in common."""
 SHORT = 9
 """Sentences of the verdict that are shown at once."""
 PUBLISHED = {

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from ..files import write_atomically
+from ..runs.files import write_atomically
 from .published import MARKS, path_of
 from .runs import Curves
 
@@ -64,7 +64,7 @@ Row = tuple[str, list[Curve]]
 """A heading and what its panels show."""
 
 
-def courses(name: str, title: str, rows: Sequence[Row], length: int, folder: Path) -> Drawing:
+def histories(name: str, title: str, rows: Sequence[Row], length: int, folder: Path) -> Drawing:
     """Draw test accuracy and λ of each row's curves.
 
     Args:

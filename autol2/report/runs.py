@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..run import FINISHED
-from ..study import Record
+from ..runs.run import FINISHED
+from ..sweeps.study import Record
 from .sound import fault
 
 CHANGES = 400
@@ -34,7 +34,7 @@ FILES = ("run.json", "measurements.csv", "epochs.csv")
 
 @dataclass
 class Curves:
-    """A run's course, thinned to what is drawn."""
+    """A run's history, thinned to what is drawn."""
 
     epochs: dict[str, list[float]] = field(default_factory=dict)
     """Columns of epochs.csv, of the last evaluation of each epoch; ``epoch`` counts epochs done."""
@@ -50,9 +50,9 @@ class Curves:
 
 
 def curves(records: Iterable[Record], cache: Path) -> Iterator[tuple[Record, Curves]]:
-    """Each run with its course; `cache` is a folder for what has been read.
+    """Each run with its history; `cache` is a folder for what has been read.
 
-    A run whose run.json is of no use comes with an empty state, and its course says why.
+    A run whose run.json is of no use comes with an empty state, and its history says why.
     """
     cache.mkdir(parents=True, exist_ok=True)
     for record in records:
@@ -70,10 +70,10 @@ def curves(records: Iterable[Record], cache: Path) -> Iterator[tuple[Record, Cur
             continue
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        course = _read(record)
+        history = _read(record)
         # Not atomically, which waits for the disk a run: what is torn does not read.
-        kept.write_text(json.dumps({"key": key, **asdict(course)}), encoding="utf-8")
-        yield record, course
+        kept.write_text(json.dumps({"key": key, **asdict(history)}), encoding="utf-8")
+        yield record, history
 
 
 def _key(folder: Path) -> list[list[int]]:

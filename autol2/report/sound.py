@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..identity import flat
+from ..runs.identity import flat
 
 STATUSES = ("running", "completed", "diverged", "failed", "interrupted")
 FIGURES = (

@@ -8,15 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from ..identity import digest, flat
-from ..study import Record, last_line
+from ..runs.identity import digest, flat
+from ..sweeps.study import Record, last_line
 from .arms import NAMES, in_order, summary
 from .runs import Curves, path_text
 from .sound import FIGURES
 
 RULE = ("method.name", "alpha.percent", "fixed_lambda.value", "protocol.name")
-"""What makes an arm, with `CONTROL` and a method's own constants; other knobs are the circumstances
-in which arms are compared."""
+"""What makes an arm, with `CONTROL` and a method's own constants; other options are the
+circumstances in which arms are compared."""
 CONTROL = {
     "control.penalized": "all",
     "control.parameters": "all",
@@ -25,7 +25,7 @@ CONTROL = {
     "control.pulse_height": 0.0,
     "control.pulse_length": 0,
 }
-"""Knobs that make another arm, and what they are where there is no such change."""
+"""Options that make another arm, and what they are where there is no such change."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Tables:
     attempts: pd.DataFrame
     """A row an attempt at a run: what it was made with."""
     varying: list[str]
-    """The knobs that differ between the study's runs, seed left out."""
+    """The options that differ between the study's runs, seed left out."""
     common: dict[str, Any]
     """Those that all of its runs have, and their value."""
     axes: list[str]
@@ -52,8 +52,8 @@ def tables(read: list[tuple[Record, Curves]]) -> Tables:
     varying = _varying(identities)
     telling = _telling(identities, varying)
     rows = [
-        _row(record, course, identity, varying, telling)
-        for (record, course), identity in zip(read, identities, strict=True)
+        _row(record, history, identity, varying, telling)
+        for (record, history), identity in zip(read, identities, strict=True)
     ]
     runs = pd.DataFrame(rows)
     places = runs["arm"].map(in_order(runs["arm"]))
@@ -87,7 +87,7 @@ def _varying(identities: list[dict[str, Any]]) -> list[str]:
 
 
 def _telling(identities: list[dict[str, Any]], varying: list[str]) -> list[str]:
-    """The knobs that tell two arms of one method apart."""
+    """The options that tell two arms of one method apart."""
     methods = {identity.get("method.name") for identity in identities}
     of_method = [
         [identity for identity in identities if identity.get("method.name") == method]
@@ -98,7 +98,7 @@ def _telling(identities: list[dict[str, Any]], varying: list[str]) -> list[str]:
 
 
 def label(identity: dict[str, Any], telling: list[str]) -> str:
-    """An arm's name for a reader: the method with its number, then the knobs of `telling`."""
+    """An arm's name for a reader: the method with its number, then the options of `telling`."""
     if not identity:
         return "?"
     method = identity["method.name"]
@@ -123,7 +123,7 @@ def _short(value: Any) -> str:
 
 def _row(
     record: Record,
-    course: Curves,
+    history: Curves,
     identity: dict[str, Any],
     varying: list[str],
     telling: list[str],
@@ -147,9 +147,9 @@ def _row(
         "seed": identity.get("seed"),
         **{name: identity.get(name) for name in varying if name != "method.name"},
         **{name: _number(result.get(name)) for name in FIGURES},
-        "epochs_done": max(course.epochs.get("epoch", [0.0]), default=0.0),
-        "lambda_changes": path_text(course.lambdas),
-        "shrinking_200": course.shrinking,
+        "epochs_done": max(history.epochs.get("epoch", [0.0]), default=0.0),
+        "lambda_changes": path_text(history.lambdas),
+        "shrinking_200": history.shrinking,
         "diverged_step": diverged.get("step"),
         "diverged_lambda": _number(diverged.get("lambda")),
         "attempts": len(state.get("attempts") or []),
@@ -158,7 +158,7 @@ def _row(
         **_made_with(last),
         "data": ((state.get("data") or {}).get("digest") or "")[:10] or None,
         "command": state.get("command"),
-        "problem": last_line(state.get("error") or "") or course.problem,
+        "problem": last_line(state.get("error") or "") or history.problem,
     }
 
 
@@ -176,7 +176,7 @@ def _made_with(attempt: dict[str, Any]) -> dict[str, Any]:
 
 
 def _circumstances(around: dict[str, Any]) -> dict[str, Any]:
-    """The knobs that every method has: its own constants do not set it apart from the baseline."""
+    """The options of every method: its own constants do not set it apart from the baseline."""
     own = ("method.initial_lambda", "method.decay_factor", "method.cooldown", "method.final_lambda")
     gone = (*own, "method.raise_when_converged", "protocol.lambda_min", "protocol.lambda_max")
     return {

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from .. import stats
+from . import stats
 
 RULE = (
     "Arms are compared by the mean test accuracy of their last 10 epochs, on the same seeds, with "

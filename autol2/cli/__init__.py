@@ -1,0 +1,1 @@
+"""The command line: overrides, help, composition, and what a terminal shows."""

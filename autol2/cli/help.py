@@ -1,0 +1,97 @@
+"""What there is to choose and to set, as ``--help`` shows it.
+
+What a option means is said by the docstring behind it, in the dataclass that is its schema.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import shutil
+import textwrap
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+COLUMN = 34
+"""Where explanations begin."""
+
+
+def help_text(about: str, cfg: DictConfig, choices: dict[str, list[str]]) -> str:
+    """The whole text of a command's ``--help``.
+
+    Args:
+        about: what the command does.
+        cfg: its composed configuration, Hydra's included.
+        choices: the names to choose from, of each group.
+    """
+    own = copy.copy(cfg)
+    with open_dict(own):
+        del own["hydra"]
+    parts = [about.replace("``", "")]
+    if choices:
+        heading = (
+            "== Groups: GROUP=NAME, as in batchnorm=on; alpha and fixed_lambda take numbers too =="
+        )
+        parts += [heading, "\n".join(_groups(cfg, choices))]
+    example = ", a group's as in method.k=10" if choices else ""
+    parts += [f"== Options: OPTION=VALUE{example} ==", explained(own)]
+    if "hydra/launcher" in choices:
+        parts += ["== Options of what runs a sweep: hydra.launcher.OPTION=VALUE, after -m =="]
+        parts += [explained(cfg.hydra.launcher)]
+    parts += ["--cfg job prints the configuration as YAML; --hydra-help lists Hydra's own flags."]
+    return "\n\n".join(parts)
+
+
+def explained(cfg: DictConfig) -> str:
+    """The options of the structured config `cfg` as YAML, each explained in a comment behind it."""
+    return "\n".join(_options(cfg, ""))
+
+
+def _groups(cfg: DictConfig, choices: dict[str, list[str]]) -> Iterator[str]:
+    for group, names in choices.items():
+        chosen = cfg.hydra.runtime.choices[group]
+        yield from _beside(f"{group}={chosen or ''}", ", ".join(names), "")
+
+
+def _options(cfg: DictConfig, indent: str) -> Iterator[str]:
+    schema = OmegaConf.get_type(cfg)
+    assert schema is not None
+    meanings = docstrings(schema)
+    for key in map(str, cfg):
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and is_dataclass(OmegaConf.get_type(node)):
+            about = inspect.getdoc(OmegaConf.get_type(node)) or ""
+            yield from _beside(f"{indent}{key}:", about.partition("\n\n")[0])
+            yield from _options(node, indent + "  ")
+        elif not key.startswith("_"):
+            value = OmegaConf.to_yaml(OmegaConf.create({key: node})).rstrip()
+            yield from _beside(textwrap.indent(value, indent), meanings.get(key, ""))
+
+
+def _beside(left: str, text: str, mark: str = "# ") -> Iterator[str]:
+    """`left`, and to the right of it `text`, wrapped to the terminal's width."""
+    width = max(40, shutil.get_terminal_size().columns - COLUMN - len(mark))
+    lines = textwrap.wrap(text.replace("``", ""), width, break_on_hyphens=False)
+    right = [mark + line for line in lines]
+    if right and len(left.splitlines()[-1]) < COLUMN:
+        yield f"{left:{COLUMN}}{right.pop(0)}"
+    else:
+        yield left
+    yield from (" " * COLUMN + line for line in right)
+
+
+def docstrings(schema: type) -> dict[str, str]:
+    """The docstrings behind the fields of a dataclass and its bases."""
+    found: dict[str, str] = {}
+    for one in reversed(schema.__mro__[:-1]):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, after in zip(definition.body, definition.body[1:], strict=False):
+            if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+                continue
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                found[field.target.id] = inspect.cleandoc(str(after.value.value))
+    return found

@@ -1,0 +1,1 @@
+"""Data sets, as tensors that lie on the device as a whole."""

@@ -1,0 +1,1 @@
+"""What makes a network faster on a CPU and leaves its mathematics alone."""

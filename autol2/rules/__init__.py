@@ -1,0 +1,1 @@
+"""What decides λ: the paper's rules, schedules, and `AutoL2` for a training loop of one's own."""

@@ -1,0 +1,1 @@
+"""A run's directory: its identity, records, checkpoints, lock and trackers."""

@@ -1,0 +1,108 @@
+"""What makes two runs the same: the options that can change a number and that the method uses.
+
+The name of a run's directory ends in their digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ..config import ADAPTIVE, Config, ControlConfig
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What of `config` can change a number, less the options that its method does not use."""
+    options = asdict(config)
+    for name in ("study", "outputs", "device", "threads", "tune_malloc", "rerun"):
+        del options[name]
+    for name in ("checkpoint", "logger"):
+        del options[name]
+    for name in ("root", "cache", "url"):
+        del options["data"][name]
+    own = {
+        "fixed": (),
+        "decoupled": (),
+        "cosine": ("initial_lambda", "final_lambda"),
+        "cpr": ("kappa_init", "kappa_init_param"),
+    }.get(
+        config.method.name,
+        ("initial_lambda", "decay_factor", "cooldown", "raise_when_converged"),
+    )
+    used = ("name", "optimizer", "k", *own)
+    options["method"] = {name: options["method"][name] for name in used}
+    if config.method.kappa_init == "inflection_point":
+        options["method"].pop("kappa_init_param", None)
+    if config.control.scale == config.control.lr_factor == 1:
+        del options["control"]["parameters"]
+    if config.control.pulse_length == 0:
+        del options["control"]["pulse_height"]
+    if config.method.name not in ADAPTIVE:
+        options["protocol"] = {"initialization": config.protocol.initialization}
+    if config.method.name not in ("fixed", "decoupled"):
+        del options["fixed_lambda"]
+    if config.method.name not in ("threshold", "combined"):
+        del options["alpha"]
+    return options
+
+
+def unused(config: Config, overrides: Sequence[str]) -> list[str]:
+    """The groups that `overrides` set and that the method of `config` does not use."""
+    options = identity(config)
+    return [
+        group
+        for group in ("alpha", "fixed_lambda")
+        if group not in options
+        and any(override.startswith((f"{group}=", f"{group}.")) for override in overrides)
+    ]
+
+
+def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested `options` as ``{"method.name": …}``."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, dict):
+            found.update(flat(value, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def digest(options: dict[str, Any]) -> str:
+    """A short name for `options`, the same wherever they are equal."""
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def run_id(config: Config) -> str:
+    """The directory's name: what a reader wants to know, then the digest of the identity."""
+    options = identity(config)
+    words = [config.method.name]
+    if "alpha" in options:
+        words.append(f"a{config.alpha.percent:g}")
+    if "fixed_lambda" in options:
+        words.append(f"{config.fixed_lambda.value:g}")
+    if config.method.optimizer == "adamw" and config.method.name not in ("decoupled", "cpr"):
+        words.append("adamw")
+    words.append("bn" if config.batchnorm.enabled else "nobn")
+    if config.protocol.name != "published" and "name" in options["protocol"]:
+        words.append(config.protocol.name)
+    words += _control_words(config.control)
+    words += [f"s{config.seed}", digest(options)]
+    return "-".join(words)
+
+
+def _control_words(control: ControlConfig) -> list[str]:
+    words = []
+    if control.pulse_length:
+        words.append(f"pulse{control.pulse_height:g}x{control.pulse_length}")
+    changed = "" if control.parameters == "all" else f"-{control.parameters}"
+    if control.scale != 1:
+        words.append(f"scale{control.scale:g}{changed}")
+    if control.lr_factor != 1:
+        words.append(f"lr{control.lr_factor:g}x{changed}")
+    if control.penalized != "all":
+        words.append(f"on-{control.penalized}")
+    return words

@@ -1,0 +1,284 @@
+"""One run's directory: ``<outputs>/<study>/<run_id>/``.
+
+The directory is the run's own truth. ``run.json`` says how it stands and is replaced atomically;
+``measurements.csv`` and ``epochs.csv`` are appended to, and cut back to the checkpoint on resume;
+``train.log`` is for reading. No torch here, so that a finished run is recognised at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import socket
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+
+from ..config import Config, UserError
+from .files import remove_leftovers, to_json, write_atomically
+from .identity import identity, run_id
+
+FINISHED = ("completed", "diverged")
+"""The statuses of a run that is never done again."""
+HEARTBEAT = 10.0
+"""Seconds between two signs of life (`Run.beat`) of a running run."""
+PATIENCE = 60.0
+"""Seconds without a sign of life after which a run on another host counts as dead."""
+PACKAGES = ("autol2", "torch", "torchvision", "numpy", "hydra-core", "omegaconf")
+
+
+class Held(UserError):
+    """Another process works in the run's directory."""
+
+    status = 75  # EX_TEMPFAIL: try again later
+
+
+class Run:
+    """A run's directory, there or not yet.
+
+    Attributes:
+        config: the run's configuration.
+        command: what the user types to do this run.
+        folder: the directory.
+        state: what run.json says; empty before the first start.
+    """
+
+    def __init__(self, config: Config, overrides: Sequence[str] = ()) -> None:
+        self.config = config
+        self.command = command(overrides)
+        self.folder = Path(config.outputs) / config.study / run_id(config)
+        self.state: dict[str, Any] = read_state(self.folder)
+        self._lock: FileLock | None = None
+        self._beaten = 0.0
+        self._log: IO[str] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.state.get("status") in FINISHED
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Make the directory, or enter it, as the only process in it.
+
+        Raises:
+            Held: another process is in it.
+            UserError: it cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._acquire()
+            try:
+                self.state = read_state(self.folder)
+                remove_leftovers(self.folder)
+                with (self.folder / "train.log").open("a", encoding="utf-8") as self._log:
+                    yield
+            finally:
+                self._log = None
+                assert self._lock is not None
+                self._lock.release()
+        except BrokenPipeError:
+            raise  # whoever read our output is gone; the folder is well
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} cannot be written ({error.strerror or error}): "
+                f"choose another folder with outputs=FOLDER, or make room"
+            ) from error
+
+    def set_aside(self) -> None:
+        """Move what is there into a folder inside: ``rerun=true`` loses nothing."""
+        old = self.folder / f"replaced-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}"
+        old.mkdir()
+        for path in self.folder.iterdir():
+            if path.is_file() and path.name not in (".lock", "train.log"):
+                path.rename(old / path.name)
+        self.state = {}
+
+    def _acquire(self) -> None:
+        self._lock = FileLock(self.folder / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise Held(f"{self.folder} is held by {_holder(read_state(self.folder))}") from None
+        try:
+            self._await_other_host()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _await_other_host(self) -> None:
+        """Where file locks do not cross hosts: see whether the run on another host still lives."""
+        state = read_state(self.folder)
+        last = _last_attempt(state)
+        if state.get("status") != "running" or last.get("host") == socket.gethostname():
+            return
+        job = os.environ.get("SLURM_JOB_ID")
+        if job is not None and last.get("slurm_job_id") == job:
+            return  # SLURM requeued this very job: it has ended there
+        silence = time.time() - state.get("updated", 0.0)
+        deadline = time.monotonic() + PATIENCE - min(max(silence, 0.0), PATIENCE)
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, PATIENCE / 10))
+            if read_state(self.folder).get("updated") != state.get("updated"):
+                raise Held(f"{self.folder} is held by {_holder(state)}")
+
+    def begin(self, **facts: Any) -> None:
+        """Note in run.json that an attempt starts, with `facts` about it (from_step, device, …)."""
+        attempts = self.state.get("attempts", [])
+        if attempts and "ended" not in attempts[-1]:
+            last = datetime.fromtimestamp(self.state["updated"], UTC)
+            attempts[-1].update(ended=last.isoformat(timespec="seconds"), why="killed")
+        attempts.append({**facts, **_surroundings(), "started": now()})
+        self.state = {
+            "run_id": self.folder.name,
+            "status": "running",
+            "seed": self.config.seed,
+            "command": self.command,
+            "config": asdict(self.config),
+            "identity": identity(self.config),
+            **{key: self.state[key] for key in ("data", "steps_per_epoch") if key in self.state},
+            "attempts": attempts,
+        }
+        self.save()
+
+    def end(self, status: str, why: str, **facts: Any) -> None:
+        """Note in run.json that the attempt ended: its status, why, and `facts` about the run."""
+        self.state["attempts"][-1].update(ended=now(), why=why)
+        self.state.update(status=status, **facts)
+        self.save()
+
+    def beat(self, progress: Callable[[], dict[str, Any]]) -> bool:
+        """A sign of life with the run's `progress`, if the last is `HEARTBEAT` seconds ago."""
+        due = time.monotonic() - self._beaten >= HEARTBEAT
+        if due:
+            self.state["progress"] = progress()
+            self.save()
+        return due
+
+    def save(self) -> None:
+        """Write `state` to run.json."""
+        self.state["updated"] = time.time()
+        write_atomically(self.folder / "run.json", to_json(self.state).encode())
+        self._beaten = time.monotonic()
+
+    def log(self, line: str) -> None:
+        """Add a line to train.log."""
+        if self._log is not None:
+            self._log.write(f"{now()} {line}\n")
+            self._log.flush()
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What a run's run.json says; empty where there is none or it does not read."""
+    try:
+        state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """The final figures of a run, from its epochs.csv. Accuracies in percent.
+
+    `final` is the last evaluation, `best` the best of all, and `mean_last_10_epochs` the mean over
+    the last evaluation of each of the last ten evaluated epochs, as in the published table.
+    """
+    with (folder / "epochs.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        return {}
+    of_epoch = {row["epoch"]: float(row["test_accuracy"]) for row in rows}
+    return {
+        "final_test_accuracy": float(rows[-1]["test_accuracy"]),
+        "best_test_accuracy": max(float(row["test_accuracy"]) for row in rows),
+        "mean_last_10_epochs": statistics.fmean(list(of_epoch.values())[-10:]),
+        "final_test_loss": float(rows[-1]["test_loss"]),
+        "final_train_loss": float(rows[-1]["train_loss"]),
+        "final_train_accuracy": float(rows[-1]["train_accuracy"]),
+        "final_lambda": float(rows[-1]["lambda"]),
+    }
+
+
+def summary(state: dict[str, Any]) -> str:
+    """How a finished run ended, in a line."""
+    if state["status"] == "diverged":
+        where = state["diverged"]
+        return (
+            f"diverged: the loss is not finite at step {where['step']} "
+            f"(epoch {where['epoch']}), with λ = {where['lambda']:g}"
+        )
+    figures = state["result"]
+    return (
+        f"completed: test accuracy {figures['final_test_accuracy']:.2f} % "
+        f"(best {figures['best_test_accuracy']:.2f} %, "
+        f"mean of the last 10 epochs {figures['mean_last_10_epochs']:.2f} %)"
+    )
+
+
+def command(overrides: Sequence[str]) -> str:
+    """What the user types to do a run."""
+    return shlex.join(["python", "-m", "autol2.train", *overrides])
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _last_attempt(state: dict[str, Any]) -> dict[str, Any]:
+    attempts = state.get("attempts") or [{}]
+    last: dict[str, Any] = attempts[-1]
+    return last
+
+
+def _holder(state: dict[str, Any]) -> str:
+    last = _last_attempt(state)
+    if not last:
+        return "a process that is just starting"
+    job = f" (SLURM job {last['slurm_job_id']})" if last.get("slurm_job_id") else ""
+    return f"process {last.get('pid')} on {last.get('host')}{job} since {last.get('started')}"
+
+
+def _surroundings() -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "slurm_node": os.environ.get("SLURMD_NODENAME"),
+        "git": _git(),
+        "versions": {"python": platform.python_version()},
+    }
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            facts["versions"][package] = importlib.metadata.version(package)
+    return facts
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the source tree and whether it has uncommitted changes; None outside of one."""
+
+    def ask(*words: str) -> str:
+        here = Path(__file__).resolve().parent
+        done = subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True, timeout=30
+        )
+        return done.stdout.strip()
+
+    try:
+        if not ask("ls-files", Path(__file__).name):  # installed inside somebody else's tree
+            return None
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,256 @@
+"""Several runs on one machine, each a process of its own, so many at a time.
+
+A laptop's sweep is one batch; on a cluster every job is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..runs.files import to_json, write_atomically
+from ..runs.run import FINISHED, Held, command, now, read_state
+from .study import HOPELESS, RETRIES, common_error, last_line, status_of
+
+POLL = 0.2
+"""Seconds between two looks at the processes."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run to be done."""
+
+    folder: str
+    """The run's directory."""
+    overrides: tuple[str, ...]
+    """What ``python -m autol2.train`` is given."""
+    attempts: int = 0
+    """How often it had been tried when it was planned."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's name."""
+        return Path(self.folder).name
+
+    @property
+    def study(self) -> Path:
+        """Its study's folder."""
+        return Path(self.folder).parent
+
+    @property
+    def log(self) -> Path:
+        """What its processes print, when a sweep started them."""
+        return self.study / ".launch" / "logs" / f"{self.run_id}.log"
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Its run.json as it is now."""
+        return read_state(Path(self.folder))
+
+
+@dataclass
+class Batch:
+    """Runs to be done here.
+
+    Args:
+        tasks: the runs, in order.
+        first: the first runs of the sweep: if they all fail alike, no more are begun.
+        at_once: how many at a time.
+        threads: CPU threads of each; 0 leaves PyTorch's choice.
+        gpus: devices to share out, one a run at a time; none leaves CUDA_VISIBLE_DEVICES alone.
+        retries: how often a run is done again that was killed without having got further.
+        root: the folder that paths in the overrides are relative to.
+    """
+
+    tasks: Sequence[Task]
+    first: Sequence[Task] = ()
+    at_once: int = 1
+    threads: int = 0
+    gpus: Sequence[str] = ()
+    retries: int = RETRIES
+    root: str = field(default_factory=os.getcwd)
+
+    def __post_init__(self) -> None:
+        self._processes: list[Process] = []
+        self._stopping = False
+
+    def __call__(self) -> None:
+        """Do the runs."""
+        self.work(lambda ended, under_way: None)
+        if why := hopeless(self.first):
+            print(f"the first {HOPELESS} runs all failed, so no more were begun: {why}")
+
+    def work(self, look: Callable[[list[Task], list[Task]], None]) -> None:
+        """Do the runs, calling `look` several times a second.
+
+        Args:
+            look: is given the runs that have ended since it was last called, and those under way.
+        """
+        waiting = deque(self.tasks)
+        free = list(self.gpus) or [""] * self.at_once
+        while self._processes or (waiting and not self._stopping):
+            ended: list[Task] = []
+            while waiting and free and not self._stopping:
+                if hopeless(self.first):
+                    waiting.clear()
+                    break
+                task = waiting.popleft()
+                if self._over(task):
+                    ended.append(task)
+                else:
+                    self._processes.append(Process(task, free.pop(0), self.threads, self.root))
+            for process in list(self._processes):
+                status = process.poll()
+                if status is None:
+                    continue
+                self._processes.remove(process)
+                free.append(process.gpu)
+                process.mend(status)
+                how = status_of(process.task.state, None, self.retries)
+                if status < 0 and how.status == "stopped" and not self._stopping:
+                    waiting.appendleft(process.task)
+                else:
+                    ended.append(process.task)
+            look(ended, [process.task for process in self._processes])
+            time.sleep(POLL)
+
+    def _over(self, task: Task) -> bool:
+        """Whether there is nothing to do, or an earlier life of a requeued job has failed at it."""
+        state = task.state
+        status = state.get("status")
+        tried = len(state.get("attempts", [])) > task.attempts
+        return status in FINISHED or (
+            tried
+            and status in ("failed", "interrupted")
+            and status_of(state, None, self.retries).status == "failed"
+        )
+
+    def stop(self) -> None:
+        """Ask the runs to save and leave, and begin no more."""
+        self._stopping = True
+        for process in self._processes:
+            process.terminate()
+
+    def checkpoint(self) -> Any:
+        """For submitit, when the job is about to be taken away: save, and say how to go on."""
+        from submitit.helpers import DelayedSubmission
+
+        self.stop()
+        for process in list(self._processes):
+            process.wait()
+        return DelayedSubmission(dataclasses.replace(self))
+
+
+class Process(subprocess.Popen[bytes]):
+    """A process that does one run.
+
+    Args:
+        task: the run.
+        gpu: the device it sees; empty leaves CUDA_VISIBLE_DEVICES alone.
+        threads: as in `Batch`.
+        root: as in `Batch`.
+    """
+
+    def __init__(self, task: Task, gpu: str, threads: int, root: str) -> None:
+        self.task, self.gpu = task, gpu
+        self._tried = len(task.state.get("attempts", []))
+        self._memory_kills = memory_kills()
+        environment = dict(os.environ)
+        if gpu:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
+        overrides = list(task.overrides)
+        if threads and not any(word.startswith("threads=") for word in overrides):
+            overrides.append(f"threads={threads}")
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        with task.log.open("ab") as output:
+            self._said_before = output.tell()
+            super().__init__(
+                [sys.executable, "-m", "autol2.train", *overrides],
+                cwd=root,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for the launcher, which passes it on
+            )
+
+    def mend(self, status: int) -> None:
+        """Make run.json true if the process ended, with `status`, without noting so there."""
+        state, folder = self.task.state, Path(self.task.folder)
+        tried = state.setdefault("attempts", [])
+        if status in (0, Held.status) or state.get("status") in FINISHED:
+            return
+        if state.get("status") != "running":
+            if len(tried) > self._tried:
+                return  # it did
+            state.setdefault("run_id", self.task.run_id)
+            state.setdefault("command", command(self.task.overrides))
+            tried.append({"host": socket.gethostname(), "pid": self.pid})
+        state["status"] = "failed"
+        if status == -signal.SIGKILL and memory_kills() > self._memory_kills:
+            why = "out of memory"
+            state["error"] = (
+                "out of memory: the system killed the process; give it more (on SLURM "
+                "hydra.launcher.mem_gb), do fewer at a time, or make it smaller"
+            )
+        elif status < 0:
+            state["status"], why = "interrupted", f"killed by {signal.Signals(-status).name}"
+        else:
+            why = f"exited with status {status}"
+            state["error"] = self._last_words() or f"the process {why} without a word"
+        tried[-1].update(ended=now(), why=why)
+        state["updated"] = time.time()
+        folder.mkdir(exist_ok=True)
+        write_atomically(folder / "run.json", to_json(state).encode())
+
+    def _last_words(self) -> str:
+        """What it said last, if that was an error."""
+        with contextlib.suppress(OSError), self.task.log.open("rb") as log:
+            log.seek(self._said_before)
+            words = last_line(log.read().decode(errors="replace"))
+            if re.match(r"(error|[\w.]*(Error|Exception)): ", words):
+                return words.removeprefix("error: ")
+        return ""
+
+
+def hopeless(first: Sequence[Task]) -> str:
+    """The error with which the first runs of a sweep all failed, so that the rest would too."""
+    states = {task: task.state for task in first[:HOPELESS]}
+    tried = all(len(one.get("attempts", [])) > task.attempts for task, one in states.items())
+    return common_error(list(states.values())) if tried and len(states) == HOPELESS else ""
+
+
+def memory_kills() -> int:
+    """How many processes of our control group the system has killed since it had no memory left.
+
+    0 where that is not told: without control groups there is no telling.
+    """
+    try:
+        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    count = 0
+    for group in groups:
+        number, controllers, path = group.split(":", 2)
+        if "memory" in controllers.split(","):
+            told = Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control")
+        elif number == "0":
+            told = Path(f"/sys/fs/cgroup{path}/memory.events")
+        else:
+            continue
+        with contextlib.suppress(OSError):
+            found = re.search(r"^oom_kill (\d+)", told.read_text(encoding="utf-8"), re.MULTILINE)
+            count += int(found[1]) if found else 0
+    return count

@@ -1,0 +1,239 @@
+"""Hydra launchers that make a sweep a desired state: what is missing is done, and nothing twice.
+
+What a launcher on one machine (`autol2.sweeps.local_launcher`) and one on a cluster
+(`autol2.sweeps.slurm_launcher`) share. First it is decided how each run stands
+(`autol2.sweeps.study.status_of`), then only the missing ones are submitted. The same command again
+goes on where the last one, or the cluster, left off.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+from rich.table import Table
+
+from ..cli.composition import SweepLoader
+from ..cli.progress import Terminal, counted
+from ..config import UserError, parse
+from ..runs.identity import run_id
+from ..runs.run import FINISHED, read_state
+from .batch import Batch, Task, hopeless
+from .study import HOPELESS, Job, RunStatus, add_to_manifest, read_manifest, status_of
+
+Plan = list[tuple[Task, RunStatus]]
+
+
+class Failed(UserError):
+    """Some runs of a sweep did not come to a result."""
+
+    status = 1
+
+
+class Interrupted(UserError):
+    """The user stopped the sweep."""
+
+    status = 128 + signal.SIGINT
+
+
+class StudyLauncher(Launcher):
+    """What both launchers share: compose, decide, remember, and show."""
+
+    AT_LEAST: ClassVar[dict[str, int]] = {}
+    """Options that are numbers, and the smallest that makes sense."""
+    WILL_BE: ClassVar = "begun"
+    """What happens to the runs that are missing."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self.console = Terminal()
+        for option, least in self.AT_LEAST.items():
+            if options[option] < least:
+                raise UserError(
+                    f"hydra.launcher.{option} must be at least {least}, not {options[option]}"
+                )
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what Hydra hands over, with a loader that its sweeper, too, checks all runs by."""
+        loader = SweepLoader(hydra_context.config_loader)
+        hydra_context.config_loader = cast("ConfigLoader", loader)
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Bring the sweep's runs about; one return a job, with what a search maximises."""
+        if not self.config.hydra.sweeper._target_.endswith("BasicSweeper"):
+            for option in ("detach", "dry_run"):
+                if self.options[option]:
+                    raise UserError(
+                        f"a search needs what its runs come to: hydra.launcher.{option}=false"
+                    )
+        if not job_overrides:
+            raise UserError("there is nothing to sweep over: a range or glob has no values")
+        tasks = [self._task(overrides) for overrides in job_overrides]
+        plan = self._decide({task.folder: task for task in tasks}.values())
+        self._show(plan)
+        if self.options["dry_run"]:
+            return [_returned(overrides, 0.0) for overrides in job_overrides]
+        wanted = [task for task, how in plan if self._wanted(how)]
+        if wanted:
+            remember((task, {}) for task, _ in plan)
+            self._act(wanted)
+        if not self.options["detach"]:
+            self._wait([task for task, how in plan if self._wanted(how) or how.under_way])
+            self._sum_up([task for task, _ in plan], wanted)
+        return [
+            _returned(overrides, _objective(task.state))
+            for overrides, task in zip(job_overrides, tasks, strict=True)
+        ]
+
+    def _task(self, overrides: Sequence[str]) -> Task:
+        loader = self.hydra_context.config_loader
+        config = parse(loader.load_sweep_config(self.config, list(overrides)))
+        folder = Path(config.outputs) / config.study / run_id(config)
+        # A job composes by itself, so what makes it so must be said: an experiment's settings are
+        # in the overrides already, since Hydra merges the two.
+        tried = len(read_state(folder).get("attempts", []))
+        return Task(str(folder.absolute()), tuple(overrides), tried)
+
+    def _decide(self, tasks: Collection[Task]) -> Plan:
+        names, states = self._job_names(tasks), {task: task.state for task in tasks}
+        unfinished = {
+            name
+            for task, name in names.items()
+            if name is not None and states[task].get("status") not in FINISHED
+        }
+        jobs = self._jobs(unfinished)
+        return [
+            (
+                task,
+                status_of(states[task], jobs.get(names[task] or ""), self.options["max_retries"]),
+            )
+            for task in tasks
+        ]
+
+    def _job_names(self, tasks: Collection[Task]) -> dict[Task, str | None]:
+        """The job, if any, that each of `tasks` was last submitted in."""
+        known = {
+            study: read_manifest(study, strict=True) for study in {task.study for task in tasks}
+        }
+        return {task: known[task.study].get(task.run_id, {}).get("job") for task in tasks}
+
+    def _jobs(self, names: Collection[str]) -> dict[str, Job]:
+        """What the scheduler says of the jobs `names`, if there is one."""
+        return {}
+
+    def _wanted(self, how: RunStatus) -> bool:
+        return how.wanted or (how.status == "failed" and bool(self.options["retry_failed"]))
+
+    def _act(self, wanted: list[Task]) -> None:
+        raise NotImplementedError
+
+    def _wait(self, tasks: list[Task]) -> None:
+        """Wait for the end of what others do for us, if there are others."""
+
+    def _batch(self, wanted: list[Task], of: list[Task], at_once: int, threads: int) -> Batch:
+        """Those of `wanted` that are to be done together."""
+        return Batch(of, wanted[:HOPELESS], at_once, threads, retries=self.options["max_retries"])
+
+    def _show(self, plan: Plan) -> None:
+        if self.options["dry_run"]:
+            table = Table(box=None, pad_edge=False)
+            for heading in ("run", "stands", "why", "will be"):
+                table.add_column(heading)
+            for task, how in plan:
+                will = self.WILL_BE if self._wanted(how) else "left"
+                table.add_row(task.run_id, how.status, how.why, will)
+            self.console.print(table)
+            self.console.print(expected(plan, sum(self._wanted(how) for _, how in plan)))
+        counts = Counter(how.status for _, how in plan)
+        said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+        self.console.print(f"{counted(len(plan))}: {said}", markup=False)
+
+    def _tell(self, task: Task, number: int, count: int) -> None:
+        state = task.state
+        words = state.get("status", "never begun")
+        if "result" in state:
+            words += f", {state['result']['final_test_accuracy']:.2f} %"
+        self.console.print(f"[{number}/{count}] {task.run_id}: {words}", markup=False)
+
+    def _sum_up(self, tasks: list[Task], wanted: list[Task]) -> None:
+        open_ = [task for task in tasks if task.state.get("status") not in FINISHED]
+        done = len(tasks) - len(open_)
+        self.console.print(f"{done} of {len(tasks)} runs have come to a result", markup=False)
+        if not open_:
+            return
+        if why := hopeless(wanted):
+            raise Failed(
+                f"the first {HOPELESS} runs all failed, so no more were begun; see {open_[0].log}: "
+                f"{why}"
+            )
+        failed = [task for task in open_ if task.state.get("status") == "failed"]
+        first = (failed or open_)[0]
+        try:
+            ((_, how),) = self._decide([first])
+        except UserError:  # SLURM does not answer just now
+            how = status_of(first.state, None, self.options["max_retries"])
+        log = f"; see {first.log}" if first.log.exists() else ""
+        again = "; the same command goes on with it" if how.wanted else ""
+        raise Failed(
+            f"{len(open_)} without one, among them {first.run_id}: "
+            f"{how.status}, {how.why}{again}{log}"
+        )
+
+
+def remember(entries: Iterable[tuple[Task, dict[str, Any]]]) -> None:
+    """Note in each study's study.json which runs are asked for, with what is known of each."""
+    studies: dict[Path, dict[str, dict[str, Any]]] = {}
+    for task, entry in entries:
+        of_study = studies.setdefault(task.study, {})
+        of_study[task.run_id] = {"overrides": list(task.overrides), **entry}
+    for study, runs in studies.items():
+        add_to_manifest(study, runs)
+
+
+def _returned(overrides: Sequence[str], value: float) -> JobReturn:
+    done = JobReturn()
+    done.overrides = list(overrides)
+    done.status = JobStatus.COMPLETED
+    done.return_value = value
+    return done
+
+
+def _objective(state: dict[str, Any]) -> float:
+    """What a search (hydra/sweeper=optuna) maximises: test accuracy, 0 % where there is none."""
+    return float(state.get("result", {}).get("mean_last_10_epochs", 0.0))
+
+
+def expected(plan: Sequence[tuple[Task, RunStatus]], count: int) -> str:
+    """What the missing runs will take, judged by those that are finished."""
+    spent = [_spent(task.state) for task, how in plan if how.status == "done"]
+    if not count:
+        return "nothing to do"
+    if not spent:
+        return f"{counted(count)} to do; how long they take is not known before one is finished"
+    of_unit = {unit: [hours for one, hours in spent if one == unit] for unit, _ in spent}
+    unit = max(of_unit, key=lambda one: len(of_unit[one]))
+    hours = count * sum(of_unit[unit]) / len(of_unit[unit])
+    return f"{counted(count)} to do, about {hours:.2g} {unit}-hours in all"
+
+
+def _spent(state: Mapping[str, Any]) -> tuple[str, float]:
+    """What a finished run took: its unit, GPU or core, and hours of it."""
+    attempts = state["attempts"]
+    on_gpu = attempts[-1].get("device") == "cuda"
+    seconds = sum(
+        one.get("seconds", 0.0) * (1 if on_gpu else one.get("threads", 1)) for one in attempts
+    )
+    return "GPU" if on_gpu else "core", seconds / 3600

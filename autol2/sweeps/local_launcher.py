@@ -1,0 +1,142 @@
+"""``hydra/launcher=submitit_local``: a sweep on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from hydra.core.config_store import ConfigStore
+
+from ..cli.progress import StudyProgress, counted
+from .batch import Batch, Task
+from .launcher import Interrupted, StudyLauncher
+from .study import RETRIES
+
+
+@dataclass
+class LocalConf:
+    """Its options."""
+
+    _target_: str = "hydra_plugins.autol2_launchers.SubmititLocal"
+    n_jobs: int = 0
+    """Runs at a time; 0 for `runs_per_job` a GPU, or as many as there are cores for."""
+    cpus_per_task: int = 0
+    """CPU threads of each run; 0 shares the cores out among them."""
+    runs_per_job: int = 1
+    """Runs at the same time on one GPU."""
+    detach: bool = False
+    """Return at once; the runs go on."""
+    dry_run: bool = False
+    """Show what would be done, and do nothing."""
+    retry_failed: bool = False
+    """Do runs over that ended with an error."""
+    max_retries: int = RETRIES
+    """How often a run that was killed is done again without having got further."""
+
+
+class LocalLauncher(StudyLauncher):
+    """``hydra/launcher=submitit_local``."""
+
+    AT_LEAST: ClassVar = {"n_jobs": 0, "cpus_per_task": 0, "runs_per_job": 1, "max_retries": 0}
+
+    def _act(self, wanted: list[Task]) -> None:
+        gpus, threads = _gpus(), self.options["cpus_per_task"]
+        room = len(gpus) * self.options["runs_per_job"] or max(1, _cores() // (threads or 1))
+        at_once = min(self.options["n_jobs"] or room, len(wanted))
+        if not (threads or gpus):
+            threads = max(1, _cores() // at_once)
+        shared = [gpus[place % len(gpus)] for place in range(at_once)] if gpus else []
+        batch = replace(self._batch(wanted, wanted, at_once, threads), gpus=shared)
+        if self.options["detach"]:
+            self._detach(batch)
+            return
+        self.console.print(f"{len(wanted)} to do, {at_once} at a time", markup=False)
+        done = 0
+        with _stopping(batch) as stopped, StudyProgress(len(wanted), self.console) as progress:
+
+            def look(ended: list[Task], under_way: list[Task]) -> None:
+                nonlocal done
+                for task in ended:
+                    done += 1
+                    self._tell(task, done, len(wanted))
+                progress.update(done, {task.run_id: task.state for task in under_way})
+
+            batch.work(look)
+        if stopped:
+            raise Interrupted("interrupted; every run is saved, and the same command goes on")
+
+    def _detach(self, batch: Batch) -> None:
+        import submitit
+
+        executor = submitit.LocalExecutor(folder=batch.tasks[0].study / ".launch" / "jobs")
+        executor.update_parameters(timeout_min=60 * 24 * 365, name="autol2")
+        with _nowhere():
+            job = executor.submit(batch)
+        self.console.print(
+            f"{counted(len(batch.tasks))} to do in the background, by process {job.job_id}; "
+            f"see python -m autol2.status study={batch.tasks[0].study.name}",
+            markup=False,
+        )
+
+
+@contextlib.contextmanager
+def _nowhere() -> Iterator[None]:
+    """Let what is started here have no input and no output, so that nobody waits for its end."""
+    kept = [os.dup(number) for number in range(3)]
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    try:
+        for number in range(3):
+            os.dup2(nowhere, number)
+        yield
+    finally:
+        for number, before in enumerate(kept):
+            os.dup2(before, number)
+            os.close(before)
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _stopping(batch: Batch) -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM stop `batch`; the signals that did."""
+    seen: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        seen.append(number)
+        batch.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _gpus() -> list[str]:
+    """This machine's NVIDIA GPUs, or those that CUDA_VISIBLE_DEVICES leaves."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.split()
+
+
+ConfigStore.instance().store("submitit_local_schema", LocalConf, group="hydra/launcher")

@@ -1,0 +1,1 @@
+"""Training: the loop, the optimizer, the hardware, and one attempt at a run."""

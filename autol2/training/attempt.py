@@ -1,0 +1,271 @@
+"""One attempt at a run: from its first step or the newest checkpoint to its end or a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..cli.progress import RunProgress, Terminal, duration
+from ..config import UserError
+from ..data.dataset import Dataset
+from ..runs import checkpoint
+from ..runs import trackers as loggers
+from ..runs.run import Run, result, summary
+from .hardware import environment, peak_memory
+from .signals import StopRequest
+from .trainer import Diverged, Trainer
+
+CHECKPOINT_SHARE = 0.01
+"""Share of the time that checkpoints at the ends of epochs may take."""
+
+
+def attempt(run: Run, data: Dataset, device: torch.device) -> int:
+    """Do `run` to its end, or until a signal asks to stop; the exit status.
+
+    The status is 0 for a run that is completed or diverged (both are results) and 128 + the
+    signal's number for one that was interrupted.
+
+    Raises:
+        Held: another process does the run.
+        UserError: its directory cannot be written, or belongs to other data.
+    """
+    with run.open():
+        if run.finished and not run.config.rerun:
+            print(f"{run.folder}: already {summary(run.state)}")  # by another process, just now
+            return 0
+        if run.finished:
+            run.set_aside()
+        try:
+            one = Attempt(run, Trainer(run.config, data, run.folder, device))
+        except (UserError, OSError):
+            raise
+        except Exception as error:
+            run.begin(from_step=0)
+            run.end("failed", type(error).__name__, error=traceback.format_exc())
+            raise
+        return one.do()
+
+
+class Attempt:
+    """Does a run whose directory is open, from where it stands."""
+
+    def __init__(self, run: Run, trainer: Trainer) -> None:
+        self.run, self.trainer, self.config = run, trainer, run.config
+        self.environment = environment(trainer.device)
+        if not checkpoint.restore(run.folder, self._resume, self._warn):
+            trainer.begin()
+        self.first = self.saved = trainer.step
+        self.progress = RunProgress(trainer.steps, self.first)
+        self.mirror: loggers.Mirror | None = None
+        self.started = self.saved_at = time.monotonic()
+        self.spent_evaluating = self.spent_saving = self.last_saving = 0.0
+
+    def do(self) -> int:
+        """Train, and note in run.json how it ended."""
+        with StopRequest() as stop:
+            self._begin()
+            try:
+                return self._do(stop)
+            finally:
+                if self.mirror is not None:
+                    self.mirror.close(self.run.state["status"])
+
+    def _do(self, stop: StopRequest) -> int:
+        try:
+            with self.progress:
+                self._train(stop)
+        except Diverged as end:
+            return self._diverged(end)
+        except Exception as error:
+            self._failed(error)
+            raise
+        if stop.signal is None:
+            return self._completed()
+        return self._interrupted(stop.signal.name, stop.signal.value)
+
+    def _begin(self) -> None:
+        run, trainer = self.run, self.trainer
+        root = self.config.data.root
+        run.state["data"] = {
+            "digest": trainer.data.digest,
+            "root": str(Path(root).expanduser().resolve()) if root else None,
+            "train": len(trainer.data.train_images),
+            "test": len(trainer.data.test_images),
+            "classes": len(trainer.data.classes),
+        }
+        run.state["steps_per_epoch"] = trainer.steps_per_epoch
+        run.begin(from_step=self.first, **self.environment)
+        trainer.flush()
+        self.mirror = loggers.mirror(run, self.first, trainer.steps_per_epoch, self._warn)
+        self.started = self.saved_at = time.monotonic()  # a tracker takes its time to begin
+        verb = f"resuming from step {self.first} of" if self.first else "training"
+        self._say(f"{run.folder}: {verb} {trainer.steps} steps")
+
+    def _train(self, stop: StopRequest) -> None:
+        trainer = self.trainer
+        while True:
+            if trainer.evaluation_pending:
+                self._evaluate(stop)
+            if stop.signal is not None or trainer.step == trainer.steps:
+                break
+            if self._checkpoint_due():
+                self._save()
+            self.step()
+        self._save()
+
+    def step(self) -> None:
+        """Do one step and tell about it."""
+        self.trainer.train_step()
+        self._report_step()
+
+    def _evaluate(self, stop: StopRequest) -> None:
+        before = time.monotonic()
+        if self.trainer.evaluate(lambda: stop.signal is not None):
+            self._report_evaluation()
+        self.spent_evaluating += time.monotonic() - before
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def _checkpoint_due(self) -> bool:
+        trainer, options = self.trainer, self.config.checkpoint
+        if trainer.step == self.saved:
+            return False
+        since = time.monotonic() - self.saved_at
+        if since >= 60 * options.every_minutes:
+            return True
+        if options.every_steps:
+            return trainer.step % options.every_steps == 0
+        affordable = self.last_saving <= CHECKPOINT_SHARE * since
+        return trainer.step % trainer.steps_per_epoch == 0 and affordable
+
+    def _save(self) -> None:
+        before = time.monotonic()
+        state = {**self.trainer.state_dict(), "environment": self.environment}
+        self._show()  # what a checkpoint covers is not shown again
+        checkpoint.save(self.run.folder, state)
+        self.saved, self.saved_at = self.trainer.step, time.monotonic()
+        self.last_saving = self.saved_at - before
+        self.spent_saving += self.last_saving
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        self.trainer.load_state_dict(state)
+        for what, now in self.environment.items():
+            then = state["environment"][what]
+            if now != then:
+                self._warn(
+                    f"{what} was {then} and is now {now}: the run goes on, but its figures are "
+                    f"not bit for bit those that it would have had"
+                )
+
+    # ---------------------------------------------------------------- ends
+
+    def _completed(self) -> int:
+        self.trainer.close()
+        figures = result(self.run.folder)
+        self.run.end("completed", "completed", result=figures, **self._pace())
+        self._say(summary(self.run.state))
+        return 0
+
+    def _diverged(self, end: Diverged) -> int:
+        self.trainer.close()
+        epoch = (end.step - 1) // self.trainer.steps_per_epoch + 1
+        where = {"step": end.step, "epoch": epoch, "lambda": end.lambda_}
+        self.run.end("diverged", "diverged", diverged=where, **self._pace())
+        self._say(summary(self.run.state))
+        return 0
+
+    def _failed(self, error: Exception) -> None:
+        with contextlib.suppress(OSError):  # a full disk is what may have gone wrong
+            self.trainer.close()
+        with contextlib.suppress(OSError):
+            self.run.end("failed", type(error).__name__, error=traceback.format_exc())
+
+    def _interrupted(self, name: str, number: int) -> int:
+        self.run.end("interrupted", name, **self._pace())
+        self._say(
+            f"interrupted by {name} at step {self.trainer.step} of {self.trainer.steps}; "
+            f"to resume: {self.run.command}"
+        )
+        return 128 + number
+
+    def _pace(self) -> dict[str, Any]:
+        seconds = time.monotonic() - self.started
+        steps = self.trainer.step - self.first
+        self.run.state["attempts"][-1].update(
+            to_step=self.trainer.step,
+            seconds=round(seconds, 3),
+            seconds_evaluating=round(self.spent_evaluating, 3),
+            seconds_saving=round(self.spent_saving, 3),
+            peak_memory_bytes=peak_memory(),
+            images_per_second=round(self._images(steps) / seconds, 1),
+        )
+        return {"progress": self._progress()}
+
+    # ---------------------------------------------------------------- words
+
+    def _report_step(self) -> None:
+        trainer = self.trainer
+        for change in trainer.changes:
+            self._say(change, bar_shows=False)
+        trainer.changes.clear()
+        test = f"{trainer.last_accuracy:.2f} %"
+        self.progress.update(
+            trainer.step,
+            epoch=f"{self._epoch()}/{self.config.epochs}",
+            loss=trainer.last_loss,
+            lambda_=trainer.lambda_,
+            test=test,
+        )
+        if self.run.beat(self._progress):
+            trainer.flush()
+            self._show()
+
+    def _show(self) -> None:
+        if self.mirror is not None:
+            self.mirror.update()
+
+    def _report_evaluation(self) -> None:
+        trainer = self.trainer
+        left = duration(self.progress.seconds_left(trainer.step))
+        seconds = time.monotonic() - self.started
+        self._say(
+            f"epoch {self._epoch()}/{self.config.epochs}  loss {trainer.last_loss:.4f}  "
+            f"λ {trainer.lambda_:.3g}  test {trainer.last_accuracy:.2f} %  "
+            f"{self._images(trainer.step - self.first) / seconds:.0f} images/s  {left} left",
+            bar_shows=True,
+        )
+
+    def _say(self, line: str, *, bar_shows: bool = False) -> None:
+        self.run.log(line)
+        if bar_shows:
+            self.progress.epoch_line(line)
+        else:
+            self.progress.line(line)
+
+    def _warn(self, text: str) -> None:
+        self.run.log(f"warning: {text}")
+        Terminal().print(f"warning: {text}", markup=False)
+
+    def _epoch(self) -> int:
+        return (self.trainer.step - 1) // self.trainer.steps_per_epoch + 1
+
+    def _images(self, steps: int) -> float:
+        return steps * self.trainer.size / self.trainer.steps_per_epoch
+
+    def _progress(self) -> dict[str, Any]:
+        trainer = self.trainer
+        return {
+            "step": trainer.step,
+            "steps": trainer.steps,
+            "epoch": self._epoch(),
+            "epochs": self.config.epochs,
+            "loss": trainer.last_loss,
+            "lambda": trainer.lambda_,
+            "test_accuracy": trainer.last_accuracy,
+            "seconds_left": self.progress.seconds_left(trainer.step),
+        }

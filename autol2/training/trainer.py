@@ -1,0 +1,409 @@
+"""The training loop: step, measure, evaluate, checkpoint.
+
+λ is applied as weight decay 2λ: for SGD the gradient of the penalty λ·Σθ² over all parameters. What
+is measured is read back from the device only where something depends on it, so that a GPU is never
+waited for without need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..config import ADAPTIVE, Config, UserError
+from ..data.dataset import Dataset
+from ..models import cnn as model
+from ..models.kernels.allocator import keep_freed_memory
+from ..rules.auto_l2 import sign_flip
+from ..rules.controller import METHODS, Controller, Rule
+from ..rules.schedules import schedule
+from ..runs.records import Records
+from . import optimizer
+from .graph import RecordedStep, Step
+from .optimizer import sum_of_squares
+from .sgd import SGD
+
+MEASUREMENTS = (
+    "epoch",
+    "step",
+    "lambda",
+    "train_loss",
+    "train_accuracy",
+    "event",
+    "penalty",
+    "weight_norm",
+)
+EVALUATIONS = (
+    "epoch",
+    "step",
+    "lambda",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "weight_norm",
+)
+
+
+class Diverged(Exception):
+    """The training loss is no longer finite."""
+
+    def __init__(self, step: int, lambda_: float) -> None:
+        super().__init__(f"the loss is not finite at step {step}, with λ = {lambda_:g}")
+        self.step, self.lambda_ = step, lambda_
+
+
+class Trainer:
+    """One run of training, from its first step or from a checkpoint.
+
+    Args:
+        config: the run.
+        data: its images, on any device.
+        folder: the run's directory, for records and checkpoints.
+        device: where to train.
+    """
+
+    def __init__(self, config: Config, data: Dataset, folder: Path, device: torch.device) -> None:
+        self.config, self.folder, self.device = config, folder, device
+        self.data = data.to(device)
+        channels, height, width = data.train_images.shape[1:]
+        self.model = model.build(
+            config, (channels, height, width), len(data.classes), _seed(config.seed, "weights")
+        ).to(device)
+        self.parameters = list(self.model.parameters())
+        self.layers = {
+            name.removesuffix(".weight"): weight
+            for name, weight in self.model.named_parameters()
+            if name.endswith(".weight") and weight.dim() > 1
+        }
+        name = config.method.name
+        self.controller = Controller(config.rule() if name in METHODS else Rule("fixed"))
+        self.optimizer = optimizer.build(config, self.model)
+        self.layer_lrs = optimizer.learning_rates(self.optimizer)
+        self.adaptive = name in ADAPTIVE
+        self.own_lambda = name == "cpr"
+        """Whether the optimizer finds λ itself."""
+        self.size = len(data.train_images)
+        self.steps_per_epoch = -(-self.size // config.batch_size)
+        self.steps = config.epochs * self.steps_per_epoch
+        self.schedule = schedule(config, self.steps)
+        self.step = 0
+        """Steps done."""
+        self.evaluation_pending = False
+        """Whether the test set is to be evaluated before the next step."""
+        self.losses = torch.zeros(self.steps_per_epoch, device=device)
+        self.hits = torch.zeros(self.steps_per_epoch, dtype=torch.int64, device=device)
+        self.squares = torch.zeros(self.steps_per_epoch, device=device)
+        self.penalties = torch.zeros(self.steps_per_epoch, device=device)
+        """Of each step of the epoch: mean loss and correct images; where it is measured, Σθ² and
+        the penalty's Σθ² (see `optimizer.penalized_squares`), or λ if it is the optimizer's own."""
+        self.read = 0
+        """Steps of the epoch whose measurements have been read back."""
+        self.order = torch.empty(0, dtype=torch.int64)
+        self.learn: Step = self._learn
+        """Does a step's forward pass, backward pass and update."""
+        if device.type == "cuda" and isinstance(self.optimizer, SGD):
+            self.learn = RecordedStep(self._learn, self.optimizer, self.changing())
+        self.warm = False
+        """Whether this process has done a step."""
+        self.measurements: Records
+        self.evaluations: Records
+        self.warned = False
+        self.changes: list[str] = []
+        """Lines about changes of λ that nobody has taken yet."""
+        self.last_loss = math.nan
+        self.last_accuracy = math.nan
+
+    # ---------------------------------------------------------------- one step
+
+    def train_step(self) -> None:
+        """Do one optimiser step; with it, where due, a measurement (see `read_back`)."""
+        position = self.step % self.steps_per_epoch
+        if position == 0:
+            self._begin_epoch()
+        batch = self.config.batch_size
+        if self.schedule is not None:
+            self._apply_lambda()
+        measured = (position + 1) % self.config.method.k == 0
+        if measured:
+            self._measure_parameters(position)
+        self.model.train()
+        self.learn(
+            self.order[position * batch : (position + 1) * batch],
+            torch.full((1,), position, dtype=torch.int64, device=self.device),
+        )
+        if not self.warm:
+            self.warm = True
+            if self.device.type == "cpu" and self.config.tune_malloc:
+                keep_freed_memory()
+        if self.own_lambda:
+            self.penalties[position] = optimizer.cpr_lambda(self.optimizer)
+        self.step += 1
+        self.evaluation_pending = self._evaluation_due()
+        if measured and (self.adaptive or self.device.type == "cpu"):
+            self.read_back()
+
+    def _learn(self, index: Tensor, place: Tensor) -> None:
+        """One step on the images of `index`; its loss and hits go to `place` of the epoch's."""
+        labels = self.data.train_labels[index]
+        scores = self._scores(self.data.train_images[index])
+        loss = cross_entropy(scores, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            self.losses.index_copy_(0, place, loss[None])
+            self.hits.index_copy_(0, place, (scores.argmax(1) == labels).sum()[None])
+        self.optimizer.step()
+        self.optimizer.zero_grad()  # at once: the next forward pass has use for the memory
+
+    @property
+    def done_of_epoch(self) -> int:
+        """Steps done of the epoch that the last step belongs to; 0 before the first step."""
+        return (self.step - 1) % self.steps_per_epoch + 1 if self.step else 0
+
+    def read_back(self) -> None:
+        """Read the steps up to the last measurement: write it down and let λ react.
+
+        What lies after it waits for the next one (or the epoch's end), so that it does not matter
+        when this is called.
+
+        Raises:
+            Diverged: one of their losses is not finite.
+        """
+        done = self.done_of_epoch
+        if done < self.steps_per_epoch:
+            done -= done % self.config.method.k
+        first, self.read = self.read, done
+        losses = self.losses[first:done].tolist()
+        hits = self.hits[first:done].tolist()
+        squares = self.squares[first:done].tolist()
+        penalties = self.penalties[first:done].tolist()
+        epoch_start = (self.step - 1) // self.steps_per_epoch * self.steps_per_epoch
+        diverged: Diverged | None = None
+        for position, loss in enumerate(losses, first):
+            lambda_ = self.controller.lambda_
+            if self.schedule is not None:
+                lambda_ = self.schedule(epoch_start + position)
+            elif self.own_lambda:
+                lambda_ = penalties[position - first]
+            self.last_loss = loss
+            if diverged is None and not math.isfinite(loss):
+                diverged = Diverged(epoch_start + position + 1, lambda_)
+            if (position + 1) % self.config.method.k == 0:
+                square, penalty = squares[position - first], penalties[position - first]
+                penalty = lambda_ * (square if self.own_lambda else penalty)
+                accuracy = 100.0 * hits[position - first] / self._batch(position)
+                event = "diverged"
+                if diverged is None:
+                    event = self._react(epoch_start, position, loss, accuracy)
+                epoch, norm = epoch_start // self.steps_per_epoch, math.sqrt(square)
+                self.measurements.append(
+                    [epoch, position + 1, lambda_, loss, accuracy, event, penalty, norm]
+                )
+                if diverged is not None:
+                    break
+        if diverged is not None:
+            raise diverged
+
+    def _react(self, epoch_start: int, position: int, loss: float, accuracy: float) -> str:
+        """Let the controller take in a measurement; what became of λ."""
+        before, step = self.controller.lambda_, epoch_start + position + 1
+        decision = self.controller.measure(loss, accuracy, step, position + 1)
+        if decision.lambda_ != before:
+            self._apply_lambda()
+            self.changes.append(
+                f"step {step}: λ {before:g} → {decision.lambda_:g} ({decision.reason})"
+            )
+        return decision.event
+
+    @torch.no_grad()
+    def _measure_parameters(self, position: int) -> None:
+        self.squares[position] = sum_of_squares(self.parameters)
+        if len(self.optimizer.param_groups) == 1:
+            self.penalties[position] = self.squares[position]
+        elif not self.own_lambda:
+            self.penalties[position] = optimizer.penalized_squares(self.optimizer)
+
+    def changing(self) -> list[Tensor]:
+        """The tensors that a step changes."""
+        return [*self.parameters, *self.model.buffers(), self.losses, self.hits]
+
+    def _begin_epoch(self) -> None:
+        self.read = 0
+        self.order = epoch_order(self.size, self.config.seed, self.step // self.steps_per_epoch).to(
+            self.device
+        )
+
+    def _batch(self, position: int) -> int:
+        batch = self.config.batch_size
+        return min(batch, self.size - position * batch)
+
+    def _scores(self, images: Tensor) -> Tensor:
+        bf16 = self.config.precision.name == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            scores: Tensor = self.model(images)
+        return scores
+
+    @property
+    def lambda_(self) -> float:
+        """λ of the next step."""
+        if self.own_lambda:
+            return float(optimizer.cpr_lambda(self.optimizer))
+        if self.schedule is not None:
+            return self.schedule(self.step)
+        return self.controller.lambda_
+
+    def _apply_lambda(self) -> None:
+        if self.own_lambda:
+            return
+        optimizer.apply_lambda(self.optimizer, self.lambda_)
+        if not self.warned and (warning := sign_flip(self.optimizer.param_groups)):
+            self.warned = True
+            self.changes.append(f"warning: {warning}")
+
+    # ---------------------------------------------------------------- evaluation
+
+    def _evaluation_due(self) -> bool:
+        every = self.config.evaluation
+        epoch, position = divmod(self.step - 1, self.steps_per_epoch)
+        if position + 1 == self.steps_per_epoch:
+            return (epoch + 1) % every.every_epochs == 0 or self.step == self.steps
+        return every.every_steps > 0 and (position + 1) % every.every_steps == 0
+
+    @torch.inference_mode()
+    def evaluate(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Evaluate the test set and write a row of epochs.csv; False if `stop` said to give up."""
+        self.read_back()
+        self.model.eval()
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        hits = torch.zeros((), dtype=torch.int64, device=self.device)
+        size = self.config.evaluation.batch_size
+        for first in range(0, len(self.data.test_images), size):
+            if stop():
+                return False
+            labels = self.data.test_labels[first : first + size]
+            scores = self._scores(self.data.test_images[first : first + size])
+            loss += cross_entropy(scores, labels, reduction="sum")
+            hits += (scores.argmax(1) == labels).sum()
+        count = len(self.data.test_images)
+        self.last_accuracy = 100.0 * int(hits) / count
+        epoch, position = divmod(self.step - 1, self.steps_per_epoch)
+        sizes = [self._batch(place) for place in range(position + 1)]
+        train_loss = math.fsum(
+            loss * size
+            for loss, size in zip(self.losses[: position + 1].tolist(), sizes, strict=True)
+        )
+        train_hits = int(self.hits[: position + 1].sum())
+        norms = [float(torch.linalg.vector_norm(weight)) for weight in self.layers.values()]
+        row: list[object] = [
+            epoch,
+            position + 1,
+            self.lambda_,
+            train_loss / sum(sizes),
+            100.0 * train_hits / sum(sizes),
+            float(loss) / count,
+            self.last_accuracy,
+            math.sqrt(float(sum_of_squares(self.parameters))),
+        ]
+        for norm, weight in zip(norms, self.layers.values(), strict=True):
+            row += [norm, self.layer_lrs[weight] / norm**2 if norm else math.inf]
+        self.evaluations.append(row)
+        self.evaluation_pending = False
+        return True
+
+    @property
+    def evaluation_columns(self) -> list[str]:
+        """Header of epochs.csv; each layer's ‖w‖ and effective learning rate lr/‖w‖² come last."""
+        layers = [f"{what}_{layer}" for layer in self.layers for what in ("norm", "effective_lr")]
+        return [*EVALUATIONS, *layers]
+
+    # ---------------------------------------------------------------- state
+
+    def begin(self) -> None:
+        """Start from step 0 with empty records."""
+        self.measurements = Records(self.folder / "measurements.csv", MEASUREMENTS)
+        self.evaluations = Records(self.folder / "epochs.csv", self.evaluation_columns)
+        self._apply_lambda()
+
+    def flush(self, *, to_disk: bool = False) -> None:
+        """Hand the records to the system, and to the disk if asked."""
+        self.measurements.flush(to_disk=to_disk)
+        self.evaluations.flush(to_disk=to_disk)
+
+    def close(self) -> None:
+        """Close the records."""
+        self.measurements.close()
+        self.evaluations.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the rest of the run; the records are on disk when it returns."""
+        self.read_back()
+        self.flush(to_disk=True)
+        position = self.done_of_epoch
+        return {
+            "step": self.step,
+            "evaluation_pending": self.evaluation_pending,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "controller": self.controller.state_dict(),
+            "order": self.order.to(torch.int32),
+            "read": self.read,
+            "losses": self.losses[:position].clone(),
+            "hits": self.hits[:position].clone(),
+            "penalties": self.penalties[:position].clone(),
+            "rng": torch.get_rng_state(),
+            "last_accuracy": self.last_accuracy,
+            "data": self.data.digest,
+            "last_loss": self.last_loss,
+            "measurements": self.measurements.position,
+            "evaluations": self.evaluations.position,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`; the records are cut back to it.
+
+        Raises:
+            ValueError: the records on disk do not begin with those of `state`.
+            UserError: the run was started on other data.
+        """
+        if state["data"] != self.data.digest:
+            raise UserError(
+                f"{self.folder} was started on other data: give these another name with "
+                f"data.name=NAME"
+            )
+        known = state["measurements"], state["evaluations"]
+        self.measurements = Records(self.folder / "measurements.csv", MEASUREMENTS, known[0])
+        columns = self.evaluation_columns
+        self.evaluations = Records(self.folder / "epochs.csv", columns, known[1])
+        self.step = state["step"]
+        self.evaluation_pending = state["evaluation_pending"]
+        position = len(state["losses"])
+        self.read = state["read"]
+        self.losses[:position] = state["losses"]
+        self.hits[:position] = state["hits"]
+        self.penalties[:position] = state["penalties"]
+        self.order = state["order"].to(self.device, torch.int64)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.controller.load_state_dict(state["controller"])
+        self._apply_lambda()
+        torch.set_rng_state(state["rng"])
+        self.last_loss, self.last_accuracy = state["last_loss"], state["last_accuracy"]
+
+
+def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
+    """The order of the images in an epoch: int64 [size], the same on every device."""
+    generator = torch.Generator().manual_seed(_seed(seed, "order", epoch))
+    return torch.randperm(size, generator=generator)
+
+
+def _seed(seed: int, *purpose: object) -> int:
+    """An independent seed for each purpose of a run's seed."""
+    text = ":".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
