@@ -10,13 +10,13 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import TypeVar, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from .errors import UserError, require, require_choice, require_finite
 from .rules.controller import METHODS, PROTOCOLS, Rule
 
 ADAPTIVE = tuple(method for method in METHODS if method != "fixed")
@@ -33,29 +33,6 @@ LOGGERS = {"none": None, "tensorboard": "tensorboard", "wandb": "wandb", "mlflow
 
 
 Schema = TypeVar("Schema")
-
-
-class UserError(Exception):
-    """Something that the user can mend. Its text is one message, shown without a traceback."""
-
-    status = 2
-    """Exit status of a command that ends with it."""
-
-
-def _require(ok: bool, message: str) -> None:
-    if not ok:
-        raise UserError(message)
-
-
-def _choice(option: str, value: str, options: Sequence[str]) -> None:
-    _require(value in options, f"{option}={value} is not one of {', '.join(options)}")
-
-
-def _finite(option: str, value: float, at_least: float = 0.0) -> None:
-    _require(
-        math.isfinite(value) and value >= at_least,
-        f"{option} must be a number of at least {at_least:g}, not {value:g}",
-    )
 
 
 @dataclass
@@ -89,29 +66,29 @@ class MethodConfig:
     """cpr: the step of warm_start, the factor of dependent, the bound of uniform."""
 
     def __post_init__(self) -> None:
-        _choice("method", self.name, (*METHODS, *PEERS))
-        _choice("method.optimizer", self.optimizer, OPTIMIZERS)
-        _require(
+        require_choice("method", self.name, (*METHODS, *PEERS))
+        require_choice("method.optimizer", self.optimizer, OPTIMIZERS)
+        require(
             self.optimizer == "adamw" or self.name not in ("decoupled", "cpr"),
             f"method={self.name} needs method.optimizer=adamw"
             + (": under plain SGD it is method=fixed" if self.name == "decoupled" else ""),
         )
-        _require(
+        require(
             self.name != "cpr" or importlib.util.find_spec("pytorch_cpr") is not None,
             "method=cpr needs the package pytorch-cpr: pip install pytorch-cpr",
         )
-        _choice("method.kappa_init", self.kappa_init, KAPPA_INITS)
-        _finite("method.kappa_init_param", self.kappa_init_param)
-        _finite("method.final_lambda", self.final_lambda)
-        _require(self.k >= 1, f"method.k must be a whole number of at least 1, not {self.k}")
-        _finite("method.initial_lambda", self.initial_lambda)
-        _require(
+        require_choice("method.kappa_init", self.kappa_init, KAPPA_INITS)
+        require_finite("method.kappa_init_param", self.kappa_init_param)
+        require_finite("method.final_lambda", self.final_lambda)
+        require(self.k >= 1, f"method.k must be a whole number of at least 1, not {self.k}")
+        require_finite("method.initial_lambda", self.initial_lambda)
+        require(
             0 < self.decay_factor < 1,
             f"method.decay_factor must lie between 0 and 1 (0.1 divides λ by ten), "
             f"not {self.decay_factor:g}",
         )
-        _finite("method.cooldown", self.cooldown)
-        _require(
+        require_finite("method.cooldown", self.cooldown)
+        require(
             self.raise_when_converged >= 0,
             f"method.raise_when_converged must be at least 0, not {self.raise_when_converged}",
         )
@@ -133,7 +110,7 @@ class AlphaConfig:
     """α in percent: loss and error must be worse (or better) than their minimum by that much."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             math.isfinite(self.percent) and self.percent >= 0,
             f"alpha is a percentage of at least 0, not {self.percent:g}: try alpha=5",
         )
@@ -147,7 +124,7 @@ class FixedLambdaConfig:
     """λ; for SGD the same as a weight decay of 2λ."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             math.isfinite(self.value) and self.value >= 0,
             f"fixed_lambda must be at least 0, not {self.value:g}: try fixed_lambda=5e-4",
         )
@@ -168,10 +145,10 @@ class ProtocolConfig:
     """λ never rises above this."""
 
     def __post_init__(self) -> None:
-        _choice("protocol", self.name, PROTOCOLS)
-        _choice("protocol.initialization", self.initialization, INITIALIZATIONS)
-        _finite("protocol.lambda_min", self.lambda_min)
-        _require(
+        require_choice("protocol", self.name, PROTOCOLS)
+        require_choice("protocol.initialization", self.initialization, INITIALIZATIONS)
+        require_finite("protocol.lambda_min", self.lambda_min)
+        require(
             self.lambda_max >= self.lambda_min,
             f"protocol.lambda_max must be at least protocol.lambda_min ({self.lambda_min:g}), "
             f"not {self.lambda_max:g}",
@@ -199,8 +176,8 @@ class DataConfig:
     """What they are divided by then."""
 
     def __post_init__(self) -> None:
-        _choice("data.source", self.source, SOURCES)
-        _require(self.std > 0, f"data.std must be above 0, not {self.std:g}")
+        require_choice("data.source", self.source, SOURCES)
+        require(self.std > 0, f"data.std must be above 0, not {self.std:g}")
 
 
 @dataclass
@@ -213,8 +190,8 @@ class ModelConfig:
     """Units of the first dense layer."""
 
     def __post_init__(self) -> None:
-        _require(self.width >= 1, f"model.width must be at least 1, not {self.width}")
-        _require(self.hidden >= 1, f"model.hidden must be at least 1, not {self.hidden}")
+        require(self.width >= 1, f"model.width must be at least 1, not {self.width}")
+        require(self.hidden >= 1, f"model.hidden must be at least 1, not {self.hidden}")
 
 
 @dataclass
@@ -225,7 +202,7 @@ class PrecisionConfig:
     """fp32 (strict), tf32 (NVIDIA's, GPU only) or bf16 (autocast)."""
 
     def __post_init__(self) -> None:
-        _choice("precision", self.name, PRECISIONS)
+        require_choice("precision", self.name, PRECISIONS)
 
 
 @dataclass
@@ -240,9 +217,9 @@ class EvaluationConfig:
     """Images at a time."""
 
     def __post_init__(self) -> None:
-        _require(self.every_epochs >= 1, "evaluation.every_epochs must be at least 1")
-        _require(self.every_steps >= 0, "evaluation.every_steps must be at least 0")
-        _require(self.batch_size >= 1, "evaluation.batch_size must be at least 1")
+        require(self.every_epochs >= 1, "evaluation.every_epochs must be at least 1")
+        require(self.every_steps >= 0, "evaluation.every_steps must be at least 0")
+        require(self.batch_size >= 1, "evaluation.batch_size must be at least 1")
 
 
 @dataclass
@@ -256,8 +233,8 @@ class CheckpointConfig:
     """And whenever this much time has passed since the last one."""
 
     def __post_init__(self) -> None:
-        _require(self.every_steps >= 0, "checkpoint.every_steps must be at least 0")
-        _require(self.every_minutes > 0, "checkpoint.every_minutes must be above 0")
+        require(self.every_steps >= 0, "checkpoint.every_steps must be at least 0")
+        require(self.every_minutes > 0, "checkpoint.every_minutes must be above 0")
 
 
 @dataclass
@@ -281,15 +258,15 @@ class ControlConfig:
     """How many steps; 0 for no pulse."""
 
     def __post_init__(self) -> None:
-        _choice("control.penalized", self.penalized, PARAMETERS)
-        _choice("control.parameters", self.parameters, PARAMETERS)
+        require_choice("control.penalized", self.penalized, PARAMETERS)
+        require_choice("control.parameters", self.parameters, PARAMETERS)
         for name in ("scale", "lr_factor"):
             value = getattr(self, name)
-            _require(
+            require(
                 math.isfinite(value) and value > 0, f"control.{name} must be above 0, not {value:g}"
             )
-        _finite("control.pulse_height", self.pulse_height)
-        _require(
+        require_finite("control.pulse_height", self.pulse_height)
+        require(
             self.pulse_length >= 0,
             f"control.pulse_length must be at least 0, not {self.pulse_length}",
         )
@@ -297,7 +274,7 @@ class ControlConfig:
 
 @dataclass
 class LoggerConfig:
-    """An experiment tracker that a run is shown to (autol2/runs/trackers.py). No part of identity."""
+    """An experiment tracker that a run is shown to (see autol2/runs/trackers.py)."""
 
     name: str = "none"
     """none, tensorboard, wandb or mlflow."""
@@ -309,9 +286,9 @@ class LoggerConfig:
     """mlflow: the tracking server; null for mlflow.db in the study's folder."""
 
     def __post_init__(self) -> None:
-        _choice("logger", self.name, list(LOGGERS))
+        require_choice("logger", self.name, list(LOGGERS))
         package = LOGGERS[self.name]
-        _require(
+        require(
             package is None or importlib.util.find_spec(package) is not None,
             f"logger={self.name} needs the package {package}: pip install 'autol2[{self.name}]'",
         )
@@ -332,7 +309,7 @@ class RuleConfig:
         Raises:
             UserError: the method decides without measurements.
         """
-        _require(
+        require(
             self.method.name in METHODS,
             f"method={self.method.name} looks at no measurements: choose one of "
             f"{', '.join(METHODS)}",
@@ -386,24 +363,24 @@ class Config(RuleConfig):
 
     def __post_init__(self) -> None:
         control, method = self.control, self.method.name
-        _require(
+        require(
             control.pulse_length == 0 or method in ("fixed", "decoupled"),
             f"control.pulse_length needs method=fixed or method=decoupled, not method={method}",
         )
-        _require(
+        require(
             method != "cpr" or (control.penalized == "all" and control.lr_factor == 1),
             "method=cpr chooses what it penalises: leave out control.penalized and "
             "control.lr_factor",
         )
-        _require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
-        _require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
-        _require(math.isfinite(self.lr) and self.lr > 0, f"lr must be above 0, not {self.lr:g}")
-        _require(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
-        _require(self.seed < 2**63, f"seed must be below 2^63, not {self.seed}")
-        _require(self.threads >= 0, f"threads must be at least 0, not {self.threads}")
+        require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
+        require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
+        require(math.isfinite(self.lr) and self.lr > 0, f"lr must be above 0, not {self.lr:g}")
+        require(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
+        require(self.seed < 2**63, f"seed must be below 2^63, not {self.seed}")
+        require(self.threads >= 0, f"threads must be at least 0, not {self.threads}")
         study_name(self.study)
-        _require(self.outputs != "", "outputs= is empty: name a folder, as in outputs=outputs")
-        _require(
+        require(self.outputs != "", "outputs= is empty: name a folder, as in outputs=outputs")
+        require(
             re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
             f"device={self.device} is not one of auto, cpu, cuda, cuda:N",
         )
@@ -411,7 +388,7 @@ class Config(RuleConfig):
 
 def study_name(name: str) -> str:
     """`name` where it can be a study's folder name, else a `UserError`."""
-    _require(
+    require(
         re.fullmatch(r"\w[\w.+-]*", name, re.ASCII) is not None,
         f"study={name} is not a plain name: use letters, digits, '.', '_', '+' and '-', "
         f"as in study=paper",
@@ -444,7 +421,7 @@ def _refuse_unknown(cfg: DictConfig, schema: type, prefix: str = "") -> None:
     """Refuse keys that Hydra's ``+key=value`` put beside those of the schema."""
     types = get_type_hints(schema)
     for key in map(str, cfg):
-        _require(key in types, f"there is no option {prefix}{key!s}")
+        require(key in types, f"there is no option {prefix}{key!s}")
         node = cfg._get_node(key)
         if isinstance(node, DictConfig) and is_dataclass(types[key]):
             _refuse_unknown(node, types[key], f"{prefix}{key}.")

@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from .cli.command import command
-from .config import RuleConfig, UserError, parse_as
+from .config import RuleConfig, parse_as
+from .errors import UserError
 from .rules.controller import Controller, Decision, Rule
 from .runs.files import write_atomically
 from .runs.run import read_state

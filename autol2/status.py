@@ -21,7 +21,8 @@ from rich.text import Text
 
 from .cli.command import command
 from .cli.progress import counted, duration
-from .config import UserError, parse_as, study_name
+from .config import parse_as, study_name
+from .errors import UserError
 from .runs.files import to_json
 from .runs.run import FINISHED, PATIENCE
 from .sweeps import slurm

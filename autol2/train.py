@@ -14,7 +14,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from .cli.command import command
-from .config import Config, UserError, parse
+from .config import Config, parse
+from .errors import UserError
 from .runs.identity import unused
 from .runs.run import Run, summary
 

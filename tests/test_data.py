@@ -28,10 +28,11 @@ import pytest
 import torch
 from PIL import Image
 
-from autol2.config import DataConfig, UserError
+from autol2.config import DataConfig
 from autol2.data import cifar10
 from autol2.data import dataset as data
 from autol2.data.dataset import Dataset
+from autol2.errors import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
 CLASSES = ("ant", "bee", "cow")
@@ -70,12 +71,12 @@ def message(load: DataConfig) -> str:
 
 
 LOAD = """
-import json, sys
+from autol2 import config, errors
 from autol2 import config
 from autol2.data import dataset as data
 try:
     print(data.load(config.DataConfig(**json.loads(sys.argv[1]))).digest)
-except config.UserError as error:
+except errors.UserError as error:
     sys.exit(f"UserError: {error}")
 """
 

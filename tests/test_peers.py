@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from autol2.cli.command import CONF, numbers_to_options
-from autol2.config import Config, UserError, parse
+from autol2.config import Config, parse
 from autol2.data.dataset import Dataset, load
+from autol2.errors import UserError
 from autol2.models.cnn import build, select
 from autol2.runs import checkpoint
 from autol2.runs.identity import run_id

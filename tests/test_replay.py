@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from autol2.config import UserError
+from autol2.errors import UserError
 from autol2.replay import read_trace, replay
 from autol2.rules.controller import Rule
 

@@ -29,7 +29,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from autol2.cli.command import CONF, numbers_to_options
-from autol2.config import Config, UserError, parse
+from autol2.config import Config, parse
+from autol2.errors import UserError
 from autol2.runs import checkpoint, run
 from autol2.runs.run import Held, Run, read_state
 from autol2.train import train

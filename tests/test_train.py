@@ -17,8 +17,9 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from autol2.cli.command import CONF
-from autol2.config import UserError, parse
+from autol2.config import parse
 from autol2.data import dataset as data
+from autol2.errors import UserError
 from autol2.runs.run import Run
 from autol2.train import train
 from autol2.training.attempt import attempt

@@ -22,10 +22,10 @@ from ..config import (
     Config,
     ModelConfig,
     PrecisionConfig,
-    UserError,
     parse_as,
 )
 from ..data.dataset import Dataset
+from ..errors import UserError
 from ..runs.files import to_json, write_atomically
 from ..training import hardware
 from .case import Case, measure

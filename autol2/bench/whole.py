@@ -10,8 +10,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import Config, UserError
+from ..config import Config
 from ..data import dataset as data
+from ..errors import UserError
 from ..runs.records import Records
 
 ROWS = 10_000

@@ -26,7 +26,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config import UserError
+from ..errors import UserError
 from .help import help_text
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import UserError
+from ..errors import UserError
 from ..runs.lock import exclusive
 from .images import Images
 

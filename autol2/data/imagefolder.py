@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import UserError
+from ..errors import UserError
 from ..runs.files import sync_folder
 from ..runs.lock import exclusive
 from .images import Images

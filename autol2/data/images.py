@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import UserError
+from ..errors import UserError
 
 
 @dataclass(frozen=True)

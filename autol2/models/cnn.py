@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d
 
-from ..config import Config, UserError
+from ..config import Config
+from ..errors import UserError
 from .kernels import winograd
 from .kernels.batch_norm import fused_weights, max_pool_normalized
 

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import track
 
 from ..cli.command import command
-from ..config import UserError, parse_as, study_name
+from ..config import parse_as, study_name
+from ..errors import UserError
 from ..runs.files import write_atomically
 from ..sweeps.study import Record, find, read_manifest, records
 from . import figures, page, plot

@@ -26,7 +26,8 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from ..config import Config, UserError
+from ..config import Config
+from ..errors import UserError
 from .files import remove_leftovers, to_json, write_atomically
 from .identity import identity, run_id
 

@@ -23,7 +23,8 @@ from rich.table import Table
 
 from ..cli.composition import SweepLoader
 from ..cli.progress import Terminal, counted
-from ..config import UserError, parse
+from ..config import parse
+from ..errors import UserError
 from ..runs.identity import run_id
 from ..runs.run import FINISHED, read_state
 from .batch import Batch, Task, hopeless

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Collection, Sequence
 
-from ..config import UserError
+from ..errors import UserError
 from .study import Job
 
 ARRAY_LIMIT = 1001

@@ -14,7 +14,7 @@ from filelock import FileLock
 from hydra.core.config_store import ConfigStore
 
 from ..cli.progress import StudyProgress, counted
-from ..config import UserError
+from ..errors import UserError
 from ..runs.run import FINISHED
 from . import slurm
 from .batch import Task

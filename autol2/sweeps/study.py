@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..config import UserError
+from ..errors import UserError
 from ..runs.files import to_json, write_atomically
 from ..runs.run import FINISHED, PATIENCE, read_state
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ..cli.progress import RunProgress, Terminal, duration
-from ..config import UserError
 from ..data.dataset import Dataset
+from ..errors import UserError
 from ..runs import checkpoint
 from ..runs import trackers as loggers
 from ..runs.run import Run, result, summary

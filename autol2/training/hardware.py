@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from ..config import Config, UserError
+from ..config import Config
+from ..errors import UserError
 
 
 def device(config: Config) -> torch.device:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..config import ADAPTIVE, Config, UserError
+from ..config import ADAPTIVE, Config
 from ..data.dataset import Dataset
+from ..errors import UserError
 from ..models import cnn as model
 from ..models.kernels.allocator import keep_freed_memory
 from ..rules.auto_l2 import sign_flip

@@ -1,0 +1,67 @@
+"""A component: what one option file of a config group stands for.
+
+``conf/<group>/<name>.yaml`` names a class in ``_target_`` and gives its options values. The class
+is a dataclass derived from the group's base class (`autol2.rules.method.Method`,
+`autol2.models.model.Model`, `autol2.data.source.DataSource`, …), itself derived from `Component`;
+its fields are the options, the docstring behind each field is its help, and ``__post_init__``
+refuses with a `UserError` what makes no sense. Nothing else in the package knows its name: adding
+a component takes one module and one YAML file, inside of the package or outside of it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar
+
+NEUTRAL = "neutral"
+NO_EFFECT = "no_effect"
+
+
+def option(default: Any = MISSING, *, neutral: Any = MISSING, no_effect: str = "") -> Any:
+    """A dataclass field with what a run's identity has to know of it.
+
+    Args:
+        default: the field's default; a callable makes it, as a list.
+        neutral: the value at which the option does nothing, so that it is left out of the identity
+            there: an option that is added later does not rename older runs.
+        no_effect: why the option can change no number of a run, so that it is never part of the
+            identity; empty where it can.
+    """
+    metadata: dict[str, Any] = {}
+    if neutral is not MISSING:
+        metadata[NEUTRAL] = neutral
+    if no_effect:
+        metadata[NO_EFFECT] = no_effect
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Component:
+    """Base class of what a config group chooses from."""
+
+    name: ClassVar[str] = ""
+    """What it is called in run directories, tables and messages; by default, the class's name in
+    small letters with underscores."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+    def identity(self) -> dict[str, Any]:
+        """The component's name and every option that can change a number; see `option`."""
+        own = type(self).__module__.partition(".")[0] == __package__
+        known: dict[str, Any] = {
+            "name": self.name if own else f"{type(self).__module__}.{type(self).__qualname__}"
+        }
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if NO_EFFECT in one.metadata:
+                continue
+            if NEUTRAL in one.metadata and value == one.metadata[NEUTRAL]:
+                continue
+            known[one.name] = value
+        return known

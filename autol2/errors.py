@@ -1,0 +1,32 @@
+"""The error that a user can mend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """Something that the user can mend. Its text is one message, shown without a traceback."""
+
+    status = 2
+    """Exit status of a command that ends with it."""
+
+
+def require(ok: bool, message: str) -> None:
+    """Raise a `UserError` with `message` unless `ok`."""
+    if not ok:
+        raise UserError(message)
+
+
+def require_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    """Raise a `UserError` unless `value` is one of `choices`."""
+    require(value in choices, f"{option}={value} is not one of {', '.join(choices)}")
+
+
+def require_finite(option: str, value: float, at_least: float = 0.0) -> None:
+    """Raise a `UserError` unless `value` is a finite number of at least `at_least`."""
+    require(
+        math.isfinite(value) and value >= at_least,
+        f"{option} must be a number of at least {at_least:g}, not {value:g}",
+    )
