@@ -71,8 +71,8 @@ def message(load: DataConfig) -> str:
 
 
 LOAD = """
+import json, sys
 from autol2 import config, errors
-from autol2 import config
 from autol2.data import dataset as data
 try:
     print(data.load(config.DataConfig(**json.loads(sys.argv[1]))).digest)
