@@ -87,11 +87,11 @@ def _beside(left: str, text: str, mark: str = "# ") -> Iterator[str]:
 
 def schema_of(node: DictConfig) -> type | None:
     """The dataclass that explains the options of `node`; None where there is none."""
-    if "_target_" in node:
-        return locate(str(node["_target_"]), "--help", Component)
     kind = OmegaConf.get_type(node)
     if not is_dataclass(kind):
-        return None
+        if "_target_" not in node:
+            return None
+        return locate(str(node["_target_"]), "--help", Component)
     documented: type = getattr(kind, "documented", kind)
     return documented
 
