@@ -29,17 +29,17 @@ class Dataset:
     """int64 [M], as `train_labels`."""
     classes: tuple[str, ...]
     """The names of the classes."""
+    validation_images: Tensor
+    """uint8 [V, C, H, W], taken out of the training images; V is 0 by default."""
+    validation_labels: Tensor
+    """int64 [V]."""
+    mean: float | Tensor
+    """What `normalize` takes off: one number, or float32 [C, 1, 1]."""
+    std: float | Tensor
+    """What it divides by then: one number, or float32 [C, 1, 1]."""
     digest: str
     """SHA-256 (64 hexadecimal digits) of contents, shapes and class names, before validation images
     are set aside; the same data have the same digest on any machine, from whatever source."""
-    validation_images: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
-    """uint8 [V, C, H, W], taken out of the training images; V is 0 by default."""
-    validation_labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    """int64 [V]."""
-    mean: float | Tensor = 0.5
-    """What `normalize` takes off: one number, or float32 [C, 1, 1]."""
-    std: float | Tensor = 0.5
-    """What it divides by then: one number, or float32 [C, 1, 1]."""
     passed_over: PassedOver = field(default_factory=dict)
     """Of each folder: how many files of a kind were no images to train with."""
 
@@ -89,11 +89,11 @@ def load(source: DataSource) -> Dataset:
             torch.from_numpy(images.test_images),
             torch.from_numpy(images.test_labels),
             images.classes,
-            images.digest(),
             torch.from_numpy(images.train_images[aside]),
             torch.from_numpy(images.train_labels[aside]),
             _channels("data.mean", source.mean, images.train_images.shape[1]),
             _channels("data.std", source.std, images.train_images.shape[1]),
+            images.digest(),
             images.passed_over,
         )
     except MemoryError:

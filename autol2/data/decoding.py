@@ -32,6 +32,8 @@ CHUNK = 250
 """Images that a thread decodes at a time."""
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What a file may be, whatever its name ends in."""
+LARGE = 2**26
+"""Bytes of pixels from which on an image is decoded only where there is room for it."""
 TIFF_BITS, TIFF_PHOTOMETRIC = 258, 262
 """Tags: bits per sample; 0 where white is zero."""
 
@@ -93,8 +95,8 @@ def pixels(file: str) -> NDArray[np.uint8]:
     try:
         content = Path(file).read_bytes()
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            what = f"{file}, {image.width}×{image.height} pixels,"
-            require_room(3 * image.width * image.height, what)
+            if (needed := 3 * image.width * image.height) > LARGE:
+                require_room(needed, f"{file}, {image.width}×{image.height} pixels,")
             _refuse_damaged(image, content)
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
