@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import http.server
 import io
@@ -11,8 +12,10 @@ import signal
 import socket
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ import torch
 
 from autol2.data import dataset as data
 from autol2.data import downloaded
+from autol2.errors import UserError
 
 from .images import equal, files, flip, message, source, start, truncate, wait_for
 
@@ -89,6 +93,8 @@ class Server(http.server.ThreadingHTTPServer):
     """Serves `content` at any path, and counts."""
 
     content = b""
+    files: Mapping[str, bytes] = MappingProxyType({})
+    """What is served by these names instead."""
     requests = 0
     stall = threading.Event()
     """Set: the second half of `content` is sent at once."""
@@ -97,22 +103,26 @@ class Server(http.server.ThreadingHTTPServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
 
+    @property
+    def content(self) -> bytes:
+        return self.server.files.get(self.path.rpartition("/")[2], self.server.content)
+
     def do_HEAD(self) -> None:
         self.send_response(404 if self.path == "/missing" else 200)
-        self.send_header("Content-Length", str(len(self.server.content)))
+        self.send_header("Content-Length", str(len(self.content)))
         self.end_headers()
 
     def do_GET(self) -> None:
         if "Method" not in self.headers:  # torchvision's look at where the address leads
             self.server.requests += 1
         self.do_HEAD()
-        half = len(self.server.content) // 2
-        self.wfile.write(self.server.content[:half])
+        half = len(self.content) // 2
+        self.wfile.write(self.content[:half])
         self.wfile.flush()
         if self.path == "/cut":
             return
         self.server.stall.wait(60)
-        self.wfile.write(self.server.content[half:])
+        self.wfile.write(self.content[half:])
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):  # a client that hung up
@@ -294,4 +304,216 @@ def test_damaged_cifar10_is_named(
     assert text.startswith(f"{culprit} is incomplete or damaged")
     assert f"`rm -r {culprit}`" in text
     assert files(tmp_path) == before
+    assert server.requests == 1
+
+
+# The others
+
+
+class Small:
+    """A few images of another data set, in its real layout, that torchvision takes for all of it.
+
+    Attributes:
+        files: what a server has to serve.
+        parts: what lies in the data set's folder afterwards.
+        train, test: the images expected.
+        labels: the labels of both expected.
+        classes: the first and the last class.
+    """
+
+    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rng = np.random.default_rng(3)
+        self.labels = [3, 0, 7, 9, 1], [2, 0, 9]
+        getattr(self, kind.removeprefix("fashion_"))(kind, monkeypatch)
+
+    def cifar100(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        from torchvision.datasets import CIFAR100
+
+        self.train, self.test = (
+            self.rng.integers(0, 256, (count, 3, 32, 32), np.uint8) for count in (5, 3)
+        )
+        names = [f"c{index:02}" for index in range(100)]
+        contents = {"meta": pickle.dumps({"fine_label_names": names})}
+        for part, pixels, labels in (
+            ("train", self.train, self.labels[0]),
+            ("test", self.test, self.labels[1]),
+        ):
+            rows = pixels.reshape(len(pixels), -1)
+            contents[part] = pickle.dumps({"data": rows, "fine_labels": labels})
+        archive = packed("cifar-100-python", contents)
+        md5 = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
+        monkeypatch.setattr(CIFAR100, "tgz_md5", hashlib.md5(archive).hexdigest())
+        for part in ("train", "test"):
+            monkeypatch.setattr(CIFAR100, f"{part}_list", [[part, md5[part]]])
+        monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": md5["meta"]})
+        self.files, self.parts = {"cifar-100-python.tar.gz": archive}, ["cifar-100-python"]
+        self.classes = "c00", "c99"
+
+    def mnist(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torchvision.datasets
+
+        dataset = (
+            torchvision.datasets.MNIST if kind == "mnist" else torchvision.datasets.FashionMNIST
+        )
+        self.files = {}
+        grey = [self.rng.integers(0, 256, (count, 28, 28), np.uint8) for count in (5, 3)]
+        for part, pixels, labels in zip(("train", "t10k"), grey, self.labels, strict=True):
+            head = np.array([2051, len(pixels), 28, 28], ">i4").tobytes()
+            content = gzip.compress(head + pixels.tobytes())
+            self.files[f"{part}-images-idx3-ubyte.gz"] = content
+            head = np.array([2049, len(labels)], ">i4").tobytes()
+            self.files[f"{part}-labels-idx1-ubyte.gz"] = gzip.compress(head + bytes(labels))
+        checksums = [(name, hashlib.md5(one).hexdigest()) for name, one in self.files.items()]
+        monkeypatch.setattr(dataset, "resources", checksums)
+        self.train, self.test = (np.zeros((len(one), 3, 32, 32), np.uint8) for one in grey)
+        for images, one in zip((self.train, self.test), grey, strict=True):
+            images[:, :, 2:30, 2:30] = one[:, None]
+        self.parts = [dataset.__name__]
+        self.classes = ("0", "9") if kind == "mnist" else ("T-shirt/top", "Ankle boot")
+
+    def svhn(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        from scipy.io import savemat
+        from torchvision.datasets import SVHN
+
+        self.train, self.test = (
+            self.rng.integers(0, 256, (count, 3, 32, 32), np.uint8) for count in (5, 3)
+        )
+        self.files, listed = {}, {}
+        for part, pixels, labels in (
+            ("train", self.train, self.labels[0]),
+            ("test", self.test, self.labels[1]),
+        ):
+            file = io.BytesIO()
+            theirs = np.array([[label or 10] for label in labels], np.uint8)
+            savemat(file, {"X": pixels.transpose(2, 3, 1, 0), "y": theirs})
+            name = f"{part}_32x32.mat"
+            self.files[name] = file.getvalue()
+            listed[part] = ["http://x/", name, hashlib.md5(file.getvalue()).hexdigest()]
+        monkeypatch.setattr(SVHN, "split_list", {**listed, "extra": listed["test"]})
+        self.parts, self.classes = [*self.files], ("0", "9")
+
+
+def packed(folder: str, contents: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        for name, content in contents.items():
+            entry = tarfile.TarInfo(f"{folder}/{name}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return file.getvalue()
+
+
+OTHERS = ["cifar100", "mnist", "fashion_mnist", "svhn"]
+
+
+def served(kind: str, server: Server, root: Path) -> Any:
+    archive = "/cifar-100-python.tar.gz" if kind == "cifar100" else ""
+    return source(kind, root, url=address(server, f"sets{archive}"))
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_others_are_downloaded_once(
+    kind: str,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    small = Small(kind, monkeypatch)
+    server.files = small.files
+    root = tmp_path / "root"
+    wanted = served(kind, server, root)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        told = wanted.prepare()
+        loaded = data.load(wanted)
+    assert told == f"{wanted.title} in {root}: complete, checksums verified"
+    assert np.array_equal(loaded.train_images, small.train)
+    assert np.array_equal(loaded.test_images, small.test)
+    assert [loaded.train_labels.tolist(), loaded.test_labels.tolist()] == [*small.labels]
+    assert loaded.train_labels.dtype == loaded.test_labels.dtype == torch.int64
+    assert (loaded.classes[0], loaded.classes[-1]) == small.classes
+    assert len(loaded.classes) == (100 if kind == "cifar100" else 10)
+    assert {path.name for path in root.iterdir()} == {*small.parts, f".{kind}.lock"}
+    lines = capfd.readouterr()
+    assert lines.out == ""
+    assert len(lines.err.splitlines()) == 1
+    assert lines.err.startswith(f"downloading {wanted.title} from {address(server, 'sets')}")
+    server.files = {}
+    assert equal(data.load(wanted), loaded)  # and not downloaded again
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("fault", ["other content", "closed port", "not found"])
+def test_without_others_the_two_ways_out_are_named(
+    kind: str, fault: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Small(kind, monkeypatch)
+    server.files = {name: content + b"x" for name, content in small.files.items()}
+    wanted = served(kind, server, tmp_path / "root")
+    reason = "its checksum is wrong"
+    if fault == "closed port":
+        wanted.url, reason = closed_port(server)
+    elif fault == "not found":
+        server.files, wanted.url = {}, address(server, "missing")
+        reason = "Not Found" if kind == "cifar100" else ""
+    text = message(wanted)
+    assert reason in text
+    assert f"`python -m autol2.train data={kind} data.root=FOLDER`" in text
+    assert "`python -m autol2.train data=digits`" in text
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_damaged_others_are_named(
+    kind: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file, also what torchvision unpacks and does not look at again."""
+    small = Small(kind, monkeypatch)
+    server.files = small.files
+    wanted = served(kind, server, tmp_path)
+    data.load(wanted)
+    server.files = {}
+    for path in sorted(path for path in tmp_path.rglob("*") if path.stat().st_size > 0):
+        if path.is_dir():
+            continue
+        content = path.read_bytes()
+        flip(-1)(path)
+        text = message(wanted)
+        part = tmp_path / path.relative_to(tmp_path).parts[0]
+        assert text.startswith(f"{part} is incomplete or damaged"), path
+        assert f"`rm -r {part}`" in text
+        with pytest.raises(UserError, match="damaged"):
+            wanted.prepare()
+        path.write_bytes(content)
+    data.load(wanted)
+
+
+def test_half_of_svhn_is_fetched(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Small("svhn", monkeypatch)
+    server.files = small.files
+    wanted = served("svhn", server, tmp_path)
+    loaded = data.load(wanted)
+    (tmp_path / "test_32x32.mat").unlink()
+    server.files = {"test_32x32.mat": small.files["test_32x32.mat"]}
+    assert equal(data.load(wanted), loaded)
+    assert not (tmp_path / "test_32x32.mat").is_symlink()
+
+
+def test_warnings_are_no_errors(archive: Archive, server: Server, tmp_path: Path) -> None:
+    """NumPy and torchvision warn about each other; with PYTHONWARNINGS=error that would raise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.load(source("cifar10", tmp_path, url=address(server)))
+        data.load(source("cifar10", tmp_path))
+
+
+def test_prepare_says_what_is_missing(server: Server, tmp_path: Path) -> None:
+    url, _ = closed_port(server)
+    with pytest.raises(UserError, match=r"CIFAR-10 is not in .* and cannot be downloaded"):
+        source("cifar10", tmp_path / "new", url=url).prepare()
+    wanted = source("cifar10", tmp_path / "new", url=address(server))
+    assert wanted.prepare() == f"CIFAR-10 in {tmp_path}/new: complete, checksums verified"
     assert server.requests == 1

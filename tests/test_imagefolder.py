@@ -49,7 +49,7 @@ def tree(tmp_path: Path) -> Path:
             folder = root / part / name
             folder.mkdir(parents=True)
             for index in range(3):
-                draw(100 * label + index + len(part)).save(folder / f"{index}.png")
+                draw(100 * label + index + 1000 * len(part)).save(folder / f"{index}.png")
     draw(1).convert("L").save(root / "train/ant/grey.png")
     draw(2).convert("P").save(root / "train/ant/palette.PNG")
     draw(3).convert("RGBA").save(root / "train/bee/alpha.png")
