@@ -176,7 +176,7 @@ def test_only_every_kth_step_is_read() -> None:
 
 @pytest.mark.parametrize("marks", [True, False])
 def test_epochs(marks: bool) -> None:
-    """Measurements are counted within an epoch: 7 steps at measure_every=3 are measured at 3 and 6."""
+    """Measurements are counted within an epoch: of 7 steps the third and the sixth."""
     l2 = AutoL2(plain(), "advance", measure_every=3, steps_per_epoch=None if marks else 7)
     l2._checked = True
     for _ in range(3):
@@ -201,8 +201,10 @@ def test_bounds_and_event() -> None:
     assert AutoL2(plain(), lambda_max=None).state_dict()["controller"]["rule"]["lambda_max"] == 10
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "protocol"),
+    [(m, p) for m in METHODS for p in PROTOCOLS if p != "original" or m in ("fixed", "auto_l2")],
+)
 def test_nan_is_never_an_improvement(method: Any, protocol: Any) -> None:
     if protocol == "original" and method not in ("fixed", "auto_l2"):
         pytest.skip("there is no such rule")

@@ -276,9 +276,7 @@ def test_hugging_face_refusals(tmp_path: Path) -> None:
         hugging(huggingface.AutoL2Callback(), tmp_path, max_steps=20).train(
             resume_from_checkpoint=True
         )
-    with pytest.raises(
-        ValueError, match="no labels to compute one from; it was called with pixel_values"
-    ):
+    with pytest.raises(ValueError, match="no labels to compute one from"):
         hugging(huggingface.AutoL2Callback(), tmp_path, label_smoothing_factor=0.1).train()
     everything = huggingface.AutoL2Callback("fixed", fixed_lambda=0.1, all_parameters=True)
     trainer = hugging(everything, tmp_path, max_steps=1)

@@ -119,13 +119,13 @@ def _score(
     return _classification(logits, labels, labels != IGNORED)
 
 
-def _classification(logits: Tensor, labels: Tensor, counted: Tensor) -> tuple[Tensor, ...]:
+def _classification(logits: Tensor, labels: Tensor, counted: Tensor) -> Measured:
     logits, labels = logits[counted].float(), labels[counted].long()
     error = (logits.argmax(-1) != labels).float().mean()
     return cross_entropy(logits, labels), error, counted.sum()
 
 
-def _segmentation(model: nn.Module, logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+def _segmentation(model: nn.Module, logits: Tensor, labels: Tensor) -> Measured:
     if logits.shape[2:] != labels.shape[1:]:
         logits = interpolate(
             logits.float(), size=labels.shape[1:], mode="bilinear", align_corners=False

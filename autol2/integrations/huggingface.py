@@ -26,7 +26,7 @@ from .batch_measure import Measured, Unmeasurable, measure_batch
 class WeightDecayCallback(TrainerCallback, ExportableState):
     """Has a `LambdaScheduler` set the optimizer's ``weight_decay``::
 
-        WeightDecayCallback(lambda optimizer: CosineWeightDecay(optimizer, 1000, initial_lambda=0.01))
+        WeightDecayCallback(lambda optimizer: FollowLR(optimizer, 5e-4))
 
     ``TrainingArguments.weight_decay`` is overwritten. Parameters that the Trainer keeps in a group
     without decay (biases, norms) are left alone. The state travels in the Trainer's checkpoints
@@ -126,7 +126,9 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
     def _rehook(self) -> None:
         """Watch the next forward pass, if its loss is wanted."""
         if self._hook is None and self._model is not None and (self._hook_stays or self._wanted):
-            hook = torch.compiler.disable(self._take_in) if self._hook_stays else self._take_in
+            hook: Any = self._take_in
+            if self._hook_stays:
+                hook = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
             self._hook = self._model.register_forward_hook(
                 hook, with_kwargs=True, always_call=not self._hook_stays
             )
@@ -163,7 +165,8 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         """Take over the optimizer, whose state the Trainer has restored by now."""
         self._unhook()
         self._model = cast("nn.Module", kwargs["model"])
-        self._label_names = args.label_names or find_labels(type(self._model)) or ["labels"]
+        found: list[str] = find_labels(type(self._model))  # type: ignore[no-untyped-call]
+        self._label_names = args.label_names or found or ["labels"]
         optimizer: Optimizer = kwargs["optimizer"]
         _mark_groups(optimizer, self._model)
         self.scheduler = self._build(optimizer, args)

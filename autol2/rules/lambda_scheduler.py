@@ -42,7 +42,7 @@ class LambdaScheduler(LRScheduler, ABC):
         """Under Accelerate, whether the optimizer has made a step that was not counted yet."""
         self._step_count = 0  # Accelerate adds to it during accumulation
         self.last_epoch = 0
-        self.base_lrs = [group.get("lr") for group in optimizer.param_groups]
+        self.base_lrs = self.get_last_lr()
 
     @property
     def needs_measurements(self) -> bool:
@@ -105,7 +105,7 @@ class LambdaScheduler(LRScheduler, ABC):
             "groups": list(self._groups.set_),
         }
 
-    def load_state_dict(  # type: ignore[override]
+    def load_state_dict(
         self, state_dict: Mapping[str, Any], *, accept_changes: bool = False
     ) -> None:
         """Continue from a state, after ``optimizer.load_state_dict`` of the same checkpoint.

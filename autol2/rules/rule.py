@@ -116,7 +116,7 @@ class Rule:
         known = {one.name for one in fields(self)}
         if "method" not in saved or not saved.keys() <= known:
             raise ValueError(f"not a rule: it has {sorted(saved)}")
-        values = {
+        values: dict[str, Any] = {
             name: float(value) if name not in ("method", "protocol") else value
             for name, value in saved.items()
         }

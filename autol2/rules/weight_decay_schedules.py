@@ -14,7 +14,7 @@ from typing import Any, SupportsFloat
 
 from torch.optim import Optimizer
 
-from .controller import Decision
+from .controller import Decision, Event
 from .curves import cosine, linear
 from .lambda_scheduler import LambdaScheduler
 from .rule import number, plain, whole
@@ -45,7 +45,7 @@ class WeightDecaySchedule(LambdaScheduler):
         self._count_step()
         self._apply()
         after = self.get_last_lambda()
-        event = "none" if after == before else "decayed" if after < before else "raised"
+        event: Event = "none" if after == before else "decayed" if after < before else "raised"
         return Decision(after, event, f"step {self.last_step} of {type(self).__name__}")
 
     def options(self) -> dict[str, Any]:
@@ -63,8 +63,8 @@ class WeightDecaySchedule(LambdaScheduler):
             self._compare(state, tuple(options))
 
 
-class _Curve(WeightDecaySchedule):
-    """From one λ to another in so many steps.
+class LinearWeightDecay(WeightDecaySchedule):
+    """λ along a straight line, from one value to another in so many steps.
 
     Args:
         optimizer: any torch optimizer with a ``weight_decay``, which is set to 2λ.
@@ -98,26 +98,19 @@ class _Curve(WeightDecaySchedule):
         names = ("steps", "initial_lambda", "final_lambda")
         return {name: getattr(self, name) for name in names}
 
-    def _saved_lambda_of(self, index: int) -> float:
-        return self._lambda_of(index)
+    def _lambda_of(self, index: int) -> float:
+        return linear(self.last_step, self.steps, self.initial_lambda, self.final_lambda)
 
 
-class CosineWeightDecay(_Curve):
-    __doc__ = f"""λ along half a cosine, as DINO moves its weight decay. {_Curve.__doc__}"""
+class CosineWeightDecay(LinearWeightDecay):
+    """λ along half a cosine, as DINO moves its weight decay; for the rest as `LinearWeightDecay`."""
 
     def _lambda_of(self, index: int) -> float:
         return cosine(self.last_step, self.steps, self.initial_lambda, self.final_lambda)
 
 
-class LinearWeightDecay(_Curve):
-    __doc__ = f"""λ along a straight line. {_Curve.__doc__}"""
-
-    def _lambda_of(self, index: int) -> float:
-        return linear(self.last_step, self.steps, self.initial_lambda, self.final_lambda)
-
-
 class FollowLR(WeightDecaySchedule):
-    """λ that follows the learning rate so that lr·λ, the decay of a step, stays what it is at first.
+    """λ that follows the learning rate so that lr·λ, the decay of a step, stays as it is at first.
 
     Where torch's optimizers decay a step by lr·2λ, a falling learning rate takes the decay down
     with it; this keeps it constant (Loshchilov & Hutter, 2019, decay without the learning rate). A
