@@ -1,8 +1,8 @@
 """autol2: does an L2 schedule beat a fixed λ? Runs that can be trusted, and the schedules to use.
 
-`AutoL2` is the controller for your own training loop; `replay` runs a `Rule` over recorded
-measurements. Each is loaded when it is first asked for, so that importing `AutoL2` loads torch and
-nothing else.
+`AutoL2` is the controller for your own training loop, and `record` makes its runs a study that
+``python -m autol2.report`` reads; `replay` runs a `Rule` over recorded measurements. Each is loaded
+when it is first asked for, so that importing `AutoL2` loads torch and nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .replay import replay as replay
+    from .report.recording import record as record
     from .rules.auto_l2 import AutoL2 as AutoL2
     from .rules.controller import Controller as Controller
     from .rules.controller import Decision as Decision
@@ -22,10 +23,11 @@ _HOMES = {
     "Controller": "rules.controller",
     "Decision": "rules.controller",
     "Rule": "rules.controller",
+    "record": "report.recording",
     "replay": "replay",
 }
 
-__all__ = ["AutoL2", "Controller", "Decision", "Rule", "replay"]
+__all__ = ["AutoL2", "Controller", "Decision", "Rule", "record", "replay"]
 
 
 def __dir__() -> list[str]:

@@ -82,9 +82,7 @@ def tables(
     rows = [
         _row(record, history, identity, around, varying, telling)
         | _several_data(record, named[identity.get("data.name")] - {None})
-        for (record, history), identity, around in zip(
-            read, identities, circumstances, strict=True
-        )
+        for (record, history), identity, around in zip(read, identities, circumstances, strict=True)
     ]
     for row in rows:
         row["arm"] += row.pop("of_data")
@@ -218,8 +216,11 @@ def _row(
         "run_id": record.run_id,
         "status": state.get("status", "broken"),
         "arm": label(identity, telling, method),
-        "arm_digest": "arm-" + digest({name: identity[name] for name in identity if name != "seed"}
-                                      | {ALIKE: around.get(ALIKE)}),
+        "arm_digest": "arm-"
+        + digest(
+            {name: identity[name] for name in identity if name != "seed"}
+            | {ALIKE: around.get(ALIKE)}
+        ),
         "context": digest_of(around),
         "problem_digest": digest(problem),
         "method": identity.get("method.name"),
