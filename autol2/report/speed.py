@@ -92,8 +92,19 @@ def _highs(epochs: list[float], accuracies: list[float]) -> list[tuple[float, fl
     return found
 
 
-def reached(runs: Sequence[Run], level: float) -> dict[int, Times]:
-    """When each completed run, by seed, first evaluated to at least `level`."""
+def reached(runs: pd.DataFrame, level: float) -> pd.DataFrame:
+    """When each completed run of the table of runs first evaluated to at least `level`.
+
+    Returns:
+        A row a run: ``seed``, and the fields of `Times`.
+    """
+    times = times_to(runs.to_dict("records"), level)
+    rows = [{"seed": seed, **one._asdict()} for seed, one in times.items()]
+    return pd.DataFrame(rows, columns=["seed", *Times._fields])
+
+
+def times_to(runs: Sequence[Run], level: float) -> dict[int, Times]:
+    """As `reached`, by seed."""
     found = {}
     for run in runs:
         if run["status"] != "completed" or not run["epochs_done"] or math.isnan(level):
@@ -111,7 +122,7 @@ def described(arm: Sequence[Run], around: Sequence[Run], level: float) -> dict[s
 
     Seconds only where all runs of `around` had the same hardware and threads.
     """
-    times = list(reached(arm, level).values())
+    times = list(times_to(arm, level).values())
     alike = len({(run["hardware"], run["threads"]) for run in around if known(run["hardware"])})
     some = any(one.reached for one in times)
     means = [mean_of(column) for column in zip(*times, strict=True)] if some else [math.nan] * 4
@@ -132,7 +143,7 @@ def compared(
 ) -> dict[str, Any]:
     """The arm's epochs to `accuracy` and area under the curve less the rival's, seed by seed."""
     found = dict(NOT_COMPARED)
-    ours, theirs = reached(arm, accuracy), reached(rival, accuracy)
+    ours, theirs = times_to(arm, accuracy), times_to(rival, accuracy)
     both = sorted(ours.keys() & theirs.keys())
     if both:
         found["rival_reached_target"] = sum(theirs[seed].reached for seed in both)
