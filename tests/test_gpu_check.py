@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 
 from autol2.bench import gpu_check
+from autol2.data.dataset import Dataset, load
 from autol2.training.trainer import Trainer
 
-from .test_gpu_path import CPU, config, digits  # noqa: F401
+from .test_gpu_path import CPU, config
 
 
-def test_it_passes(digits, tmp_path, capsys) -> None:  # noqa: F811
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load(config().data)
+
+
+def test_it_passes(digits, tmp_path, capsys) -> None:
     found = list(gpu_check.check(config(), digits, CPU, tmp_path))
     assert len(found) == 2
     assert not any(failure for _, failure in found)
@@ -20,7 +26,7 @@ def test_it_passes(digits, tmp_path, capsys) -> None:  # noqa: F811
 def test_it_notices_a_resume_that_differs(
     digits,
     tmp_path,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     load_state_dict = Trainer.load_state_dict
 

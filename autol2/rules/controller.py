@@ -95,8 +95,6 @@ class Controller:
         lambda_: λ of the next step.
     """
 
-    measures = True
-
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         if rule.method == "fixed":
@@ -151,10 +149,6 @@ class Controller:
             decision = self._corrected(now, step)
         self._previous = now
         return decision
-
-    def lambda_at(self, step: int) -> float:
-        """λ of the next step; see `autol2.rules.method.LambdaPolicy`."""
-        return self.lambda_
 
     def observe(self) -> None:
         """Nothing: λ is set; see `autol2.rules.method.LambdaPolicy`."""
