@@ -1,4 +1,4 @@
-"""Colours of figures: each can be seen on white and on black, and has a counterpart for dark pages."""
+"""Colours of figures: each can be seen on white, and has a counterpart for dark pages."""
 
 from __future__ import annotations
 

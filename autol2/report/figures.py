@@ -17,7 +17,7 @@ import pandas as pd
 from . import forest, panels, speed_figure
 from .arms import FIGURE, in_order
 from .colours import CURVES, DASHES, ramp
-from .names import setting
+from .names import arm_name, setting
 from .plot import Curve, Drawing, Row
 from .runs import Curves
 from .tables import Tables, label
@@ -51,7 +51,7 @@ class Line:
     @property
     def label(self) -> str:
         """What its curve is called."""
-        return self.arm + ", second attempt" * (self.attempt == 2)
+        return arm_name(self.arm) + ", second attempt" * (self.attempt == 2)
 
 
 FIXED, AUTO_L2 = Line("fixed", 5e-4), Line("auto_l2")
@@ -88,7 +88,6 @@ EXPLAIN = (
     "batch-norm the length does not change what the network computes, only how fast it turns: an "
     "early shrinking acts as a higher learning rate."
 )
-SECOND = Line("advance", attempt=2).label
 ARMS = 10
 """That a row of panels shows at most."""
 ROWS = 2
@@ -152,9 +151,7 @@ def all_figures(
     return [*drawings, *_explain(seen, histories, made.common, folder)]
 
 
-def _drawn(
-    name: str, title: str, rows: Sequence[Row], length: int, folder: Path
-) -> list[Drawing]:
+def _drawn(name: str, title: str, rows: Sequence[Row], length: int, folder: Path) -> list[Drawing]:
     parts = [rows[first : first + ROWS] for first in range(0, len(rows), ROWS)]
     drawings = []
     for place, part in enumerate(parts[:DRAWINGS], 1):
@@ -169,18 +166,20 @@ def _about(rows: Sequence[Row], lines: Sequence[Line]) -> bool:
     return any(curve.label.startswith(tuple(own)) for _, curves in rows for curve in curves)
 
 
-def _by_batchnorm(
-    runs: pd.DataFrame, common: dict[str, Any]
-) -> list[tuple[str, pd.DataFrame]]:
-    parts = [runs[runs["batchnorm"] == on] for on in (False, True)]
-    return [(_network(part, common), part) for part in parts if len(part)]
+def _by_batchnorm(runs: pd.DataFrame, common: dict[str, Any]) -> list[tuple[str, pd.DataFrame]]:
+    return [(_network(part, common), part) for _, part in forest.groups(runs)]
 
 
 def _network(part: pd.DataFrame, common: dict[str, Any]) -> str:
     """What the runs of a part have trained."""
     known = part["model.name"].iloc[0] if "model.name" in part else common.get("model.name", "cnn")
     name = NETWORKS.get(str(known), str(known))
-    return f"{name} with batch-norm" if part["batchnorm"].iloc[0] else name
+    return f"{name} with batch-norm" if _with_batchnorm(part) else name
+
+
+def _with_batchnorm(part: pd.DataFrame) -> bool:
+    """Whether its runs had it; those of somebody's own loop may not say so."""
+    return bool(part["batchnorm"].iloc[0] == True)  # noqa: E712
 
 
 def _colours_of(arms: pd.Series) -> dict[str, str]:
@@ -215,7 +214,9 @@ def _curve(
     averaged, ended = (
         [histories[run_id] for run_id in part["run_id"]] for part in (runs[whole], runs[~whole])
     )
-    return Curve(name, *style, averaged, pd.DataFrame() if marks is None else marks, ended)
+    return Curve(
+        arm_name(name), *style, averaged, pd.DataFrame() if marks is None else marks, ended
+    )
 
 
 def _paper_rows(
@@ -227,7 +228,9 @@ def _paper_rows(
 ) -> list[Row]:
     rows = []
     attempts = any(line.attempt == 2 for line in lines)
-    styles = _styles([line.label for line in lines], runs["arm"])
+    # The second attempt has a colour of its own.
+    styles = _styles([line.arm + "again" * (line.attempt - 1) for line in lines], runs["arm"])
+    style_of = dict(zip(lines, styles.values(), strict=True))
     for heading, part in _by_batchnorm(runs, common):
         curves = []
         for line in lines:
@@ -237,8 +240,8 @@ def _paper_rows(
                 of = of.iloc[line.attempt - 1 : line.attempt]
                 name += f", seed {of['seed'].iloc[0]:g}" if len(of) else ""
             if len(of):
-                marks = _marks(published, line, "on" if part["batchnorm"].iloc[0] else "off")
-                curves.append(_curve(name, styles[line.label], of, histories, marks))
+                marks = _marks(published, line, "on" if _with_batchnorm(part) else "off")
+                curves.append(_curve(name, style_of[line], of, histories, marks))
         if curves:
             rows.append((heading, curves))
     return rows
@@ -283,9 +286,7 @@ def _axis_rows(
         said, left_out = _circumstances(part, shown, column, made.common), len(values) - ARMS
         if left_out > 0:
             values, said = _best(part, column), (*said[:2], f"{said[2]}, the best {ARMS}")
-        styles = (
-            _styles(values, runs["arm"]) if column == "arm" else _in_order_of_values(values)
-        )
+        styles = _styles(values, runs["arm"]) if column == "arm" else _in_order_of_values(values)
         curves = [
             _curve(
                 _without(value, part, shown) if column == "arm" else setting(axis, value),
@@ -325,7 +326,7 @@ def _circumstances(
         if part[name].notna().all()
     ]
     heading = ", ".join([*words, _network(part, common), *alike])
-    return ", ".join([*words, *alike]), bool(part["batchnorm"].iloc[0]), heading
+    return ", ".join([*words, *alike]), _with_batchnorm(part), heading
 
 
 def _in_order_of_values(values: Sequence[Any]) -> dict[Any, Style]:

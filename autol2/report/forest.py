@@ -15,9 +15,11 @@ from matplotlib.ticker import MaxNLocator
 from . import plot
 from .arms import FIGURE
 from .colours import SOFT, TEXT
+from .names import arm_name
 from .plot import Drawing
 from .runs import Curves
 from .tables import Tables
+from .words import signed
 
 ROW, AROUND = 0.38, 0.85
 """Inches of an arm's row, and of what is around the rows of a panel."""
@@ -26,7 +28,8 @@ LOW_ROW = 0.3
 MANY = 22
 """Rows of a drawing, which more would not let fit on a printed page."""
 APART = 10.0
-"""Points below the best mean at which the axis of accuracies ends."""
+"""Points below the best mean at which the axis of accuracies ends; and to both sides of no
+difference, that of differences."""
 SEED: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linestyle": "none", "alpha": 0.75}
 SEED_LINE = Line2D([], [], color=SOFT, label="one seed", **SEED)
 
@@ -57,7 +60,7 @@ def differences(
         width_ratios=ratios,
         height_ratios=[ROW * len(part) + AROUND for _, part in parts],
     )
-    widest = 0.0
+    known = [0.0]
     for (name, part), (left, words, *right) in zip(parts, panels, strict=True):
         plot.heading(left, name)
         rows(left, [_against(arm) for _, arm in part.iterrows()])
@@ -71,8 +74,7 @@ def differences(
             ends = arm["difference_low"], arm["difference_high"]
             estimate(left, y - 0.08, arm["difference"], *ends, colour)
             words.text(0, y, _said(arm), va="center")
-            known = [*seeds, arm["difference"], *ends]
-            widest = max(widest, *(abs(value) for value in known if not np.isnan(value)))
+            known += [value for value in (*seeds, arm["difference"], *ends) if not np.isnan(value)]
             for axes in right:
                 low, high = arm.get("poi_low", np.nan), arm.get("poi_high", np.nan)
                 estimate(axes, y, arm["probability_of_improvement"], low, high, colour)
@@ -83,13 +85,23 @@ def differences(
             axes.set_xlim(-0.03, 1.03)
             axes.set_xticks([0, 0.5, 1])
             axes.set_xlabel("probability\nof improvement")
-    for left, *_ in panels:
-        left.set_xlim(-1.06 * widest or -1, 1.06 * widest or 1)
+    first, last = max(min(known), -APART), min(max(known), APART)
+    margin = 0.06 * (last - first) or 1.0
+    for (_, part), (left, *_) in zip(parts, panels, strict=True):
+        left.set_xlim(first - margin, last + margin)
+        for y, (_, arm) in enumerate(part.iterrows()):
+            if abs(arm["difference"]) > APART:
+                below = arm["difference"] < 0
+                words, side = ("◀", {"ha": "left"}) if below else ("▶", {"ha": "right"})
+                how = {"va": "center", "color": colours[arm["arm"]], **side}
+                left.text(0 if below else 1, y, words, transform=left.get_yaxis_transform(), **how)
     caption = (
         "Each schedule less the strongest fixed λ on the same seeds: right of 0 the schedule is "
         "better. Dots: single seeds; squares: their mean, with its 95 % interval where three "
-        "seeds or more allow one."
+        "seeds or more allow one, adjusted as the p beside it."
     )
+    if any(abs(value) > APART for value in known):
+        caption += f" What is more than {APART:g} points away (◀ ▶) is told in figures alone."
     if with_chances:
         caption += (
             " Probability of improvement: how often a seed of the schedule comes out above one of "
@@ -97,7 +109,10 @@ def differences(
         )
     alt = "Forest plot of differences in test accuracy to the strongest fixed λ. " + "; ".join(
         f"{name}: "
-        + ", ".join(f"{arm['arm']} {_said(arm)} points against {_rival(arm)}" for _, arm in of.iterrows())
+        + ", ".join(
+            f"{arm_name(arm['arm'])} {_said(arm)} points against {_rival(arm)}"
+            for _, arm in of.iterrows()
+        )
         for name, of in parts
     )
     title = "Schedules against the strongest fixed λ"
@@ -134,7 +149,7 @@ def _accuracies(
 ) -> Drawing:
     figure = plot.new_figure(LOW_ROW * len(arms) + AROUND + 0.3)
     axes = figure.subplots()
-    rows(axes, arms["arm"].tolist())
+    rows(axes, [arm_name(arm) for arm in arms["arm"]])
     floor = arms["mean"].max() - APART
     with_middle = "iqm" in arms and bool(arms["iqm"].notna().any())
     for y, (_, arm) in enumerate(arms.iterrows()):
@@ -144,6 +159,7 @@ def _accuracies(
         axes.plot(inside, np.full(len(inside), y + 0.25), color=colour, **SEED)
         if len(below):
             words = f"◀ {len(below)} of {len(seeds)} below, down to {below.min():.1f} %"
+            words += f"; mean {arm['mean']:.1f} %" * bool(arm["mean"] < floor)
             place = axes.get_yaxis_transform()
             axes.text(0.005, y + 0.25, words, color=colour, va="center", transform=place)
         if arm["mean"] >= floor:
@@ -151,7 +167,10 @@ def _accuracies(
         if with_middle and arm["iqm"] >= floor:
             estimate(axes, y - 0.3, arm["iqm"], arm["iqm_low"], arm["iqm_high"], SOFT, "D", 1.0)
     first, last = axes.get_xlim()
-    axes.set_xlim(max(first, floor), min(last, 100.5))
+    first, last = max(first, floor), min(last, 100.5)
+    if axes.texts:
+        first -= 0.55 * (last - first)  # room for the words
+    axes.set_xlim(first, last)
     axes.set_xlabel("test accuracy (%)")
     keys = [SEED_LINE, key("s", 1.8, "mean and its 95 % interval")]
     if with_middle:
@@ -163,7 +182,7 @@ def _accuracies(
         + f". The axis ends {APART:g} points below the best mean; what lies below is counted."
     )
     alt = f"Dot plot of each arm's test accuracy {heading}: " + ", ".join(
-        f"{arm['arm']} {arm['mean']:.2f} % over {arm['n']:g} seed{'s' * (arm['n'] > 1)}"
+        f"{arm_name(arm['arm'])} {arm['mean']:.2f} % over {arm['n']:g} seed{'s' * (arm['n'] > 1)}"
         for _, arm in arms.iterrows()
     )
     title = f"Accuracy of every seed, {heading}"
@@ -171,9 +190,15 @@ def _accuracies(
 
 
 def groups(arms: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The arms without, then those with batch-norm, each with a heading."""
-    headings = ((False, "without batch-norm"), (True, "with batch-norm"))
-    parts = [(heading, arms[arms["batchnorm"] == on]) for on, heading in headings]
+    """The arms without, then those with batch-norm, each with a heading.
+
+    Runs of somebody's own loop need not say whether they had it: they come first, without one.
+    """
+    parts = [
+        ("", arms[arms["batchnorm"].isna()]),
+        ("without batch-norm", arms[arms["batchnorm"] == False]),  # noqa: E712
+        ("with batch-norm", arms[arms["batchnorm"] == True]),  # noqa: E712
+    ]
     return [(heading, part) for heading, part in parts if len(part)]
 
 
@@ -209,9 +234,15 @@ def key(marker: str, width: float, words: str) -> Line2D:
 
 
 def values(runs: pd.DataFrame, arm_digest: str) -> dict[int, float]:
-    """The accuracy that arms are compared by, of each seed that an arm completed."""
-    of = runs[(runs["arm_digest"] == arm_digest) & (runs["status"] == "completed")]
-    return {int(seed): float(value) for seed, value in zip(of["seed"], of[FIGURE], strict=True)}
+    """The accuracy that arms are compared by, of each seed; that of chance if it diverged."""
+    of = runs[runs["arm_digest"] == arm_digest]
+    done = of[(of["status"] == "completed") & of[FIGURE].notna()]
+    found = {
+        int(seed): float(value) for seed, value in zip(done["seed"], done[FIGURE], strict=True)
+    }
+    lost = of[of["status"] == "diverged"]
+    chances = lost["chance"].fillna(0.0)
+    return found | {int(seed): float(at) for seed, at in zip(lost["seed"], chances, strict=True)}
 
 
 def of_seeds(runs: pd.DataFrame, arm: pd.Series) -> list[float]:
@@ -225,21 +256,21 @@ def of_seeds(runs: pd.DataFrame, arm: pd.Series) -> list[float]:
 
 
 def _rival(arm: pd.Series) -> str:
-    rival = arm.get("rival")
-    return rival if isinstance(rival, str) and rival else "the fixed λ"
+    rival = arm["rival"]
+    return arm_name(rival) if isinstance(rival, str) else "the fixed λ"
 
 
 def _against(arm: pd.Series) -> str:
     seeds = f"{arm['pairs']:g} seed{'s' * (arm['pairs'] > 1)}"
-    return f"{arm['arm']}\nagainst {_rival(arm)}, {seeds}"
+    return f"{arm_name(arm['arm'])}\nagainst {_rival(arm)}, {seeds}"
 
 
 def _said(arm: pd.Series) -> str:
     """The difference, its interval and p in figures."""
-    text = f"{arm['difference']:+.2f}"
+    text = signed(arm["difference"])
     if not np.isnan(arm["difference_low"]):
-        text += f" ({arm['difference_low']:+.2f} to {arm['difference_high']:+.2f})"
-    p = arm.get("p_adjusted", arm.get("p_holm", np.nan))
+        text += f" ({signed(arm['difference_low'])} to {signed(arm['difference_high'])})"
+    p = arm["p_adjusted"]
     if np.isnan(p):
         return text
     return text + (", p < 0.001" if p < 0.001 else f", p = {p:.2g}")

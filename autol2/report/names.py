@@ -1,20 +1,20 @@
-"""How numbers and options are written for a reader."""
+"""How arms and options are called in tables and figures."""
 
 from __future__ import annotations
 
-import math
+import re
 from typing import Any
+
+from .words import number
 
 SYMBOLS = {"fixed_lambda.value": "λ", "alpha.percent": "α", "protocol.lambda_max": "largest λ"}
 UNITS = {"alpha.percent": " %"}
 
 
-def number(value: float) -> str:
-    """A number as people write it: 0.01, 5e-4, 1e-5, 20000."""
-    if not math.isfinite(value) or value == 0 or 1e-3 < abs(value) < 1e6:
-        return f"{value:.4g}" if abs(value) < 1000 or not math.isfinite(value) else f"{value:.0f}"
-    mantissa, _, exponent = f"{value:.2e}".partition("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+def arm_name(label: str) -> str:
+    """An arm of the tables, with λ as people write it: ``fixed λ 1e-05`` is ``λ = 1e-5``."""
+    name = re.sub(r"\bλ (\d[\d.e+-]*)", lambda found: f"λ = {number(float(found[1]))}", label)
+    return name.removeprefix("fixed ") if name.startswith("fixed λ =") else name
 
 
 def setting(option: str, value: Any) -> str:

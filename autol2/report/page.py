@@ -16,9 +16,10 @@ from ..runs.run import FINISHED, now
 from . import inline, verdict
 from .arms import FIGURE, in_order
 from .beside import Beside
-from .names import number
+from .names import arm_name
 from .plot import Drawing
 from .tables import Tables
+from .words import number, signed
 
 HEADINGS = {
     "arm": "arm",
@@ -33,6 +34,7 @@ HEADINGS = {
     "difference_interval": "95 % interval of the difference",
     "p_adjusted": "p, adjusted",
     "probability_of_improvement": "probability of improvement",
+    "equivalent": "equivalent within the margin",
     "seeds_needed": "seeds it would take",
     "final": "final epoch (%)",
     "best": "best epoch (%)",
@@ -133,7 +135,7 @@ def write(
         study=study,
         made=now(),
         verdict=words,
-        rule=verdict.RULE,
+        rule=verdict.rule(tables.summary),
         short=SHORT,
         partial=bool(missing) or not set(runs["status"]) <= set(FINISHED),
         counts=runs["status"].value_counts().to_dict(),
@@ -142,13 +144,13 @@ def write(
         figures=[(one, inline.markup(one)) for one in drawings if not _folded(one)],
         folded=[(one, inline.markup(one)) for one in drawings if _folded(one)],
         colours=inline.variables(drawings),
-        summary=_table(tables.summary, HEADINGS),
+        summary=_table(_in_rows(tables.summary), HEADINGS),
         speed=_speed(tables.summary),
-        published=_table(beside.table, PUBLISHED),
+        published=_table(_in_rows(beside.table), PUBLISHED),
         differences=beside.differences,
         provenance=_provenance(tables),
         warnings=_warnings(runs, tables.attempts),
-        runs=_table(runs, RUNS),
+        runs=_table(_in_rows(runs), RUNS),
         tall=TALL,
     )
     write_atomically(path, page.encode())
@@ -162,7 +164,12 @@ def _folded(drawing: Drawing) -> bool:
 def _speed(summary: pd.DataFrame) -> dict[str, Any]:
     """The table of how fast arms reach their target; without rows where there is no target."""
     known = "target" in summary and summary["target"].notna()
-    return _table(summary[known] if np.any(known) else summary[:0], SPEED)
+    return _table(_in_rows(summary[known]) if np.any(known) else summary[:0], SPEED)
+
+
+def _in_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows without batch-norm before those with it, else as they are."""
+    return frame.sort_values("batchnorm", kind="stable") if "batchnorm" in frame else frame
 
 
 def _table(frame: pd.DataFrame, headings: dict[str, str]) -> dict[str, Any]:
@@ -187,12 +194,13 @@ def _says_something(frame: pd.DataFrame, name: str) -> bool:
 def _cell(value: Any, name: str, places: dict[str, int]) -> tuple[str, str, str]:
     """Text, sort key and kind (the cell's class)."""
     if isinstance(value, tuple):
-        low, high = value
-        sign = "" if name == "interval" else "+"
-        text = "–" if _absent(low) else f"{low:{sign}.2f} to {high:{sign}.2f}"
-        return text, _key(low), "number"
+        low = value[0]
+        written = [f"{end:.2f}" if name == "interval" else signed(end) for end in value]
+        return "–" if _absent(low) else " to ".join(written), _key(low), "number"
     if name == "arm":
-        return value, str(places[value]), ""
+        return arm_name(value), str(places[value]), ""
+    if name == "rival" and isinstance(value, str):
+        return arm_name(value), value, ""
     if isinstance(value, bool):
         return _text(value), _key(value), ""
     if isinstance(value, str):
@@ -205,8 +213,10 @@ def _text(value: Any, name: str = "") -> str:
         return "on" if value else "off"
     if _absent(value):
         return "–"
-    if isinstance(value, float) and name in (*POINTS, *SIGNED):
-        return f"{value:{'+' if name in SIGNED else ''}.2f}"
+    if isinstance(value, float) and name in SIGNED:
+        return signed(value)
+    if isinstance(value, float) and name in POINTS:
+        return f"{value:.2f}"
     if isinstance(value, float):
         return number(float(f"{value:.3g}")) if abs(value) < 1000 else f"{value:.0f}"
     return str(value)

@@ -13,10 +13,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from . import plot
 from .colours import TEXT
-from .names import number
 from .plot import Curve, Drawing, Row
 from .published import MARKS, path_of
 from .runs import Curves
+from .words import number
 
 PUBLISHED: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.9}
 """Of the published runs' λ: dashes thinner than any of ours."""
@@ -187,9 +187,7 @@ def _logarithmic(axes: Axes, first: float, last: float) -> None:
         axis.set_minor_formatter(FuncFormatter(lambda _, __: ""))
 
 
-def _course(
-    axes: Axes, curve: Curve, column: str, label: str | None, since: float = 0.0
-) -> None:
+def _course(axes: Axes, curve: Curve, column: str, label: str | None, since: float = 0.0) -> None:
     """A column of epochs.csv against epoch: the mean of the seeds and its interval."""
     frame = over_seeds(curve, column)
     frame = _thinned(frame[frame.index >= since] if len(frame) else frame)

@@ -1,0 +1,199 @@
+"""How fast arms train: when a test accuracy is reached, and how it depends on λ.
+
+A run that never reaches the target is right-censored: it counts as reaching it at its end, so that
+differences are of restricted means (Royston and Parmar, *BMC Medical Research Methodology* 13:152,
+2013) and lean towards no difference.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats as scipy_stats
+
+from . import stats
+from .rivals import Scores
+from .runs import Curves
+
+SHORT_OF = 0.5
+"""Points below the strongest fixed λ's final level that the target is, unless the user names one."""
+TIMES = ("epochs", "steps", "seconds")
+NOT_COMPARED: dict[str, Any] = dict.fromkeys(
+    (
+        *(f"epochs_to_target_difference{end}" for end in ("", "_low", "_high")),
+        *(f"area_difference{end}" for end in ("", "_low", "_high")),
+        "rival_reached_target",
+    )
+)
+"""The columns of a comparison of speed for an arm without one."""
+FITS = (
+    *("context", "batchnorm", "lambdas", "runs", "censored"),
+    *("constant", "slope", "slope_low", "slope_high"),
+)
+"""The columns of `fits`."""
+
+
+def target(named: float | None, strongest: Scores | None) -> float:
+    """The test accuracy to reach: the user's, or `SHORT_OF` the strongest fixed λ's level."""
+    if named is not None:
+        return named
+    values = list(strongest.by_seed.values()) if strongest else []
+    return float(np.mean(values)) - SHORT_OF if values else math.nan
+
+
+def of_run(history: Curves, steps_per_epoch: int | None, seconds: float) -> dict[str, Any]:
+    """What of a run's speed does not depend on a target.
+
+    Returns:
+        ``highs`` for `reached`; ``epochs_to_best`` and ``steps_to_best`` of the best test accuracy
+        (Lewkowycz and Gur-Ari's t*); ``area_under_curve``, the mean of the test accuracy from the
+        first evaluation to the last by the trapezoidal rule.
+    """
+    epochs, accuracies = (history.epochs.get(name) or [] for name in ("epoch", "test_accuracy"))
+    highs = history.highs or _highs(epochs, accuracies)
+    best = highs[-1][0] if highs else None
+    area = None
+    if len(accuracies) > 1:
+        area = float(np.trapezoid(accuracies, epochs)) / (epochs[-1] - epochs[0])
+    elif accuracies:
+        area = accuracies[0]
+    return {
+        "highs": highs,
+        "steps_per_epoch": steps_per_epoch,
+        "seconds_per_epoch": seconds / epochs[-1] if seconds and epochs else None,
+        "epochs_to_best": best,
+        "steps_to_best": round(best * steps_per_epoch) if best and steps_per_epoch else None,
+        "area_under_curve": area,
+    }
+
+
+def _highs(epochs: list[float], accuracies: list[float]) -> list[tuple[float, float]]:
+    found: list[tuple[float, float]] = []
+    for epoch, accuracy in zip(epochs, accuracies, strict=True):
+        if not found or accuracy > found[-1][1]:
+            found.append((epoch, accuracy))
+    return found
+
+
+def reached(runs: pd.DataFrame, level: float) -> pd.DataFrame:
+    """When each completed run first evaluated to at least `level`.
+
+    Returns:
+        A row a run, in their order: ``seed``, ``reached`` and ``epochs``, ``steps``, ``seconds``
+        until then, or until the end where it was not reached.
+    """
+    rows = []
+    done = runs[(runs["status"] == "completed") & (runs["epochs_done"] > 0)]
+    for _, run in done.iterrows():
+        first = next((epoch for epoch, accuracy in run["highs"] if accuracy >= level), None)
+        epochs = float(run["epochs_done"]) if first is None else float(first)
+        rows.append(
+            {
+                "seed": int(run["seed"]),
+                "reached": first is not None,
+                "epochs": epochs,
+                "steps": epochs * _number(run["steps_per_epoch"]),
+                "seconds": epochs * _number(run["seconds_per_epoch"]),
+            }
+        )
+    return pd.DataFrame(rows, columns=["seed", "reached", *TIMES])
+
+
+def described(arm: pd.DataFrame, around: pd.DataFrame, level: float) -> dict[str, Any]:
+    """The speed of an arm: means over its runs, those that did not reach `level` at their end.
+
+    Seconds only where all runs of `around` had the same hardware and threads.
+    """
+    times = reached(arm, level) if not math.isnan(level) else reached(arm[:0], level)
+    alike = all(around[name].nunique() <= 1 for name in ("hardware", "threads"))
+    some = bool(times["reached"].any())
+    means = {name: times[name].mean() if some else math.nan for name in TIMES}
+    done = arm[arm["status"] == "completed"]
+    return {
+        "target": level,
+        "reached_target": int(times["reached"].sum()),
+        "epochs_to_target": means["epochs"],
+        "steps_to_target": means["steps"],
+        "seconds_to_target": means["seconds"] if alike else math.nan,
+        "steps_to_best": done["steps_to_best"].astype(float).mean(),
+        "area_under_curve": done["area_under_curve"].astype(float).mean(),
+    }
+
+
+def compared(
+    arm: pd.DataFrame, rival: pd.DataFrame, level: float, accuracy: float
+) -> dict[str, Any]:
+    """The arm's epochs to `accuracy` and area under the curve less the rival's, seed by seed."""
+    found = dict(NOT_COMPARED)
+    if not math.isnan(accuracy):
+        both = reached(arm, accuracy).merge(reached(rival, accuracy), on="seed")
+        found["rival_reached_target"] = int(both["reached_y"].sum())
+        if (both["reached_x"] | both["reached_y"]).any():
+            _put(found, "epochs_to_target_difference", both["epochs_x"] - both["epochs_y"], level)
+    areas = [
+        of[of["status"] == "completed"][["seed", "area_under_curve"]].dropna()
+        for of in (arm, rival)
+    ]
+    both = areas[0].merge(areas[1], on="seed")
+    if len(both):
+        gained = (both["area_under_curve_x"] - both["area_under_curve_y"]).astype(float)
+        _put(found, "area_difference", gained, level)
+    return found
+
+
+def _put(found: dict[str, Any], name: str, differences: pd.Series, level: float) -> None:
+    known = stats.interval(differences.tolist(), level)
+    found |= {name: known.mean, f"{name}_low": known.low, f"{name}_high": known.high}
+
+
+def fits(runs: pd.DataFrame) -> pd.DataFrame:
+    """Steps to the best test accuracy against λ, with the fit t* = c/λ.
+
+    Lewkowycz and Gur-Ari (*On the training dynamics of deep networks with L2 regularization*,
+    NeurIPS 2020) found that it holds. A row for each set of circumstances with at least two fixed
+    λs above 0. Runs that were best at their last evaluation are censored and left out.
+    ``constant`` is c, the geometric mean of t*·λ; ``slope`` that of log t* against log λ, −1 where
+    the law holds, with its 95 % interval where three values of λ or more are left.
+    """
+    rows = []
+    if "fixed_lambda.value" not in runs:
+        return pd.DataFrame(columns=FITS)
+    baseline = runs["baseline"].fillna(False).astype(bool)
+    fixed = runs[baseline & (runs["status"] == "completed")]
+    fixed = fixed[fixed["steps_to_best"].notna() & (fixed["fixed_lambda.value"] > 0)]
+    for context, around in fixed.groupby("context", sort=False):
+        peaked = around[around["epochs_to_best"] < around["epochs_done"]]
+        if around["fixed_lambda.value"].nunique() < 2:
+            continue
+        x = np.log(peaked["fixed_lambda.value"].astype(float).to_numpy())
+        y = np.log(peaked["steps_to_best"].astype(float).to_numpy())
+        values = len(np.unique(x))
+        slope = reach = math.nan
+        if values > 1:
+            line = scipy_stats.linregress(x, y)
+            slope = float(line.slope)
+            if values > 2:
+                reach = float(line.stderr) * float(
+                    scipy_stats.t.ppf((1 + stats.LEVEL) / 2, len(x) - 2)
+                )
+        rows.append(
+            {
+                "context": context,
+                "batchnorm": around["batchnorm"].iloc[0],
+                "lambdas": values,
+                "runs": len(peaked),
+                "censored": len(around) - len(peaked),
+                "constant": float(np.exp(np.mean(x + y))) if values > 1 else math.nan,
+                "slope": slope,
+                "slope_low": slope - reach,
+                "slope_high": slope + reach,
+            }
+        )
+    return pd.DataFrame(rows, columns=FITS)
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
