@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,13 +109,15 @@ class Attempt:
 
     def _begin(self) -> None:
         run, trainer = self.run, self.trainer
-        root = self.config.data.root
+        place = self.config.data.place
         run.state["data"] = {
             "digest": trainer.data.digest,
-            "root": str(Path(root).expanduser().resolve()) if root else None,
+            "root": str(place) if place else None,
             "train": len(trainer.data.train_images),
+            "validation": len(trainer.data.validation_images),
             "test": len(trainer.data.test_images),
             "classes": len(trainer.data.classes),
+            "passed_over": trainer.data.passed_over,
         }
         run.state["steps_per_epoch"] = trainer.steps_per_epoch
         run.begin(from_step=self.first, **self.environment)
