@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..runs.files import sync_folder
+from ..runs.files import sync, sync_folder
 from ..runs.lock import exclusive
 from .images import Images
 
@@ -274,7 +274,7 @@ def _write(path: Path, images: Images, signature: str, digest: str) -> None:
             for array in images.arrays:
                 file.write(array.data)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         new.replace(path)
     except BaseException:
         new.unlink(missing_ok=True)

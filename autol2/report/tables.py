@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from ..runs.identity import digest, flat
-from ..sweeps.study import Record, last_line
+from ..sweeps.run_status import last_line
+from ..sweeps.study import Record
 from .arms import NAMES, in_order, summary
 from .runs import Curves, path_text
 from .sound import FIGURES

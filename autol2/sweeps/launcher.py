@@ -23,12 +23,14 @@ from rich.table import Table
 
 from ..cli.composition import SweepLoader
 from ..cli.progress import Terminal, counted
-from ..config import parse
+from ..config import Config, parse
 from ..errors import UserError
 from ..runs.identity import run_id
 from ..runs.run import FINISHED, read_state
 from .batch import Batch, Task, hopeless
-from .study import HOPELESS, Job, RunStatus, add_to_manifest, read_manifest, status_of
+from .manifest import add_to_manifest, read_manifest
+from .run_status import HOPELESS, Job, RunStatus, status_of
+from .vain import job_of
 
 Plan = list[tuple[Task, RunStatus]]
 
@@ -56,6 +58,7 @@ class StudyLauncher(Launcher):
     def __init__(self, **options: Any) -> None:
         self.options = options
         self.console = Terminal()
+        self.jobs: dict[Task, Job | None] = {}
         for option, least in self.AT_LEAST.items():
             if options[option] < least:
                 raise UserError(
@@ -88,6 +91,7 @@ class StudyLauncher(Launcher):
         if self.options["dry_run"]:
             return [_returned(overrides, 0.0) for overrides in job_overrides]
         wanted = [task for task, how in plan if self._wanted(how)]
+        self.under_way = [task for task, how in plan if how.under_way]
         if wanted:
             remember((task, {}) for task, _ in plan)
             self._act(wanted)
@@ -109,30 +113,33 @@ class StudyLauncher(Launcher):
         return Task(str(folder.absolute()), tuple(overrides), tried)
 
     def _decide(self, tasks: Collection[Task]) -> Plan:
-        names, states = self._job_names(tasks), {task: task.state for task in tasks}
-        unfinished = {
-            name
-            for task, name in names.items()
-            if name is not None and states[task].get("status") not in FINISHED
+        entries, states = self._entries(tasks), {task: task.state for task in tasks}
+        submitted = {
+            str(entry["job"]): entry.get("submitted")
+            for task, entry in entries.items()
+            if "job" in entry and states[task].get("status") not in FINISHED
         }
-        jobs = self._jobs(unfinished)
+        jobs = self._jobs(submitted)
+        found = {task: job_of(task.run_id, entries[task], states[task], jobs) for task in tasks}
+        self.jobs |= found
         return [
-            (
-                task,
-                status_of(states[task], jobs.get(names[task] or ""), self.options["max_retries"]),
-            )
+            (task, status_of(states[task], found[task], self.options["max_retries"]))
             for task in tasks
         ]
 
-    def _job_names(self, tasks: Collection[Task]) -> dict[Task, str | None]:
-        """The job, if any, that each of `tasks` was last submitted in."""
+    def _config(self, task: Task) -> Config:
+        loader = self.hydra_context.config_loader
+        return parse(loader.load_sweep_config(self.config, list(task.overrides)))
+
+    def _entries(self, tasks: Collection[Task]) -> dict[Task, dict[str, Any]]:
+        """What the manifest knows of each of `tasks`."""
         known = {
             study: read_manifest(study, strict=True) for study in {task.study for task in tasks}
         }
-        return {task: known[task.study].get(task.run_id, {}).get("job") for task in tasks}
+        return {task: known[task.study].get(task.run_id, {}) for task in tasks}
 
-    def _jobs(self, names: Collection[str]) -> dict[str, Job]:
-        """What the scheduler says of the jobs `names`, if there is one."""
+    def _jobs(self, submitted: Mapping[str, float | None]) -> dict[str, Job]:
+        """What the scheduler, if there is one, says of jobs; see `slurm.jobs`."""
         return {}
 
     def _wanted(self, how: RunStatus) -> bool:

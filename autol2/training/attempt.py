@@ -15,7 +15,7 @@ from ..data.dataset import Dataset
 from ..errors import UserError
 from ..runs import checkpoint
 from ..runs import trackers as loggers
-from ..runs.run import Run, result, summary
+from ..runs.run import Held, Run, result, summary
 from .hardware import environment, peak_memory
 from .signals import StopRequest
 from .trainer import Diverged, Trainer
@@ -81,6 +81,8 @@ class Attempt:
                 self._train(stop)
         except Diverged as end:
             return self._diverged(end)
+        except Held:  # the directory is another process's now
+            raise
         except Exception as error:
             self._failed(error)
             raise
@@ -125,7 +127,12 @@ class Attempt:
 
     def _evaluate(self, stop: StopRequest) -> None:
         before = time.monotonic()
-        if self.trainer.evaluate(lambda: stop.signal is not None):
+
+        def give_up() -> bool:
+            self.run.beat(self._progress)
+            return stop.signal is not None
+
+        if self.trainer.evaluate(give_up):
             self._report_evaluation()
         self.spent_evaluating += time.monotonic() - before
 
