@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 from ..cli.progress import StudyProgress, counted
 from ..errors import UserError
 from ..runs.lock import locked
-from ..runs.run import FINISHED
 from . import nodes_data, sbatch, slurm
 from .batch import Task
 from .job import JobBatch
@@ -197,7 +196,7 @@ class SlurmLauncher(StudyLauncher):
 def _over(task: Task, before: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
     """Whether the run came to its end, since it was planned if that was an error."""
     if state.get("status") != "failed":
-        return state.get("status") in FINISHED
+        return task.finished(state)
     since = len(state.get("attempts", [])) > task.attempts
     return since or state.get("updated") != before.get("updated")
 
