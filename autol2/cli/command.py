@@ -36,6 +36,9 @@ if not CONF.is_dir():  # a source tree; an installed package carries the folder 
 NUMERIC_GROUPS = {"alpha": "alpha.percent", "fixed_lambda": "fixed_lambda.value"}
 """Groups that people give numbers to, and the option that such a number means."""
 
+ALIASES = {"method.k": "method.measure_every"}
+"""Other names of options, and theirs: the paper says k."""
+
 Task = Callable[[DictConfig], int | None]
 
 
@@ -130,6 +133,8 @@ def numbers_to_options(arguments: Iterable[str]) -> list[str]:
 
 def _number_to_option(argument: str) -> str:
     group, equals, value = argument.partition("=")
+    if group in ALIASES:
+        return f"{ALIASES[group]}{equals}{value}"
     if equals and not value.isascii() and not re.search(r"[\"',(\[{]", value):
         return f'{group}="{value}"'  # Hydra takes other letters only in quotes
     option = NUMERIC_GROUPS.get(group)

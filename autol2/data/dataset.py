@@ -35,14 +35,36 @@ class Dataset:
     """int64 [M], as `train_labels`."""
     classes: tuple[str, ...]
     """The names of the classes."""
+    validation_images: torch.Tensor
+    """uint8 [K, 3, H, W], as `train_images`; K is 0 where none were set aside."""
+    validation_labels: torch.Tensor
+    """int64 [K], as `train_labels`."""
+    mean: tuple[float, ...]
+    """Taken off the pixels, which are scaled to [0, 1]: one number, or one a channel."""
+    std: tuple[float, ...]
+    """What they are divided by then; likewise."""
     digest: str
     """SHA-256 (64 hexadecimal digits) of contents, shapes and class names; the same data have the
     same digest on any machine, from whatever source."""
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """float32 [N, C, H, W], in channels_last, of uint8 `images` [N, C, H, W]."""
+        import torch
+
+        x = images.contiguous(memory_format=torch.channels_last).float().div_(255)
+        if len(self.mean) == len(self.std) == 1:
+            return x.sub_(self.mean[0]).div_(self.std[0])
+        mean, std = (
+            torch.tensor(one, device=x.device).view(1, -1, 1, 1) for one in (self.mean, self.std)
+        )
+        return x.sub_(mean).div_(std)
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set on `device`."""
         return replace(
             self,
+            validation_images=self.validation_images.to(device),
+            validation_labels=self.validation_labels.to(device),
             train_images=self.train_images.to(device),
             train_labels=self.train_labels.to(device),
             test_images=self.test_images.to(device),
@@ -69,6 +91,10 @@ def load(config: DataConfig) -> Dataset:
         torch.from_numpy(images.test_images),
         torch.from_numpy(images.test_labels),
         images.classes,
+        torch.empty((0, *images.train_images.shape[1:]), dtype=torch.uint8),
+        torch.empty(0, dtype=torch.int64),
+        (config.mean,),
+        (config.std,),
         digest,
     )
 

@@ -41,6 +41,10 @@ class Model(Component):
         """
         raise NotImplementedError
 
+    def for_cpu(self, network: nn.Module) -> nn.Module:
+        """`network`, or one of the same parameters that does the same faster on a CPU."""
+        return network
+
     def require_batchnorm_off(self, batchnorm: bool) -> None:
         """Refuse ``batchnorm=on`` with a `UserError` where the network has no place for it."""
         require(

@@ -149,6 +149,8 @@ class Controller:
         lambda_: λ of the next step.
     """
 
+    measures = True
+
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         if rule.method == "fixed":
@@ -187,6 +189,13 @@ class Controller:
             decision = self._corrected(now, step)
         self._previous = now
         return decision
+
+    def lambda_at(self, step: int) -> float:
+        """λ of the next step; see `autol2.rules.method.LambdaPolicy`."""
+        return self.lambda_
+
+    def observe(self) -> None:
+        """Nothing: λ is set; see `autol2.rules.method.LambdaPolicy`."""
 
     # ------------------------------------------------------------ protocols
 

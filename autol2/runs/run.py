@@ -19,13 +19,13 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
+from ..component import as_plain
 from ..config import Config
 from ..errors import UserError
 from .files import remove_leftovers, to_json, write_atomically
@@ -147,8 +147,12 @@ class Run:
             "status": "running",
             "seed": self.config.seed,
             "command": self.command,
-            "config": asdict(self.config),
+            "config": as_plain(self.config),
             "identity": identity(self.config),
+            "method": {
+                "label": self.config.method.label or self.config.method.name,
+                "baseline": self.config.method.baseline and not self.config.control.identity(),
+            },
             **{key: self.state[key] for key in ("data", "steps_per_epoch") if key in self.state},
             "attempts": attempts,
         }

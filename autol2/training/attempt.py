@@ -14,8 +14,9 @@ from ..cli.progress import RunProgress, Terminal, duration
 from ..data.dataset import Dataset
 from ..errors import UserError
 from ..runs import checkpoint
-from ..runs import trackers as loggers
+from ..runs.identity import digest, flat
 from ..runs.run import Run, result, summary
+from ..trackers.tracker import Mirror, Shown, mirror
 from .hardware import environment, peak_memory
 from .signals import StopRequest
 from .trainer import Diverged, Trainer
@@ -61,7 +62,7 @@ class Attempt:
             trainer.begin()
         self.first = self.saved = trainer.step
         self.progress = RunProgress(trainer.steps, self.first)
-        self.mirror: loggers.Mirror | None = None
+        self.mirror: Mirror | None = None
         self.started = self.saved_at = time.monotonic()
         self.spent_evaluating = self.spent_saving = self.last_saving = 0.0
 
@@ -101,10 +102,22 @@ class Attempt:
         run.state["steps_per_epoch"] = trainer.steps_per_epoch
         run.begin(from_step=self.first, **self.environment)
         trainer.flush()
-        self.mirror = loggers.mirror(run, self.first, trainer.steps_per_epoch, self._warn)
+        self.mirror = mirror(self.config.logger, self._shown(), trainer.steps_per_epoch, self._warn)
         self.started = self.saved_at = time.monotonic()  # a tracker takes its time to begin
         verb = f"resuming from step {self.first} of" if self.first else "training"
         self._say(f"{run.folder}: {verb} {trainer.steps} steps")
+
+    def _shown(self) -> Shown:
+        """What a tracker is told of the run."""
+        run, started = self.run, self.run.state["attempts"][0]["started"]
+        mark = digest({"study": self.config.study, "started": started})
+        return Shown(
+            run.folder,
+            self.config.study,
+            f"{run.folder.name}-{mark}",
+            flat(run.state["identity"]),
+            self.first,
+        )
 
     def _train(self, stop: StopRequest) -> None:
         trainer = self.trainer
@@ -166,6 +179,7 @@ class Attempt:
 
     def _completed(self) -> int:
         self.trainer.close()
+        checkpoint.prune(self.run.folder, self.config.checkpoint.keep)
         figures = result(self.run.folder)
         self.run.end("completed", "completed", result=figures, **self._pace())
         self._say(summary(self.run.state))

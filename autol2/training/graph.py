@@ -1,21 +1,22 @@
-"""A training step as a CUDA graph: launched as one, without the GPU waiting for Python.
+"""A step's forward and backward pass as a CUDA graph: launched as one, without waiting for Python.
 
 A graph repeats what it recorded, on the same memory. So what differs from step to step is copied
-into tensors that stay: which images, where to note loss and accuracy, and λ. The last batch of an
-epoch, which is smaller, has a graph of its own.
+into tensors that stay: which images, and where to note loss and accuracy. The last batch of an
+epoch, which is smaller, has a graph of its own. The gradients stay where the graph writes them; the
+optimizer's step is done outside of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .sgd import SGD
-
-Step = Callable[[Tensor, Tensor], None]
-"""Trains on the images of an index, int64 [batch]; notes the figures at a place, int64 [1]."""
+Work = Callable[[Tensor, Tensor], None]
+"""Forward and backward pass on the images of an index, int64 [batch]; notes the figures at a place,
+int64 [1]."""
 Record = Callable[[Callable[[], None], Sequence[Tensor]], Callable[[], None]]
 """Turns work that changes some tensors into what repeats it."""
 
@@ -46,37 +47,52 @@ def record_cuda_graph(work: Callable[[], None], changes: Sequence[Tensor]) -> Ca
     return graph.replay
 
 
-class RecordedStep:
-    """A `Step` that is recorded when a batch size first comes, and repeated from then on.
+class _Recording(NamedTuple):
+    images: Tensor
+    repeat: Callable[[], None]
+    gradients: list[Tensor | None]
+
+
+class RecordedGradients:
+    """`Work` that is recorded when a batch size first comes, and repeated from then on.
 
     Args:
-        step: the step; it must not wait for the device.
-        optimizer: what updates the weights in it.
-        changes: the tensors that it changes: parameters, buffers, figures.
+        work: the work; it must not wait for the device.
+        parameters: whose gradients it computes.
+        changes: the tensors that it changes: buffers, figures.
         record: how to record.
     """
 
     def __init__(
         self,
-        step: Step,
-        optimizer: SGD,
+        work: Work,
+        parameters: Sequence[Tensor],
         changes: Sequence[Tensor],
         record: Record = record_cuda_graph,
     ) -> None:
-        self._step, self._optimizer, self._changes = step, optimizer, list(changes)
+        self._work, self._parameters, self._changes = work, list(parameters), list(changes)
         self._record = record
-        self._recorded: dict[int, tuple[Tensor, Callable[[], None]]] = {}
-        self._place = torch.zeros(1, dtype=torch.int64, device=self._changes[0].device)
-        optimizer.decay_by_tensor()
+        self._recordings: dict[int, _Recording] = {}
+        self._place = torch.zeros(1, dtype=torch.int64, device=self._parameters[0].device)
 
     def __call__(self, index: Tensor, place: Tensor) -> None:
-        """Do the step."""
+        """Do the work; the parameters' ``grad`` are then those of this batch."""
         self._place.copy_(place)
-        self._optimizer.update_decay_tensors()
-        if len(index) not in self._recorded:
-            own = index.clone()
-            repeat = self._record(lambda: self._step(own, self._place), self._changes)
-            self._recorded[len(index)] = own, repeat
-        own, repeat = self._recorded[len(index)]
-        own.copy_(index)
-        repeat()
+        if len(index) not in self._recordings:
+            self._recordings[len(index)] = self._new(index)
+        recording = self._recordings[len(index)]
+        recording.images.copy_(index)
+        recording.repeat()
+        for parameter, gradient in zip(self._parameters, recording.gradients, strict=True):
+            parameter.grad = gradient
+
+    def _new(self, index: Tensor) -> _Recording:
+        own = index.clone()
+
+        def work() -> None:
+            for parameter in self._parameters:
+                parameter.grad = None  # so that the backward pass writes, and does not add
+            self._work(own, self._place)
+
+        repeat = self._record(work, self._changes)
+        return _Recording(own, repeat, [parameter.grad for parameter in self._parameters])

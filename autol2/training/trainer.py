@@ -17,19 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..config import ADAPTIVE, Config
+from ..config import Config
 from ..data.dataset import Dataset
 from ..errors import UserError
-from ..models import cnn as model
 from ..models.kernels.allocator import keep_freed_memory
 from ..rules.auto_l2 import sign_flip
-from ..rules.controller import METHODS, Controller, Rule
-from ..rules.schedules import schedule
+from ..rules.method import LambdaPolicy
+from ..rules.schedules import pulse
 from ..runs.records import Records
-from . import optimizer
-from .graph import RecordedStep, Step
-from .optimizer import sum_of_squares
-from .sgd import SGD
+from . import network, optimizer
+from .graph import RecordedGradients, Work
 
 MEASUREMENTS = (
     "epoch",
@@ -49,8 +46,8 @@ EVALUATIONS = (
     "train_accuracy",
     "test_loss",
     "test_accuracy",
-    "weight_norm",
 )
+VALIDATION = ("validation_loss", "validation_accuracy")
 
 
 class Diverged(Exception):
@@ -75,26 +72,25 @@ class Trainer:
         self.config, self.folder, self.device = config, folder, device
         self.data = data.to(device)
         channels, height, width = data.train_images.shape[1:]
-        self.model = model.build(
-            config, (channels, height, width), len(data.classes), _seed(config.seed, "weights")
-        ).to(device)
+        self.model = network.build(
+            config,
+            (channels, height, width),
+            len(data.classes),
+            _seed(config.seed, "weights"),
+            device,
+        )
         self.parameters = list(self.model.parameters())
         self.layers = {
             name.removesuffix(".weight"): weight
             for name, weight in self.model.named_parameters()
             if name.endswith(".weight") and weight.dim() > 1
         }
-        name = config.method.name
-        self.controller = Controller(config.rule() if name in METHODS else Rule("fixed"))
-        self.optimizer = optimizer.build(config, self.model)
-        self.layer_lrs = optimizer.learning_rates(self.optimizer)
-        self.adaptive = name in ADAPTIVE
-        self.own_lambda = name == "cpr"
-        """Whether the optimizer finds λ itself."""
         self.size = len(data.train_images)
         self.steps_per_epoch = -(-self.size // config.batch_size)
         self.steps = config.epochs * self.steps_per_epoch
-        self.schedule = schedule(config, self.steps)
+        self.measure_every = config.method.measure_every
+        self.optimizer, self.policy = self._decide_lambda()
+        self.layer_lrs = optimizer.learning_rates(self.optimizer)
         self.step = 0
         """Steps done."""
         self.evaluation_pending = False
@@ -104,14 +100,16 @@ class Trainer:
         self.squares = torch.zeros(self.steps_per_epoch, device=device)
         self.penalties = torch.zeros(self.steps_per_epoch, device=device)
         """Of each step of the epoch: mean loss and correct images; where it is measured, Σθ² and
-        the penalty's Σθ² (see `optimizer.penalized_squares`), or λ if it is the optimizer's own."""
+        the penalty's Σθ² (see `optimizer.penalized_squares`)."""
+        self.own_lambdas = torch.zeros(self.steps_per_epoch, device=device)
+        """λ of each step of the epoch, where the optimizer finds it."""
         self.read = 0
         """Steps of the epoch whose measurements have been read back."""
         self.order = torch.empty(0, dtype=torch.int64)
-        self.learn: Step = self._learn
-        """Does a step's forward pass, backward pass and update."""
-        if device.type == "cuda" and isinstance(self.optimizer, SGD):
-            self.learn = RecordedStep(self._learn, self.optimizer, self.changing())
+        self.gradients: Work = self._gradients
+        """Does a step's forward and backward pass."""
+        if device.type == "cuda":
+            self.gradients = RecordedGradients(self._gradients, self.parameters, self.changing())
         self.warm = False
         """Whether this process has done a step."""
         self.measurements: Records
@@ -130,29 +128,34 @@ class Trainer:
         if position == 0:
             self._begin_epoch()
         batch = self.config.batch_size
-        if self.schedule is not None:
+        if not self.policy.measures:
             self._apply_lambda()
-        measured = (position + 1) % self.config.method.k == 0
+        measured = (position + 1) % self.measure_every == 0
         if measured:
             self._measure_parameters(position)
         self.model.train()
-        self.learn(
+        self.gradients(
             self.order[position * batch : (position + 1) * batch],
             torch.full((1,), position, dtype=torch.int64, device=self.device),
         )
+        self.optimizer.step()
+        if self.device.type == "cpu":
+            self.optimizer.zero_grad()  # at once: the next forward pass has use for the memory
         if not self.warm:
             self.warm = True
-            if self.device.type == "cpu" and self.config.tune_malloc:
+            if self.device.type == "cpu" and self.config.cpu_kernels:
                 keep_freed_memory()
-        if self.own_lambda:
-            self.penalties[position] = optimizer.cpr_lambda(self.optimizer)
+        if (own := self.policy.observe()) is not None:
+            self.own_lambdas[position] = own
         self.step += 1
         self.evaluation_pending = self._evaluation_due()
-        if measured and (self.adaptive or self.device.type == "cpu"):
+        ended = position + 1 == self.steps_per_epoch
+        if ended or (measured and (self.policy.measures or self.device.type == "cpu")):
             self.read_back()
 
-    def _learn(self, index: Tensor, place: Tensor) -> None:
-        """One step on the images of `index`; its loss and hits go to `place` of the epoch's."""
+    def _gradients(self, index: Tensor, place: Tensor) -> None:
+        """Forward and backward pass on the images of `index`; loss and hits go to `place` of the
+        epoch's."""
         labels = self.data.train_labels[index]
         scores = self._scores(self.data.train_images[index])
         loss = cross_entropy(scores, labels)
@@ -160,8 +163,6 @@ class Trainer:
         with torch.no_grad():
             self.losses.index_copy_(0, place, loss[None])
             self.hits.index_copy_(0, place, (scores.argmax(1) == labels).sum()[None])
-        self.optimizer.step()
-        self.optimizer.zero_grad()  # at once: the next forward pass has use for the memory
 
     @property
     def done_of_epoch(self) -> int:
@@ -179,31 +180,30 @@ class Trainer:
         """
         done = self.done_of_epoch
         if done < self.steps_per_epoch:
-            done -= done % self.config.method.k
+            done -= done % self.measure_every
         first, self.read = self.read, done
         losses = self.losses[first:done].tolist()
         hits = self.hits[first:done].tolist()
         squares = self.squares[first:done].tolist()
         penalties = self.penalties[first:done].tolist()
+        own_lambdas = self.own_lambdas[first:done].tolist()
         epoch_start = (self.step - 1) // self.steps_per_epoch * self.steps_per_epoch
         diverged: Diverged | None = None
         for position, loss in enumerate(losses, first):
-            lambda_ = self.controller.lambda_
-            if self.schedule is not None:
-                lambda_ = self.schedule(epoch_start + position)
-            elif self.own_lambda:
-                lambda_ = penalties[position - first]
+            place = position - first
+            lambda_ = (
+                own_lambdas[place] if self.own else self.policy.lambda_at(epoch_start + position)
+            )
             self.last_loss = loss
             if diverged is None and not math.isfinite(loss):
                 diverged = Diverged(epoch_start + position + 1, lambda_)
-            if (position + 1) % self.config.method.k == 0:
-                square, penalty = squares[position - first], penalties[position - first]
-                penalty = lambda_ * (square if self.own_lambda else penalty)
-                accuracy = 100.0 * hits[position - first] / self._batch(position)
+            if (position + 1) % self.measure_every == 0:
+                penalty = lambda_ * (squares[place] if self.own else penalties[place])
+                accuracy = 100.0 * hits[place] / self._batch(position)
                 event = "diverged"
                 if diverged is None:
                     event = self._react(epoch_start, position, loss, accuracy)
-                epoch, norm = epoch_start // self.steps_per_epoch, math.sqrt(square)
+                epoch, norm = epoch_start // self.steps_per_epoch, math.sqrt(squares[place])
                 self.measurements.append(
                     [epoch, position + 1, lambda_, loss, accuracy, event, penalty, norm]
                 )
@@ -214,9 +214,10 @@ class Trainer:
 
     def _react(self, epoch_start: int, position: int, loss: float, accuracy: float) -> str:
         """Let the controller take in a measurement; what became of λ."""
-        before, step = self.controller.lambda_, epoch_start + position + 1
-        decision = self.controller.measure(loss, accuracy, step, position + 1)
-        if decision.lambda_ != before:
+        step = epoch_start + position + 1
+        before = self.policy.lambda_at(step)
+        decision = self.policy.measure(loss, accuracy, step, position + 1)
+        if self.policy.measures and decision.lambda_ != before:
             self._apply_lambda()
             self.changes.append(
                 f"step {step}: λ {before:g} → {decision.lambda_:g} ({decision.reason})"
@@ -225,15 +226,15 @@ class Trainer:
 
     @torch.no_grad()
     def _measure_parameters(self, position: int) -> None:
-        self.squares[position] = sum_of_squares(self.parameters)
+        self.squares[position] = optimizer.sum_of_squares(self.parameters)
         if len(self.optimizer.param_groups) == 1:
             self.penalties[position] = self.squares[position]
-        elif not self.own_lambda:
+        elif not self.own:
             self.penalties[position] = optimizer.penalized_squares(self.optimizer)
 
     def changing(self) -> list[Tensor]:
-        """The tensors that a step changes."""
-        return [*self.parameters, *self.model.buffers(), self.losses, self.hits]
+        """The tensors that a forward and backward pass changes, gradients aside."""
+        return [*self.model.buffers(), self.losses, self.hits]
 
     def _begin_epoch(self) -> None:
         self.read = 0
@@ -248,20 +249,40 @@ class Trainer:
     def _scores(self, images: Tensor) -> Tensor:
         bf16 = self.config.precision.name == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            scores: Tensor = self.model(images)
-        return scores
+            scores: Tensor = self.model(self.data.normalize(images))
+        return scores.float()
+
+    def _decide_lambda(self) -> tuple[torch.optim.Optimizer, LambdaPolicy]:
+        """The optimizer, and what decides λ."""
+        config, control = self.config, self.config.control
+        made, policy = config.method.build(
+            config.circumstances(self.steps, config.lr),
+            self.model,
+            lambda: config.optimizer.build(optimizer.groups(config, self.model), config.lr),
+        )
+        if control.pulse_length:
+            policy = pulse(policy, control.pulse_height, control.pulse_length)
+        self.own = all("decay" not in group for group in made.param_groups)
+        if self.own and (control.penalized != "all" or control.lr_factor != 1):
+            raise UserError(
+                f"method={config.method.name} chooses what it penalises: leave out "
+                f"control.penalized and control.lr_factor"
+            )
+        if policy.measures and self.measure_every > self.steps_per_epoch:
+            raise UserError(
+                f"an epoch has {self.steps_per_epoch} steps, so that method.measure_every="
+                f"{self.measure_every} would never measure: use method.measure_every="
+                f"{self.steps_per_epoch} or less, or a smaller batch_size"
+            )
+        return made, policy
 
     @property
     def lambda_(self) -> float:
         """λ of the next step."""
-        if self.own_lambda:
-            return float(optimizer.cpr_lambda(self.optimizer))
-        if self.schedule is not None:
-            return self.schedule(self.step)
-        return self.controller.lambda_
+        return self.policy.lambda_at(self.step)
 
     def _apply_lambda(self) -> None:
-        if self.own_lambda:
+        if self.own:
             return
         optimizer.apply_lambda(self.optimizer, self.lambda_)
         if not self.warned and (warning := sign_flip(self.optimizer.param_groups)):
@@ -282,18 +303,15 @@ class Trainer:
         """Evaluate the test set and write a row of epochs.csv; False if `stop` said to give up."""
         self.read_back()
         self.model.eval()
-        loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        hits = torch.zeros((), dtype=torch.int64, device=self.device)
-        size = self.config.evaluation.batch_size
-        for first in range(0, len(self.data.test_images), size):
-            if stop():
-                return False
-            labels = self.data.test_labels[first : first + size]
-            scores = self._scores(self.data.test_images[first : first + size])
-            loss += cross_entropy(scores, labels, reduction="sum")
-            hits += (scores.argmax(1) == labels).sum()
-        count = len(self.data.test_images)
-        self.last_accuracy = 100.0 * int(hits) / count
+        test = self._evaluate_on(self.data.test_images, self.data.test_labels, stop)
+        validation: tuple[float, float] | None = None
+        if test is not None and len(self.data.validation_images):
+            validation = self._evaluate_on(
+                self.data.validation_images, self.data.validation_labels, stop
+            )
+        if test is None or (validation is None and len(self.data.validation_images)):
+            return False
+        self.last_accuracy = test[1]
         epoch, position = divmod(self.step - 1, self.steps_per_epoch)
         sizes = [self._batch(place) for place in range(position + 1)]
         train_loss = math.fsum(
@@ -308,9 +326,9 @@ class Trainer:
             self.lambda_,
             train_loss / sum(sizes),
             100.0 * train_hits / sum(sizes),
-            float(loss) / count,
-            self.last_accuracy,
-            math.sqrt(float(sum_of_squares(self.parameters))),
+            *test,
+            *(validation or ()),
+            math.sqrt(float(optimizer.sum_of_squares(self.parameters))),
         ]
         for norm, weight in zip(norms, self.layers.values(), strict=True):
             row += [norm, self.layer_lrs[weight] / norm**2 if norm else math.inf]
@@ -318,11 +336,28 @@ class Trainer:
         self.evaluation_pending = False
         return True
 
+    def _evaluate_on(
+        self, images: Tensor, labels: Tensor, stop: Callable[[], bool]
+    ) -> tuple[float, float] | None:
+        """Mean loss and accuracy in percent on uint8 `images`; None if `stop` said to give up."""
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        hits = torch.zeros((), dtype=torch.int64, device=self.device)
+        size = self.config.evaluation.batch_size
+        for first in range(0, len(images), size):
+            if stop():
+                return None
+            some = labels[first : first + size]
+            scores = self._scores(images[first : first + size])
+            loss += cross_entropy(scores, some, reduction="sum")
+            hits += (scores.argmax(1) == some).sum()
+        return float(loss) / len(images), 100.0 * int(hits) / len(images)
+
     @property
     def evaluation_columns(self) -> list[str]:
         """Header of epochs.csv; each layer's ‖w‖ and effective learning rate lr/‖w‖² come last."""
         layers = [f"{what}_{layer}" for layer in self.layers for what in ("norm", "effective_lr")]
-        return [*EVALUATIONS, *layers]
+        validation = VALIDATION if len(self.data.validation_images) else ()
+        return [*EVALUATIONS, *validation, "weight_norm", *layers]
 
     # ---------------------------------------------------------------- state
 
@@ -352,19 +387,25 @@ class Trainer:
             "evaluation_pending": self.evaluation_pending,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "controller": self.controller.state_dict(),
+            "policy": self.policy.state_dict(),
             "order": self.order.to(torch.int32),
             "read": self.read,
             "losses": self.losses[:position].clone(),
             "hits": self.hits[:position].clone(),
+            "squares": self.squares[:position].clone(),
             "penalties": self.penalties[:position].clone(),
+            "own_lambdas": self.own_lambdas[:position].clone(),
             "rng": torch.get_rng_state(),
+            "cuda_rng": self._cuda_rng(),
             "last_accuracy": self.last_accuracy,
             "data": self.data.digest,
             "last_loss": self.last_loss,
             "measurements": self.measurements.position,
             "evaluations": self.evaluations.position,
         }
+
+    def _cuda_rng(self) -> Tensor | None:
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; the records are cut back to it.
@@ -388,13 +429,17 @@ class Trainer:
         self.read = state["read"]
         self.losses[:position] = state["losses"]
         self.hits[:position] = state["hits"]
+        self.squares[:position] = state["squares"]
         self.penalties[:position] = state["penalties"]
+        self.own_lambdas[:position] = state["own_lambdas"]
         self.order = state["order"].to(self.device, torch.int64)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.controller.load_state_dict(state["controller"])
+        self.policy.load_state_dict(state["policy"])
         self._apply_lambda()
         torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.last_loss, self.last_accuracy = state["last_loss"], state["last_accuracy"]
 
 
