@@ -21,6 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from .component import Component, Options, locate, option
 from .errors import UserError, require, require_choice, require_finite
 from .models.model import Model
+from .recipe.augmentations.augmentation import Augmentation
+from .recipe.augmentations.none import NoAugmentation
+from .recipe.losses import CrossEntropy, Loss
+from .recipe.lr_schedules.constant import Constant
+from .recipe.lr_schedules.lr_schedule import LRSchedule
 from .recipe.optimizers.optimizer import Optimizer
 from .rules.controller import Rule
 from .rules.method import Alpha, Circumstances, FixedLambda, Method, ProtocolOptions
@@ -198,6 +203,9 @@ class Config(RuleConfig):
     model: Model
     optimizer: Optimizer
     precision: PrecisionConfig
+    augmentation: Augmentation = option(neutral=NoAugmentation())
+    lr_schedule: LRSchedule = option(neutral=Constant())
+    loss: Loss = option(neutral=CrossEntropy())
     logger: TrackerOptions = option(no_effect="it shows a run and decides nothing")
     control: ControlConfig = field(default_factory=ControlConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -209,9 +217,9 @@ class Config(RuleConfig):
     batch_size: int = 128
     """Images a step; the last batch of an epoch may be smaller and is used."""
     lr: float = 0.01
-    """Learning rate."""
+    """Learning rate; of a schedule, the highest."""
     seed: int = 0
-    """Decides the initial weights and the order of the images."""
+    """Decides the initial weights, the order of the images and all else that is drawn."""
     study: str = option("default", no_effect="where a run is kept")
     """Runs that belong together; the folder below `outputs`."""
     outputs: str = option("outputs", no_effect="where a run is kept")
@@ -245,6 +253,7 @@ class Config(RuleConfig):
         require(
             0 <= self.threads <= 1024, f"threads must lie within 0 and 1024, not {self.threads}"
         )
+        self.model.require_batchnorm_off(self.batchnorm.enabled)
         study_name(self.study)
         require(self.outputs != "", "outputs= is empty: name a folder, as in outputs=outputs")
         require(

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from autol2.component import Component
 from autol2.errors import UserError
-from autol2.training.augmentations.augmentation import Augmentation, generator
-from autol2.training.augmentations.flip_crop import FlipCrop
-from autol2.training.augmentations.flip_crop_mixup import FlipCropMixup
-from autol2.training.augmentations.none import NoAugmentation
-from autol2.training.losses import CrossEntropy
-from autol2.training.lr_schedules.constant import Constant
-from autol2.training.lr_schedules.cosine import Cosine
-from autol2.training.lr_schedules.lr_schedule import LRSchedule
-from autol2.training.lr_schedules.step import Step
-from autol2.training.optimizers.adamw import AdamW
-from autol2.training.optimizers.sgd import SGD
+from autol2.recipe.augmentations.augmentation import Augmentation, generator
+from autol2.recipe.augmentations.flip_crop import FlipCrop
+from autol2.recipe.augmentations.flip_crop_mixup import FlipCropMixup
+from autol2.recipe.augmentations.none import NoAugmentation
+from autol2.recipe.losses import CrossEntropy
+from autol2.recipe.lr_schedules.constant import Constant
+from autol2.recipe.lr_schedules.cosine import Cosine
+from autol2.recipe.lr_schedules.lr_schedule import LRSchedule
+from autol2.recipe.lr_schedules.step import Step
+from autol2.recipe.optimizers.adamw import AdamW
+from autol2.recipe.optimizers.sgd import SGD
 
 # ---------------------------------------------------------------- augmentation
 

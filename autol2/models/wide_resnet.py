@@ -53,29 +53,31 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
-        blocks: list[Block] = []
-        before = 16
-        for group in range(3):
+        wide = (16, 16 * width, 32 * width, 64 * width)
+
+        def group(number: int) -> nn.Sequential:
+            blocks: list[nn.Module] = []
             for place in range((depth - 4) // 6):
-                wide, stride = 16 * 2**group * width, 2 if group and place == 0 else 1
                 blocks.append(
                     Block(
-                        before,
-                        wide,
-                        stride,
+                        wide[number if place else number - 1],
+                        wide[number],
+                        2 if number > 1 and place == 0 else 1,
                         batchnorm=batchnorm,
                         shortcut=shortcut_kernel,
                         drop=dropout,
                     )
                 )
-                before = wide
-        self.blocks = nn.Sequential(*blocks)
-        self.norm = _norm(before, batchnorm)
-        self.dense = nn.Linear(before, classes)
+            return nn.Sequential(*blocks)
+
+        self.group1, self.group2, self.group3 = group(1), group(2), group(3)
+        self.norm = _norm(wide[3], batchnorm)
+        self.dense = nn.Linear(wide[3], classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores, float32 [N, classes], of normalised `images` [N, C, H, W]."""
-        x = self.norm(self.blocks(self.conv(images))).relu()
+        x = self.group3(self.group2(self.group1(self.conv(images))))
+        x = self.norm(x).relu()
         scores: Tensor = self.dense(x.mean((2, 3))).float()
         return scores
 

@@ -176,9 +176,7 @@ def forecasts(peaks: Sequence[Peak], wanted: Iterable[int] = ()) -> list[Forecas
             best, tried = measured.get(steps, (math.nan, 0))
             one = runs[0]
             found.append(
-                Forecast(
-                    context, one.lr, steps, steps / one.length, value, low, high, best, tried
-                )
+                Forecast(context, one.lr, steps, steps / one.length, value, low, high, best, tried)
             )
     return found
 
@@ -190,7 +188,10 @@ def best_lambdas(peaks: Sequence[Peak]) -> Mapping[int, tuple[float, int]]:
     for steps, runs in frame.groupby("steps"):
         means = runs.groupby("lambda")["best"].mean()
         if len(means) >= FEWEST:
-            found[int(str(steps))] = float(means.idxmax()), len(means)
+            found[int(str(steps))] = (
+                float(means.index.to_numpy(float)[int(means.argmax())]),
+                len(means),
+            )
     return found
 
 

@@ -1,9 +1,9 @@
 """A step's forward and backward pass as a CUDA graph: launched as one, without waiting for Python.
 
 A graph repeats what it recorded, on the same memory. So what differs from step to step is copied
-into tensors that stay: which images, and where to note loss and accuracy. The last batch of an
-epoch, which is smaller, has a graph of its own. The gradients stay where the graph writes them; the
-optimizer's step is done outside of it.
+into tensors that stay: which images, how they are augmented, and where to note loss and accuracy.
+The last batch of an epoch, which is smaller, has a graph of its own. The gradients stay where the
+graph writes them; the optimizer's step is done outside of it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Work = Callable[[Tensor, Tensor], None]
-"""Forward and backward pass on the images of an index, int64 [batch]; notes the figures at a place,
-int64 [1]."""
+Work = Callable[[Tensor, Tensor, Tensor], None]
+"""Forward and backward pass on the images of an index, int64 [batch], changed as an augmentation's
+random numbers say, float32 [batch, columns]; notes the figures at a place, int64 [1]."""
 Record = Callable[[Callable[[], None], Sequence[Tensor]], Callable[[], None]]
 """Turns work that changes some tensors into what repeats it."""
 
@@ -25,10 +25,12 @@ WARM_UP = 3
 
 
 def rehearse(work: Callable[[], None], changes: Sequence[Tensor]) -> None:
-    """Do `work` a few times, and leave the tensors in `changes` as they were."""
+    """Do `work` a few times, and leave the tensors in `changes` and the generators as they were."""
     before = [tensor.detach().clone() for tensor in changes]
-    for _ in range(WARM_UP):
-        work()
+    devices = {tensor.device for tensor in changes if tensor.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        for _ in range(WARM_UP):
+            work()
     with torch.no_grad():
         for tensor, value in zip(changes, before, strict=True):
             tensor.copy_(value)
@@ -49,6 +51,7 @@ def record_cuda_graph(work: Callable[[], None], changes: Sequence[Tensor]) -> Ca
 
 class _Recording(NamedTuple):
     images: Tensor
+    numbers: Tensor
     repeat: Callable[[], None]
     gradients: list[Tensor | None]
 
@@ -75,24 +78,26 @@ class RecordedGradients:
         self._recordings: dict[int, _Recording] = {}
         self._place = torch.zeros(1, dtype=torch.int64, device=self._parameters[0].device)
 
-    def __call__(self, index: Tensor, place: Tensor) -> None:
+    def __call__(self, index: Tensor, numbers: Tensor, place: Tensor) -> None:
         """Do the work; the parameters' ``grad`` are then those of this batch."""
         self._place.copy_(place)
         if len(index) not in self._recordings:
-            self._recordings[len(index)] = self._new(index)
+            self._recordings[len(index)] = self._new(index, numbers)
         recording = self._recordings[len(index)]
         recording.images.copy_(index)
+        recording.numbers.copy_(numbers)
         recording.repeat()
         for parameter, gradient in zip(self._parameters, recording.gradients, strict=True):
             parameter.grad = gradient
 
-    def _new(self, index: Tensor) -> _Recording:
-        own = index.clone()
+    def _new(self, index: Tensor, numbers: Tensor) -> _Recording:
+        images, drawn = index.clone(), numbers.clone()
 
         def work() -> None:
             for parameter in self._parameters:
                 parameter.grad = None  # so that the backward pass writes, and does not add
-            self._work(own, self._place)
+            self._work(images, drawn, self._place)
 
         repeat = self._record(work, self._changes)
-        return _Recording(own, repeat, [parameter.grad for parameter in self._parameters])
+        gradients = [parameter.grad for parameter in self._parameters]
+        return _Recording(images, drawn, repeat, gradients)
