@@ -347,4 +347,15 @@ def as_schema(schema: type[Any]) -> DictConfig:
     return made
 
 
+def epochs_at(time: float, *, _root_: DictConfig) -> int:
+    """``${autol2.epochs_at:0.02}``: the epochs in which lr·λ, added up once an epoch, is `time`.
+
+    It is a training length in proportion to 1/λ (and 1/lr) for a sweep over `fixed_lambda`.
+    """
+    rate = float(_root_.lr) * float(_root_.fixed_lambda.value)
+    require(rate > 0, "a training length in proportion to 1/λ needs fixed_lambda above 0")
+    return max(1, round(float(time) / rate))
+
+
+OmegaConf.register_new_resolver("autol2.epochs_at", epochs_at, replace=True)
 ConfigStore.instance().store(name="schema", node=as_schema(Config))
