@@ -161,6 +161,7 @@ def test_a_recorded_step_gives_the_same_bits(digits: Dataset, tmp_path: Path, re
         recorded._gradients,
         recorded.parameters,
         recorded.changing(),
+        pytest.fail,
         recorder(recorded.parameters),
     )
     state = torch.get_rng_state()
