@@ -184,7 +184,11 @@ def _explain_options(about: str) -> None:
 
     def text(*, _root_: DictConfig) -> str:
         chosen = {str(group): name for group, name in _root_.hydra.runtime.choices.items()}
-        options = {group: _options(group) for group in reversed(chosen) if (CONF / group).is_dir()}
+        options = {
+            group: _options(group)
+            for group in reversed(chosen)
+            if (CONF / group).is_dir() and not group.startswith("_")
+        }
         launcher = "hydra/launcher"
         if chosen[launcher] in options.pop(launcher):
             options[launcher] = _options(launcher)
