@@ -23,7 +23,7 @@ from rich.table import Table
 from ..cli.composition import as_typed, resolved, restored, sources, sweep_loader
 from ..cli.progress import Terminal, counted
 from ..errors import UserError
-from ..runs.identity import run_id
+from ..runs.identity import flat, run_id
 from ..runs.run import read_state
 from .batch import Batch, Task, hopeless
 from .study import HOPELESS, Job, RunStatus, add_to_manifest, read_manifest, status_of
@@ -71,18 +71,11 @@ class StudyLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Bring the sweep's runs about; one return a job, with what a search maximises."""
-        if not self.config.hydra.sweeper._target_.endswith("BasicSweeper"):
-            for option in ("detach", "dry_run"):
-                if self.options[option]:
-                    raise UserError(
-                        f"a search needs what its runs come to: hydra.launcher.{option}=false"
-                    )
         if not job_overrides:
             raise UserError("there is nothing to sweep over: a range or glob has no values")
-        self.loader.expect(self.config, job_overrides)
         self._sources = sources(self.config.hydra.overrides.hydra)
-        tasks = [self._task(overrides) for overrides in job_overrides]
-        plan = self._decide({task.folder: task for task in tasks}.values())
+        tasks = self.tasks = self._tasks(job_overrides)
+        plan = self._decide({task.folder: task for task in reversed(tasks)}.values())
         self._show(plan)
         if self.options["dry_run"]:
             return [_returned(overrides, 0.0) for overrides in job_overrides]
@@ -97,6 +90,25 @@ class StudyLauncher(Launcher):
             _returned(overrides, _objective(task.state))
             for overrides, task in zip(job_overrides, tasks, strict=True)
         ]
+
+    def _tasks(self, runs: Sequence[Sequence[str]]) -> list[Task]:
+        """The task of each run; what the sweep leaves out or does once only is told."""
+        tasks = [self._task(overrides) for overrides in runs]
+        for said in self.loader.left_out:
+            self.console.print(f"{said}: left out for its runs", markup=False)
+        self.loader.left_out.clear()
+        if differing := _differences(tasks):
+            if "data.root" in differing:
+                raise UserError(
+                    "runs of several data.root are the same runs under one data.name: give each "
+                    "folder a name of its own with data.name=NAME, in a command of its own"
+                )
+            self.console.print(
+                f"{' and '.join(differing)} are no part of a run's identity: runs that differ in "
+                f"nothing else are one, done with the first value",
+                markup=False,
+            )
+        return tasks
 
     def _task(self, overrides: Sequence[str]) -> Task:
         options = resolved(self.loader.load_sweep_config(self.config, overrides), overrides)
@@ -200,6 +212,27 @@ class StudyLauncher(Launcher):
             f"{len(open_)} without one, among them {first.run_id}: "
             f"{how.status}, {how.why}{again}{log}"
         )
+
+
+def _differences(tasks: Iterable[Task]) -> list[str]:
+    """The options in which runs differ that are the same by their identity, and that are used."""
+    first: dict[str, dict[str, Any]] = {}
+    found: dict[str, None] = {}
+    for task in tasks:
+        other = first.setdefault(task.folder, task.config)
+        if other is task.config or other == task.config:
+            continue
+        one, two = flat(task.config), flat(other)
+        found.update(dict.fromkeys(key for key in one if one[key] != two.get(key)))
+    return [
+        key for key in found if key in _CIRCUMSTANCES or key.partition(".")[0] in _CIRCUMSTANCES
+    ]
+
+
+_CIRCUMSTANCES = (
+    *("device", "threads", "rerun", "data.root", "data.cache", "data.url", "checkpoint", "logger"),
+)
+"""Options that change no number, so that they are no part of a run's identity."""
 
 
 def remember(entries: Iterable[tuple[Task, dict[str, Any]]]) -> None:
