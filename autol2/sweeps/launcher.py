@@ -75,11 +75,14 @@ class StudyLauncher(Launcher):
             raise UserError("there is nothing to sweep over: a range or glob has no values")
         self._sources = sources(self.config.hydra.overrides.hydra)
         tasks = self.tasks = self._tasks(job_overrides)
-        plan = self._decide({task.folder: task for task in reversed(tasks)}.values())
+        once: dict[str, Task] = {}
+        for task in tasks:
+            once.setdefault(task.folder, task)
+        plan = self._decide(once.values())
         self._show(plan)
         if self.options["dry_run"]:
             return [_returned(overrides, 0.0) for overrides in job_overrides]
-        wanted = [task for task, how in plan if self._wanted(how)]
+        wanted = _unlike_first([task for task, how in plan if self._wanted(how)])
         if wanted:
             remember((task, {}) for task, _ in plan)
             self._act(wanted)
@@ -233,6 +236,19 @@ _CIRCUMSTANCES = (
     *("device", "threads", "rerun", "data.root", "data.cache", "data.url", "checkpoint", "logger"),
 )
 """Options that change no number, so that they are no part of a run's identity."""
+
+
+def _unlike_first(tasks: Sequence[Task]) -> list[Task]:
+    """`tasks` with the first `HOPELESS` unlike each other, so that if they all fail, none of the
+    sweep's choices can be blamed alone."""
+    rest, chosen = list(tasks), []
+    options = {task: {(k, str(v)) for k, v in flat(task.config).items()} for task in tasks}
+    while rest and len(chosen) < HOPELESS:
+        alike = [
+            max((len(options[one] & options[task]) for one in chosen), default=0) for task in rest
+        ]
+        chosen.append(rest.pop(alike.index(min(alike))))
+    return chosen + rest
 
 
 def remember(entries: Iterable[tuple[Task, dict[str, Any]]]) -> None:
