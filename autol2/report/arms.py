@@ -83,6 +83,7 @@ def summary(
                 arm.comparison = rivals.compare(arm.scores, fixed)
             arm.row = _described(arm.runs) | speed.described(arm.runs, around, target)
             arm.row |= NOT_COMPARED | {"rivals": len(fixed)}
+        _choose_settings(here)
         arms += here
     if not arms:
         return pd.DataFrame()
@@ -171,6 +172,8 @@ NOT_COMPARED: dict[str, Any] = {
     **dict.fromkeys(("probability_of_improvement", "poi_low", "poi_high"), math.nan),
     "seeds_needed": None,
     **speed.NOT_COMPARED,
+    "settings": 1,
+    "best_setting_on": None,
     "unmatched": "",
     "better_elsewhere": "",
 }
@@ -219,6 +222,20 @@ def _compare(arms: list[Arm], question: Question) -> None:
             "seeds_needed": stats.seeds_needed(one.differences, tested),
             **speed.compared(arm.runs, rival, level, arm.row["target"]),
         }
+
+
+def _choose_settings(arms: list[Arm]) -> None:
+    """Mark, of each schedule that ran with several settings, the strongest, and what chose it."""
+    methods: dict[str, list[Arm]] = {}
+    for arm in arms:
+        if not arm.baseline and arm.scores.by_seed:
+            methods.setdefault(arm.row["method"], []).append(arm)
+    for alike in methods.values():
+        best = rivals.strongest([arm.scores for arm in alike])
+        for arm in alike:
+            arm.row["settings"] = len(alike)
+            if arm.scores is best:
+                arm.row["best_setting_on"] = "validation" if best.validation else "test"
 
 
 def _equivalent(difference: stats.Interval, margin: float | None) -> bool | None:

@@ -62,6 +62,7 @@ def verdict(summary: pd.DataFrame) -> list[str]:
         _headline(compared),
         *[_sentence(arm) for _, arm in compared.iterrows()],
         *_alone(schedules[schedules["pairs"] == 0]),
+        *_chosen(schedules),
         *[text for _, arm in compared.iterrows() if (text := _speed(arm))],
         *_diverged(summary),
         *_collapsed(summary),
@@ -199,7 +200,7 @@ def _speed(arm: pd.Series) -> str:
     if not math.isnan(low):
         bounds = sorted((low, high)) if difference > 0 else sorted((-low, -high))
         if difference:
-            text += f" ({signed(bounds[0], 1)} to {signed(bounds[1], 1)})"
+            text += f" ({bounds[0]:.1f} to {bounds[1]:.1f})"
     ours, theirs = int(arm["reached_target"]), int(arm["rival_reached_target"])
     runs = int(arm["n"])
     if ours < runs or theirs < int(arm["pairs"]):
@@ -236,6 +237,17 @@ def _alone(arms: pd.DataFrame) -> list[str]:
             reason = "No fixed λ on the same seeds to compare with"
         reasons.setdefault(reason, []).append(name(arm))
     return [f"{reason}: {listed(names, MANY)}." for reason, names in reasons.items()]
+
+
+def _chosen(schedules: pd.DataFrame) -> list[str]:
+    """The strongest setting of each method that ran with several, and what chose it."""
+    found = []
+    for on, how in (("validation", "by validation accuracy"), ("test", "on test accuracy")):
+        chosen = schedules[(schedules["settings"] > 1) & (schedules["best_setting_on"] == on)]
+        names = [f"{name(arm)} of {int(arm['settings'])}" for _, arm in chosen.iterrows()]
+        if names:
+            found.append(f"Strongest settings, chosen {how}: {listed(names, MANY)}.")
+    return found
 
 
 def _diverged(summary: pd.DataFrame) -> list[str]:
