@@ -130,9 +130,8 @@ def _draw(
     lengths = [record.state.get("steps_per_epoch") or 1 for record, _ in read]
     marks = published() if _on_cifar10(read) else published()[:0]
     return figures.all_figures(
-        made.runs,
+        made,
         {record.run_id: history for record, history in read},
-        made.axes,
         max(lengths, default=1),
         marks,
         folder,
