@@ -103,7 +103,7 @@ class LinearWeightDecay(WeightDecaySchedule):
 
 
 class CosineWeightDecay(LinearWeightDecay):
-    """λ along half a cosine, as DINO moves its weight decay; for the rest as `LinearWeightDecay`."""
+    """λ along half a cosine, as DINO moves its weight decay; else as `LinearWeightDecay`."""
 
     def _lambda_of(self, index: int) -> float:
         return cosine(self.last_step, self.steps, self.initial_lambda, self.final_lambda)
