@@ -1,6 +1,7 @@
 """Report on a study: ``python -m autol2.report study=paper``, by default the newest one.
 
-Writes ``runs.csv``, ``summary.csv``, ``epochs.csv``, the figures and ``index.html`` to the study's ``report/``.
+Writes ``runs.csv``, ``summary.csv``, ``epochs.csv``, the figures and ``index.html`` to the study's
+``report/``.
 """
 
 from __future__ import annotations
