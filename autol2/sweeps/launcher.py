@@ -249,7 +249,8 @@ _CIRCUMSTANCES = (
 def _unlike_first(tasks: Sequence[Task]) -> list[Task]:
     """`tasks` with the first `HOPELESS` unlike each other, so that if they all fail, none of the
     sweep's choices can be blamed alone."""
-    rest, chosen = list(tasks), []
+    rest: list[Task] = list(tasks)
+    chosen: list[Task] = []
     options = {task: {(k, str(v)) for k, v in flat(task.config).items()} for task in tasks}
     while rest and len(chosen) < HOPELESS:
         alike = [
