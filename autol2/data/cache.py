@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..runs.files import sync_folder
+from ..runs.files import sync, sync_folder
 from .images import Images
 from .tree import Tree
 
@@ -111,7 +111,7 @@ class Cache:
                 for array in images.arrays:
                     file.write(array.data)
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
             new.replace(self.own)
         except BaseException:
             new.unlink(missing_ok=True)
