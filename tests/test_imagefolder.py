@@ -286,6 +286,91 @@ def test_a_full_disk_leaves_no_cache(
     assert data.load(folder).digest == digest.strip()
 
 
+def test_a_cache_folder_of_several_users(
+    folder: ImageFolder, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reads what anybody has decoded, and replaces only files of their own."""
+    first = data.load(folder)
+    theirs = cache_file(folder)
+    whole = theirs.read_bytes()
+    monkeypatch.setattr(os, "getuid", lambda: 4242)
+    with monkeypatch.context() as patched:
+        patched.setattr(imagefolder, "decode", None)
+        assert equal(data.load(folder), first)
+        assert folder.known_digest() == first.digest
+    lengthen(theirs)  # damaged: not ours to mend
+    damaged = theirs.read_bytes()
+    assert equal(data.load(folder), first)
+    assert theirs.read_bytes() == damaged
+    with monkeypatch.context() as patched:
+        patched.setattr(imagefolder, "decode", None)
+        assert equal(data.load(folder), first)
+    (ours,) = Path(folder.cache or "").glob("*-4242.images")
+    assert ours.read_bytes() == whole
+    change_pixels(tree)  # theirs is stale now, and so is ours
+    changed = data.load(folder)
+    assert changed.digest != first.digest
+    assert theirs.exists()
+    assert not ours.exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(imagefolder, "decode", None)
+        assert equal(data.load(folder), changed)
+
+
+def test_files_of_another_user_that_cannot_be_touched(folder: ImageFolder, tmp_path: Path) -> None:
+    """A shared folder as /tmp: another's stale cache is no reason to decode at every start."""
+    if os.geteuid() != 0:
+        pytest.skip("being another user takes root")
+    shared = Path(folder.cache or "")
+    shared.mkdir()
+    shared.chmod(0o1777)
+    data.load(folder)
+    change_pixels(Path(folder.root or ""))
+    before = (
+        "import os, autol2.data.dataset, autol2.data.imagefolder, PIL.Image, simplejpeg\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+    )
+    hidden = tmp_path.parents[0]
+    hidden.chmod(0o700)
+    unreadable = start(folder, before).communicate(timeout=120)[1]
+    assert unreadable == f"UserError: cannot read {folder.root}: Permission denied\n"
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    told = [start(folder, before).communicate(timeout=120)[1] for _ in range(2)]
+    assert "decoding the 24 images" in told[0]
+    assert "no cache" not in told[0]
+    assert told[1] == ""
+
+
+def test_the_same_folder_with_other_images(folder: ImageFolder, tree: Path) -> None:
+    digest = data.load(folder).digest
+    assert folder.holds(digest)
+    change_secretly(tree)
+    assert not folder.holds(digest)
+
+
+def test_images_that_do_not_count_are_told_at_each_start(
+    folder: ImageFolder, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tree / "test/bee/3.gif").write_text("")
+    expected = f"warning: passed over in {tree}: test/bee 1 .gif beside 3 images"
+    for _ in range(2):
+        loaded = data.load(folder)
+        assert capsys.readouterr().err.splitlines()[0] == expected
+        assert loaded.passed_over == {"test/bee": {".gif": 1}}
+
+
+def test_copies_of_training_images_are_told_at_each_start(
+    folder: ImageFolder, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(tree / "train/ant/0.png", tree / "test/cow/again.png")
+    for _ in range(2):
+        data.load(folder)
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"warning: 1 of the 10 test images of {tree} equal a training image"
+        )
+
+
 def corrupt(tree: Path) -> str:
     path = tree / "test/bee/1.png"
     path.write_bytes(path.read_bytes()[:-40])
