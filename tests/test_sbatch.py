@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from autol2.config import UserError
+from autol2.data.source import DataSource
 from autol2.sweeps import batch, job, nodes_data, sbatch, slurm, submission
 from autol2.sweeps.batch import Task
 from autol2.sweeps.job import JobBatch
@@ -122,7 +123,7 @@ def test_naming_one_of_a_family_drops_the_others_default(
 
 
 def test_two_of_a_family_are_refused() -> None:
-    with pytest.raises(UserError, match="takes only one of .*mem_gb and .*mem_per_cpu: leave"):
+    with pytest.raises(UserError, match=r"takes only one of .*mem_gb and .*mem_per_cpu: leave"):
         told(("mem_gb", "mem_per_cpu"), mem_gb=9, mem_per_cpu="2G")
 
 
@@ -415,27 +416,23 @@ def test_a_job_that_is_taken_away(
 # ---------------------------------------------------------------------- data
 
 
-def test_data_are_fetched_before_anything_is_queued(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from autol2.data import cifar10
+def test_data_are_fetched_before_anything_is_queued(tmp_path: Path) -> None:
+    """Each only once; and not where only the nodes can see."""
+    prepared, said = list[str](), list[str]()
 
-    loaded, said = list[tuple[str, None]](), list[str]()
-    monkeypatch.setattr(cifar10, "load", lambda *where: loaded.append(where))
-    (tmp_path / "there" / "cifar-10-batches-py").mkdir(parents=True)
+    @dataclass
+    class Source(DataSource):
+        @property
+        def place(self) -> Path | None:
+            return Path(self.root) if self.root else None
 
-    def data(source: str, root: str) -> Any:
-        return SimpleNamespace(source=source, root=root, url=None)
+        def prepare(self) -> str | None:
+            prepared.append(str(self.root))
+            return f"fetching {self.root}"
 
-    wanted = [
-        data("cifar10", str(tmp_path / "there")),
-        data("cifar10", str(tmp_path / "new")),
-        data("cifar10", str(tmp_path / "new")),
-        data("cifar10", "/nodes-only/scratch"),
-        data("digits", str(tmp_path / "new")),
-    ]
+    here = str(tmp_path / "new")
+    wanted = [Source(root=here), Source(root=here), Source(root="/nodes-only/scratch"), Source()]
     nodes_data.prepare(wanted, said.append)
-    assert loaded == [(str(tmp_path / "new"), None)]
-    assert len(said) == 2
-    assert "nodes-only" in said[0]
-    assert "fetching it now, before anything is queued" in said[1]
+    assert sorted(prepared) == sorted([here, "None"])
+    assert len(said) == 3
+    assert any("/nodes-only/scratch is not on this machine" in words for words in said)
