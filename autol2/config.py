@@ -220,6 +220,9 @@ class Config(RuleConfig):
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     threads: int = option(0, no_effect="hardware is recorded with each attempt")
     """CPU threads; 0 leaves PyTorch's choice. The same count gives the same bits."""
+    cuda_graph: str = option("auto", no_effect="a graph is used only if it gives the same bits")
+    """On a GPU: auto records forward and backward pass as a CUDA graph, and does without where that
+    fails or gives other bits; off launches each step piece by piece."""
     cpu_kernels: bool = option(True, neutral=True)
     """On a CPU, train the paper's network with this package's own kernels (Winograd, fused
     batch-norm: sums are reordered, about 1e-6) and keep freed memory in the process."""
@@ -247,6 +250,7 @@ class Config(RuleConfig):
         )
         study_name(self.study)
         require(self.outputs != "", "outputs= is empty: name a folder, as in outputs=outputs")
+        require_choice("cuda_graph", self.cuda_graph, ("auto", "off"))
         require(
             re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
             f"device={self.device} is not one of auto, cpu, cuda, cuda:N",

@@ -1,7 +1,7 @@
 """Report on a study: ``python -m autol2.report study=paper``, by default the newest one.
 
 Writes ``runs.csv``, ``summary.csv``, ``epochs.csv``, the figures and ``index.html`` to the study's
-``report/``.
+``report/``. The study may have been trained elsewhere: see autol2/report/README.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..cli.command import command
 from ..config import parse_as, study_name
 from ..errors import UserError, require
 from ..sweeps.study import Record, find, read_manifest, records
-from . import figures, page, plot
+from . import figures, page, plot, recording
 from .arms import Question
 from .beside import Beside, beside_published
 from .published import published
@@ -90,15 +90,15 @@ def report(
         UserError: the folder holds no runs, or cannot be written.
     """
     try:
-        found = records(study)
+        found, recorded = records(study), recording.read(study)
     except OSError as error:
         raise UserError(f"{study} cannot be read: {error.strerror or error}") from error
-    if not found:
+    if not found and not recorded:
         raise UserError(f"{study} holds no runs")
     folder = study / "report"
     try:
         folder.mkdir(exist_ok=True)
-        read = _read(found, folder / ".cache", console)
+        read = [*_read(found, folder / ".cache", console), *recorded]
         made = tables(read, question)
         for name in ("runs", "summary", "epochs"):
             write_csv(getattr(made, name), folder / f"{name}.csv")

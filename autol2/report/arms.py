@@ -14,6 +14,7 @@ import pandas as pd
 from ..runs.run import FINISHED
 from . import rivals, speed, stats
 from .rivals import Comparison, Scores
+from .speed import Run, known, mean_of, numbers
 
 FIGURE = "accuracy"
 """The figure that arms are compared by: the mean test accuracy of the last tenth of training, less
@@ -45,16 +46,17 @@ class Question:
 class Arm:
     """The runs of an arm and what is found out about them."""
 
-    runs: pd.DataFrame
-    around: pd.DataFrame
+    runs: list[Run]
+    around: list[Run]
     """All runs under the same circumstances."""
+    scores: Scores
     comparison: Comparison | None = None
     row: dict[str, Any] = field(default_factory=dict)
 
     @property
     def baseline(self) -> bool:
         """Whether it is a fixed λ."""
-        return bool(self.runs["baseline"].iloc[0])
+        return bool(self.runs[0]["baseline"])
 
 
 def summary(
@@ -70,27 +72,28 @@ def summary(
         circumstances: the options behind each ``context`` of the runs, to say which of them differ
             where a schedule has no fixed λ to compare with.
     """
-    readable = runs[runs["method"].notna()]
+    readable = [run for run in runs.to_dict("records") if known(run["method"])]
     arms = []
-    for _, around in readable.groupby("context", sort=False):
-        scores = {
-            str(arm): _scores(of) for arm, of in around.groupby("arm_digest", sort=False)
-        }
-        fixed = [
-            scores[str(arm)]
-            for arm, of in around.groupby("arm_digest", sort=False)
-            if of["baseline"].iloc[0] and scores[str(arm)].by_seed
-        ]
+    for around in _grouped(readable, "context"):
+        here = [Arm(of, around, _scores(of)) for of in _grouped(around, "arm_digest")]
+        fixed = [arm.scores for arm in here if arm.baseline and arm.scores.by_seed]
         target = speed.target(question.target, rivals.strongest(fixed))
-        for digest, of in around.groupby("arm_digest", sort=False):
-            arm = Arm(of, around)
+        for arm in here:
             if not arm.baseline:
-                arm.comparison = rivals.compare(scores[str(digest)], fixed)
-            arm.row = _described(of) | speed.described(of, around, target)
-            arms.append(arm)
+                arm.comparison = rivals.compare(arm.scores, fixed)
+            apart = (
+                {}
+                if arm.comparison or arm.baseline
+                else {"diverged_rivals": _diverged(one for one in fixed if arm.scores.less(one))}
+            )
+            arm.row = _described(arm.runs) | speed.described(arm.runs, around, target)
+            arm.row |= NOT_COMPARED | {"rivals": len(fixed)} | apart
+        _choose_settings(here)
+        arms += here
     if not arms:
         return pd.DataFrame()
     _compare(arms, question)
+    _on_common_seeds(arms)
     for arm in arms:
         _say_where_else(arm, arms, circumstances or {})
     table = pd.DataFrame([arm.row for arm in arms])
@@ -99,32 +102,49 @@ def summary(
     return table.drop(columns="place").reset_index(drop=True)
 
 
-def _scores(arm: pd.DataFrame) -> Scores:
-    first = arm.iloc[0]
-    done, diverged = arm[arm["status"] == "completed"], arm[arm["status"] == "diverged"]
-    found = _by_seed(done, FIGURE) | {int(seed): float(chance) for seed, chance in zip(
-        diverged["seed"], diverged["chance"].fillna(0.0), strict=True
-    )}
-    validation = _by_seed(done, "validation") if "validation" in done else {}
+def _on_common_seeds(arms: list[Arm]) -> None:
+    """Add each arm's mean on the seeds that all have, those aside that diverged."""
+    sound = [arm for arm in arms if arm.row["n"] and not arm.row["diverged"]]
+    sound = sound or [arm for arm in arms if arm.row["n"]]
+    seeds = set.intersection(*(set(arm.scores.by_seed) for arm in sound)) if sound else set()
+    for arm in arms:
+        mine = [arm.scores.by_seed[seed] for seed in sorted(seeds)] if arm in sound else []
+        arm.row |= {"common_seeds": len(seeds), "mean_on_common_seeds": mean_of(mine)}
+
+
+def _grouped(runs: list[Run], column: str) -> list[list[Run]]:
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run[column], []).append(run)
+    return list(groups.values())
+
+
+def _scores(arm: list[Run]) -> Scores:
+    first = arm[0]
+    done = [run for run in arm if run["status"] == "completed"]
+    diverged = [run for run in arm if run["status"] == "diverged"]
+    found = {int(run["seed"]): float(run[FIGURE]) for run in done if known(run[FIGURE])}
+    for run in diverged:
+        found[int(run["seed"])] = float(run["chance"]) if known(run["chance"]) else 0.0
+    validation = {
+        int(run["seed"]): float(run["validation"]) for run in done if known(run.get("validation"))
+    }
     value = first.get("fixed_lambda.value")
-    value = math.nan if value is None else float(value)
     return Scores(
-        first["arm_digest"], first["arm"], found, len(diverged), value, validation
+        first["arm_digest"],
+        first["arm"],
+        found,
+        len(diverged),
+        float(value) if value is not None and known(value) else math.nan,
+        validation,
     )
 
 
-def _by_seed(runs: pd.DataFrame, column: str) -> dict[int, float]:
-    there = runs[runs[column].notna()]
-    return {
-        int(seed): float(value) for seed, value in zip(there["seed"], there[column], strict=True)
-    }
-
-
-def _described(arm: pd.DataFrame) -> dict[str, Any]:
+def _described(arm: list[Run]) -> dict[str, Any]:
     """What an arm's own runs came to."""
-    done = arm[arm["status"] == "completed"]
-    first = arm.iloc[0]
-    values = done[FIGURE].dropna().astype(float).tolist()
+    done = [run for run in arm if run["status"] == "completed"]
+    first = arm[0]
+    values = numbers(done, FIGURE)
     mean, middle = stats.interval(values), stats.iqm(values)
     return {
         "arm": first["arm"],
@@ -134,9 +154,9 @@ def _described(arm: pd.DataFrame) -> dict[str, Any]:
         "context": first["context"],
         "arm_digest": first["arm_digest"],
         "n": len(done),
-        "diverged": int((arm["status"] == "diverged").sum()),
-        "collapsed": int(done["collapsed"].fillna(False).astype(bool).sum()),
-        "unfinished": int((~arm["status"].isin(FINISHED)).sum()),
+        "diverged": sum(run["status"] == "diverged" for run in arm),
+        "collapsed": sum(known(run["collapsed"]) and bool(run["collapsed"]) for run in done),
+        "unfinished": sum(run["status"] not in FINISHED for run in arm),
         "mean": mean.mean,
         "low": mean.low,
         "high": mean.high,
@@ -144,11 +164,11 @@ def _described(arm: pd.DataFrame) -> dict[str, Any]:
         "iqm": middle.mean,
         "iqm_low": middle.low,
         "iqm_high": middle.high,
-        "evaluations": done["evaluations"].max(),
-        "validation": done["validation"].astype(float).mean(),
-        "final": done["final_test_accuracy"].astype(float).mean(),
-        "best": done["best_test_accuracy"].astype(float).mean(),
-        "shrinking_200": arm["shrinking_200"].astype(float).mean(),
+        "evaluations": max(numbers(done, "evaluations"), default=math.nan),
+        "validation": mean_of(numbers(done, "validation")),
+        "final": mean_of(numbers(done, "final_test_accuracy")),
+        "best": mean_of(numbers(done, "best_test_accuracy")),
+        "shrinking_200": mean_of(numbers(arm, "shrinking_200")),
     }
 
 
@@ -164,10 +184,13 @@ NOT_COMPARED: dict[str, Any] = {
     **dict.fromkeys(("p", "p_adjusted"), math.nan),
     "comparisons": 0,
     "beats_all": False,
+    "margin": math.nan,
     "equivalent": None,
     **dict.fromkeys(("probability_of_improvement", "poi_low", "poi_high"), math.nan),
     "seeds_needed": None,
     **speed.NOT_COMPARED,
+    "settings": 1,
+    "best_setting_on": None,
     "unmatched": "",
     "better_elsewhere": "",
 }
@@ -177,12 +200,8 @@ NOT_COMPARED: dict[str, Any] = {
 def _compare(arms: list[Arm], question: Question) -> None:
     """Add the columns of the comparison to each arm's row, adjusted for their number."""
     there = [(arm, one) for arm in arms if (one := arm.comparison) is not None]
-    tested = [(arm, one) for arm, one in there if not math.isnan(one.p)]
+    tested = sum(not math.isnan(one.p) for _, one in there)
     factors = stats.holm([one.p for _, one in there])
-    for arm in arms:
-        arm.row |= NOT_COMPARED
-        fixed = arm.around[arm.around["baseline"] & (arm.around["status"].isin(FINISHED))]
-        arm.row["rivals"] = int(fixed["arm_digest"].nunique())
     for (arm, one), factor in zip(there, factors, strict=True):
         factor = len(there) if math.isnan(factor) else factor
         level = 1 - (1 - stats.LEVEL) / factor
@@ -191,35 +210,51 @@ def _compare(arms: list[Arm], question: Question) -> None:
         difference = stats.interval(one.differences, level, upper)
         adjusted = min(1.0, one.p * factor) if not math.isnan(one.p) else math.nan
         significant = adjusted <= 1 - stats.LEVEL + 1e-12
-        rival = arm.around[arm.around["arm_digest"] == one.rival.arm]
-        improvement = stats.probability_of_improvement(*(
-            list(_scores(of).by_seed.values()) for of in (arm.runs, rival)
-        ))
+        rival = [run for run in arm.around if run["arm_digest"] == one.rival.arm]
+        improvement = stats.probability_of_improvement(
+            list(arm.scores.by_seed.values()), list(one.rival.by_seed.values())
+        )
         arm.row |= {
             "rival": one.rival.label,
             "rival_lambda": one.rival.value,
             "rivals": one.rivals,
             "rival_at_edge": one.at_edge,
             "chosen_on": one.chosen_on,
-            "diverged_rivals": "; ".join(
-                f"{other.label} on {other.diverged} of {len(other.by_seed)} seeds"
-                for other in one.set_aside
-            ),
+            "diverged_rivals": _diverged(one.set_aside),
             "pairs": len(one.differences),
             "difference": difference.mean,
             "difference_low": difference.low,
             "difference_high": difference.high,
             "p": one.p,
             "p_adjusted": adjusted,
-            "comparisons": len(tested),
+            "comparisons": tested,
             "beats_all": one.better and significant and not arm.row["diverged"],
+            "margin": math.nan if question.margin is None else question.margin,
             "equivalent": _equivalent(difference, question.margin),
             "probability_of_improvement": improvement.mean,
             "poi_low": improvement.low,
             "poi_high": improvement.high,
-            "seeds_needed": stats.seeds_needed(one.differences, len(tested)),
+            "seeds_needed": stats.seeds_needed(one.differences, tested),
             **speed.compared(arm.runs, rival, level, arm.row["target"]),
         }
+
+
+def _diverged(scores: Iterable[Scores]) -> str:
+    return "; ".join(f"{one.label} on {one.diverged} of {len(one.by_seed)} seeds" for one in scores)
+
+
+def _choose_settings(arms: list[Arm]) -> None:
+    """Mark, of each schedule that ran with several settings, the strongest, and what chose it."""
+    methods: dict[str, list[Arm]] = {}
+    for arm in arms:
+        if not arm.baseline and arm.scores.by_seed:
+            methods.setdefault(arm.row["method"], []).append(arm)
+    for alike in methods.values():
+        best = rivals.strongest([arm.scores for arm in alike])
+        for arm in alike:
+            arm.row["settings"] = len(alike)
+            if arm.scores is best:
+                arm.row["best_setting_on"] = "validation" if best.validation else "test"
 
 
 def _equivalent(difference: stats.Interval, margin: float | None) -> bool | None:
@@ -234,7 +269,6 @@ def _say_where_else(
     """Say of a schedule which fixed λ is better at other settings, or what keeps it from one."""
     if arm.baseline:
         return
-    ours = _scores(arm.runs)
     elsewhere = [
         other
         for other in arms
@@ -244,9 +278,9 @@ def _say_where_else(
         arm.row["unmatched"] = _unmatched(arm, elsewhere, circumstances)
     better = []
     for other in elsewhere:
-        if other.runs["problem_digest"].iloc[0] != arm.runs["problem_digest"].iloc[0]:
+        if other.runs[0]["problem_digest"] != arm.runs[0]["problem_digest"]:
             continue
-        differences = _scores(other.runs).less(ours)
+        differences = other.scores.less(arm.scores)
         if differences and np.mean(differences) > 0:
             better.append((float(np.mean(differences)), other.row["arm"]))
     if better:
@@ -254,9 +288,7 @@ def _say_where_else(
         arm.row["better_elsewhere"] = f"{name} by {ahead:.2f} points"
 
 
-def _unmatched(
-    arm: Arm, fixed: list[Arm], circumstances: Mapping[str, Mapping[str, Any]]
-) -> str:
+def _unmatched(arm: Arm, fixed: list[Arm], circumstances: Mapping[str, Mapping[str, Any]]) -> str:
     """The options in which the nearest fixed λ differs; empty where there is none."""
     own = circumstances.get(arm.row["context"], {})
     found = []

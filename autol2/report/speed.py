@@ -8,7 +8,8 @@ differences are of restricted means (Royston and Parmar, *BMC Medical Research M
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,14 +20,27 @@ from .rivals import Scores
 from .runs import Curves
 
 SHORT_OF = 0.5
-"""Points below the strongest fixed λ's final level that the target is, unless the user names one."""
-TIMES = ("epochs", "steps", "seconds")
+"""Points from the strongest fixed λ's final level down to the target, where none is named."""
+Run = dict[Any, Any]
+"""A row of the table of runs."""
+
+
+class Times(NamedTuple):
+    """When a run reached the target; if it did not, when it ended."""
+
+    reached: bool
+    epochs: float
+    steps: float
+    seconds: float
+
+
 NOT_COMPARED: dict[str, Any] = dict.fromkeys(
     (
         *(f"epochs_to_target_difference{end}" for end in ("", "_low", "_high")),
         *(f"area_difference{end}" for end in ("", "_low", "_high")),
         "rival_reached_target",
-    )
+    ),
+    math.nan,
 )
 """The columns of a comparison of speed for an arm without one."""
 FITS = (
@@ -79,74 +93,80 @@ def _highs(epochs: list[float], accuracies: list[float]) -> list[tuple[float, fl
 
 
 def reached(runs: pd.DataFrame, level: float) -> pd.DataFrame:
-    """When each completed run first evaluated to at least `level`.
+    """When each completed run of the table of runs first evaluated to at least `level`.
 
     Returns:
-        A row a run, in their order: ``seed``, ``reached`` and ``epochs``, ``steps``, ``seconds``
-        until then, or until the end where it was not reached.
+        A row a run: ``seed``, and the fields of `Times`.
     """
-    rows = []
-    done = runs[(runs["status"] == "completed") & (runs["epochs_done"] > 0)]
-    for _, run in done.iterrows():
+    times = times_to(runs.to_dict("records"), level)
+    rows = [{"seed": seed, **one._asdict()} for seed, one in times.items()]
+    return pd.DataFrame(rows, columns=["seed", *Times._fields])
+
+
+def times_to(runs: Sequence[Run], level: float) -> dict[int, Times]:
+    """As `reached`, by seed."""
+    found = {}
+    for run in runs:
+        if run["status"] != "completed" or not run["epochs_done"] or math.isnan(level):
+            continue
         first = next((epoch for epoch, accuracy in run["highs"] if accuracy >= level), None)
         epochs = float(run["epochs_done"]) if first is None else float(first)
-        rows.append(
-            {
-                "seed": int(run["seed"]),
-                "reached": first is not None,
-                "epochs": epochs,
-                "steps": epochs * _number(run["steps_per_epoch"]),
-                "seconds": epochs * _number(run["seconds_per_epoch"]),
-            }
-        )
-    return pd.DataFrame(rows, columns=["seed", "reached", *TIMES])
+        paces = (run["steps_per_epoch"], run["seconds_per_epoch"])
+        steps, seconds = (epochs * float(pace) if known(pace) else math.nan for pace in paces)
+        found[int(run["seed"])] = Times(first is not None, epochs, steps, seconds)
+    return found
 
 
-def described(arm: pd.DataFrame, around: pd.DataFrame, level: float) -> dict[str, Any]:
+def described(arm: Sequence[Run], around: Sequence[Run], level: float) -> dict[str, Any]:
     """The speed of an arm: means over its runs, those that did not reach `level` at their end.
 
     Seconds only where all runs of `around` had the same hardware and threads.
     """
-    times = reached(arm, level) if not math.isnan(level) else reached(arm[:0], level)
-    alike = all(around[name].nunique() <= 1 for name in ("hardware", "threads"))
-    some = bool(times["reached"].any())
-    means = {name: times[name].mean() if some else math.nan for name in TIMES}
-    done = arm[arm["status"] == "completed"]
+    times = list(times_to(arm, level).values())
+    alike = len({(run["hardware"], run["threads"]) for run in around if known(run["hardware"])})
+    some = any(one.reached for one in times)
+    means = [mean_of(column) for column in zip(*times, strict=True)] if some else [math.nan] * 4
+    done = [run for run in arm if run["status"] == "completed"]
     return {
         "target": level,
-        "reached_target": int(times["reached"].sum()),
-        "epochs_to_target": means["epochs"],
-        "steps_to_target": means["steps"],
-        "seconds_to_target": means["seconds"] if alike else math.nan,
-        "steps_to_best": done["steps_to_best"].astype(float).mean(),
-        "area_under_curve": done["area_under_curve"].astype(float).mean(),
+        "reached_target": sum(one.reached for one in times),
+        "epochs_to_target": means[1],
+        "steps_to_target": means[2],
+        "seconds_to_target": means[3] if alike <= 1 else math.nan,
+        "steps_to_best": mean_of(numbers(done, "steps_to_best")),
+        "area_under_curve": mean_of(numbers(done, "area_under_curve")),
     }
 
 
 def compared(
-    arm: pd.DataFrame, rival: pd.DataFrame, level: float, accuracy: float
+    arm: Sequence[Run], rival: Sequence[Run], level: float, accuracy: float
 ) -> dict[str, Any]:
     """The arm's epochs to `accuracy` and area under the curve less the rival's, seed by seed."""
     found = dict(NOT_COMPARED)
-    if not math.isnan(accuracy):
-        both = reached(arm, accuracy).merge(reached(rival, accuracy), on="seed")
-        found["rival_reached_target"] = int(both["reached_y"].sum())
-        if (both["reached_x"] | both["reached_y"]).any():
-            _put(found, "epochs_to_target_difference", both["epochs_x"] - both["epochs_y"], level)
-    areas = [
-        of[of["status"] == "completed"][["seed", "area_under_curve"]].dropna()
+    ours, theirs = times_to(arm, accuracy), times_to(rival, accuracy)
+    both = sorted(ours.keys() & theirs.keys())
+    if both:
+        found["rival_reached_target"] = sum(theirs[seed].reached for seed in both)
+    if any(ours[seed].reached or theirs[seed].reached for seed in both):
+        later = [ours[seed].epochs - theirs[seed].epochs for seed in both]
+        _put(found, "epochs_to_target_difference", later, level)
+    mine, others = (
+        {
+            int(run["seed"]): float(run["area_under_curve"])
+            for run in of
+            if run["status"] == "completed" and known(run["area_under_curve"])
+        }
         for of in (arm, rival)
-    ]
-    both = areas[0].merge(areas[1], on="seed")
-    if len(both):
-        gained = (both["area_under_curve_x"] - both["area_under_curve_y"]).astype(float)
+    )
+    gained = [mine[seed] - others[seed] for seed in sorted(mine.keys() & others.keys())]
+    if gained:
         _put(found, "area_difference", gained, level)
     return found
 
 
-def _put(found: dict[str, Any], name: str, differences: pd.Series, level: float) -> None:
-    known = stats.interval(differences.tolist(), level)
-    found |= {name: known.mean, f"{name}_low": known.low, f"{name}_high": known.high}
+def _put(found: dict[str, Any], name: str, differences: list[float], level: float) -> None:
+    one = stats.interval(differences, level)
+    found |= {name: one.mean, f"{name}_low": one.low, f"{name}_high": one.high}
 
 
 def fits(runs: pd.DataFrame) -> pd.DataFrame:
@@ -195,5 +215,16 @@ def fits(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=FITS)
 
 
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
+def known(value: Any) -> bool:
+    """Whether a cell of the table of runs says something."""
+    return value is not None and value is not pd.NA and value == value
+
+
+def numbers(runs: Sequence[Run], column: str) -> list[float]:
+    """What is known of a column."""
+    return [float(run[column]) for run in runs if column in run and known(run[column])]
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean; NaN of nothing."""
+    return float(np.mean(values)) if len(values) else math.nan

@@ -82,9 +82,7 @@ def tables(
     rows = [
         _row(record, history, identity, around, varying, telling)
         | _several_data(record, named[identity.get("data.name")] - {None})
-        for (record, history), identity, around in zip(
-            read, identities, circumstances, strict=True
-        )
+        for (record, history), identity, around in zip(read, identities, circumstances, strict=True)
     ]
     for row in rows:
         row["arm"] += row.pop("of_data")
@@ -143,23 +141,30 @@ def _long(runs: pd.DataFrame, histories: dict[str, Curves]) -> pd.DataFrame:
 
 
 def _varying(identities: list[dict[str, Any]]) -> list[str]:
+    """The options that take several values, or that only some runs of one method have.
+
+    An option that does nothing at its neutral value is left out of an identity there.
+    """
     names = sorted({name for identity in identities for name in identity} - {"seed"})
-    readable = [identity for identity in identities if identity]
     return [
         name
         for name in names
-        if len({json.dumps(one[name]) for one in readable if name in one}) > 1
+        if len({json.dumps(one[name]) for one in identities if name in one}) > 1
+        or any(0 < sum(name in one for one in of) < len(of) for of in _by_method(identities))
     ]
+
+
+def _by_method(identities: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    methods: dict[Any, list[dict[str, Any]]] = {}
+    for identity in identities:
+        if identity:
+            methods.setdefault(identity.get("method.name"), []).append(identity)
+    return list(methods.values())
 
 
 def _telling(identities: list[dict[str, Any]], varying: list[str]) -> list[str]:
     """The options that tell two arms of one method apart."""
-    methods = {identity.get("method.name") for identity in identities}
-    of_method = [
-        [identity for identity in identities if identity.get("method.name") == method]
-        for method in methods
-    ]
-    differing = {name for some in of_method for name in _varying(some)}
+    differing = {name for some in _by_method(identities) for name in _varying(some)}
     return [name for name in varying if name in differing]
 
 
@@ -218,8 +223,11 @@ def _row(
         "run_id": record.run_id,
         "status": state.get("status", "broken"),
         "arm": label(identity, telling, method),
-        "arm_digest": "arm-" + digest({name: identity[name] for name in identity if name != "seed"}
-                                      | {ALIKE: around.get(ALIKE)}),
+        "arm_digest": "arm-"
+        + digest(
+            {name: identity[name] for name in identity if name != "seed"}
+            | {ALIKE: around.get(ALIKE)}
+        ),
         "context": digest_of(around),
         "problem_digest": digest(problem),
         "method": identity.get("method.name"),
