@@ -181,7 +181,9 @@ def _speed(summary: pd.DataFrame) -> dict[str, Any]:
 
 def _comparisons(summary: pd.DataFrame) -> dict[str, Any]:
     """The table of schedules and their rivals; without rows where nothing could be compared."""
-    return _table(summary if summary.empty else _in_rows(summary[summary["pairs"] > 0]), COMPARISONS)
+    return _table(
+        summary if summary.empty else _in_rows(summary[summary["pairs"] > 0]), COMPARISONS
+    )
 
 
 def _in_rows(frame: pd.DataFrame) -> pd.DataFrame:
