@@ -1,8 +1,9 @@
 """autol2: does an L2 schedule beat a fixed λ? Runs that can be trusted, and the schedules to use.
 
 `AutoL2` is the controller for your own training loop, beside weight decay schedules with the same
-interface; `replay` runs a `Rule` over recorded measurements. Each is loaded when it is first asked
-for, so that importing `AutoL2` loads torch and nothing else.
+interface, and `record` makes such trainings a study that ``python -m autol2.report`` reads;
+`replay` runs a `Rule` over recorded measurements. Each is loaded
+when it is first asked for, so that importing `AutoL2` loads torch and nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .replay import replay as replay
+    from .report.recording import record as record
     from .rules.auto_l2 import AutoL2 as AutoL2
     from .rules.controller import Controller as Controller
     from .rules.controller import Decision as Decision
@@ -34,6 +36,7 @@ _HOMES = {
     "Rule": "rules.rule",
     "StepMean": "rules.step_mean",
     "convert": "rules.convert",
+    "record": "report.recording",
     "replay": "replay",
 }
 
@@ -48,6 +51,7 @@ __all__ = [
     "Rule",
     "StepMean",
     "convert",
+    "record",
     "replay",
 ]
 

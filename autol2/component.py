@@ -10,9 +10,12 @@ a component takes one module and one YAML file, inside of the package or outside
 
 from __future__ import annotations
 
+import importlib
 import re
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
+
+from .errors import UserError, require
 
 NEUTRAL = "neutral"
 NO_EFFECT = "no_effect"
@@ -39,12 +42,29 @@ def option(default: Any = MISSING, *, neutral: Any = MISSING, no_effect: str = "
 
 
 @dataclass
-class Component:
+class Options:
+    """A group of options: a dataclass that knows what of it makes two runs the same."""
+
+    def identity(self) -> dict[str, Any]:
+        """Every option that can change a number; see `option`."""
+        known: dict[str, Any] = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if NO_EFFECT in one.metadata:
+                continue
+            if NEUTRAL in one.metadata and value == one.metadata[NEUTRAL]:
+                continue
+            known[one.name] = value.identity() if isinstance(value, Options) else value
+        return known
+
+
+@dataclass
+class Component(Options):
     """Base class of what a config group chooses from."""
 
     name: ClassVar[str] = ""
     """What it is called in run directories, tables and messages; by default, the class's name in
-    small letters with underscores."""
+    small letters with underscores. A class outside of the package is called by its full path."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -54,14 +74,36 @@ class Component:
     def identity(self) -> dict[str, Any]:
         """The component's name and every option that can change a number; see `option`."""
         own = type(self).__module__.partition(".")[0] == __package__
-        known: dict[str, Any] = {
-            "name": self.name if own else f"{type(self).__module__}.{type(self).__qualname__}"
-        }
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if NO_EFFECT in one.metadata:
-                continue
-            if NEUTRAL in one.metadata and value == one.metadata[NEUTRAL]:
-                continue
-            known[one.name] = value
-        return known
+        path = f"{type(self).__module__}.{type(self).__qualname__}"
+        return {"name": self.name if own else path, **super().identity()}
+
+
+def as_plain(options: Options) -> dict[str, Any]:
+    """`options` as plain values, components with their ``_target_``, as their file gives them."""
+    plain: dict[str, Any] = {}
+    if isinstance(options, Component):
+        plain["_target_"] = f"{type(options).__module__}.{type(options).__qualname__}"
+    for one in fields(options):
+        value = getattr(options, one.name)
+        plain[one.name] = as_plain(value) if isinstance(value, Options) else value
+    return plain
+
+
+def locate(path: str, group: str, base: type[Component]) -> type[Component]:
+    """The component class at ``package.module.Class``.
+
+    Raises:
+        UserError: there is no such class, or it is none of `group`'s.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        found: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{group}: _target_={path} cannot be imported: {error}") from error
+    require(
+        isinstance(found, type) and issubclass(found, base) and is_dataclass(found),
+        f"{group}: _target_={path} is no dataclass derived from "
+        f"{base.__module__}.{base.__qualname__}",
+    )
+    kind: type[Component] = found
+    return kind

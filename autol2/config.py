@@ -1,204 +1,57 @@
 """The schema: every option of a run, documented and validated.
 
-`conf/` holds the values; these dataclasses hold the names, types and bounds. Hydra composes a
+`conf/` holds the values; dataclasses hold the names, types and bounds: those of the components
+(`autol2.component`) stand in their own modules, those of a run as a whole here. Hydra composes a
 `DictConfig` that `parse` turns into a `Config`, whose ``__post_init__`` methods refuse what makes
 no sense with a `UserError`: one line that says what to type instead.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import difflib
 import math
 import re
-from dataclasses import dataclass, field, is_dataclass
-from typing import TypeVar, get_type_hints
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from typing import Any, TypeVar, get_type_hints
 
+import omegaconf
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from .component import Component, Options, locate, option
+from .data.source import DataSource
 from .errors import UserError, require, require_choice, require_finite
-from .rules.controller import METHODS, PROTOCOLS, Rule
+from .models.model import Model
+from .recipe.augmentations.augmentation import Augmentation
+from .recipe.augmentations.none import NoAugmentation
+from .recipe.losses import CrossEntropy, Loss
+from .recipe.lr_schedules.constant import Constant
+from .recipe.lr_schedules.lr_schedule import LRSchedule
+from .recipe.optimizers.optimizer import Optimizer
+from .rules.controller import Rule
+from .rules.method import Alpha, Circumstances, FixedLambda, Method, ProtocolOptions
+from .trackers.tracker import TrackerOptions
 
-ADAPTIVE = tuple(method for method in METHODS if method != "fixed")
-PEERS = ("cosine", "decoupled", "cpr")
-"""Methods that are not the paper's, to compare with."""
-OPTIMIZERS = ("sgd", "adamw")
 PARAMETERS = ("all", "weights", "convolutions")
-KAPPA_INITS = ("inflection_point", "warm_start", "dependent", "uniform")
-INITIALIZATIONS = ("published", "paper")
 PRECISIONS = ("fp32", "tf32", "bf16")
-SOURCES = ("cifar10", "digits", "imagefolder")
-LOGGERS = {"none": None, "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-"""Experiment trackers and the package that each needs; its extra has the tracker's name."""
-
+KEEPS = ("last", "none", "both")
 
 Schema = TypeVar("Schema")
 
 
 @dataclass
-class MethodConfig:
-    """How λ moves: by the paper's Algorithms 1 to 4, or as its peers do it.
-
-    `fixed`, `decoupled` and `cpr` use none of the adaptive options but `k`.
-    """
-
-    name: str = MISSING
-    """fixed, auto_l2 (Algorithm 1), threshold (2), advance (3) or combined (4); cosine, decoupled
-    (both see autol2/rules/schedules.py) or cpr (see autol2/training/optimizer.py)."""
-    optimizer: str = "sgd"
-    """sgd or adamw. decoupled and cpr need adamw, of which cpr replaces the decay."""
-    k: int = 5
-    """Steps between two measurements of the training loss and accuracy (paper, section 4)."""
-    initial_lambda: float = 0.1
-    """λ at the first step, in the paper's convention: the penalty is λ·Σθ², without ½."""
-    decay_factor: float = 0.1
-    """λ is multiplied by this when it decays and divided by it when it is raised; within (0, 1)."""
-    cooldown: float = 0.1
-    """After a change λ rests for ``cooldown / λ`` steps."""
-    raise_when_converged: int = 0
-    """Raise λ after this many measurements in a row without a new minimum of loss or error
-    (the paper's future work); 0 never does."""
-    final_lambda: float = 0.0
-    """λ at the last step of cosine."""
-    kappa_init: str = "inflection_point"
-    """How cpr finds its bounds: inflection_point, warm_start, dependent or uniform."""
-    kappa_init_param: float = 1000.0
-    """cpr: the step of warm_start, the factor of dependent, the bound of uniform."""
-
-    def __post_init__(self) -> None:
-        require_choice("method", self.name, (*METHODS, *PEERS))
-        require_choice("method.optimizer", self.optimizer, OPTIMIZERS)
-        require(
-            self.optimizer == "adamw" or self.name not in ("decoupled", "cpr"),
-            f"method={self.name} needs method.optimizer=adamw"
-            + (": under plain SGD it is method=fixed" if self.name == "decoupled" else ""),
-        )
-        require(
-            self.name != "cpr" or importlib.util.find_spec("pytorch_cpr") is not None,
-            "method=cpr needs the package pytorch-cpr: pip install pytorch-cpr",
-        )
-        require_choice("method.kappa_init", self.kappa_init, KAPPA_INITS)
-        require_finite("method.kappa_init_param", self.kappa_init_param)
-        require_finite("method.final_lambda", self.final_lambda)
-        require(self.k >= 1, f"method.k must be a whole number of at least 1, not {self.k}")
-        require_finite("method.initial_lambda", self.initial_lambda)
-        require(
-            0 < self.decay_factor < 1,
-            f"method.decay_factor must lie between 0 and 1 (0.1 divides λ by ten), "
-            f"not {self.decay_factor:g}",
-        )
-        require_finite("method.cooldown", self.cooldown)
-        require(
-            self.raise_when_converged >= 0,
-            f"method.raise_when_converged must be at least 0, not {self.raise_when_converged}",
-        )
-
-
-@dataclass
-class BatchnormConfig:
+class BatchnormConfig(Options):
     """Batch normalisation after each convolution, before its ReLU."""
 
-    enabled: bool = MISSING
+    enabled: bool = omegaconf.MISSING
     """What batchnorm=on and batchnorm=off set."""
 
 
 @dataclass
-class AlphaConfig:
-    """The percentage threshold α of Methods 1 and 3 (paper, Algorithms 2 and 4)."""
-
-    percent: float = MISSING
-    """α in percent: loss and error must be worse (or better) than their minimum by that much."""
-
-    def __post_init__(self) -> None:
-        require(
-            math.isfinite(self.percent) and self.percent >= 0,
-            f"alpha is a percentage of at least 0, not {self.percent:g}: try alpha=5",
-        )
-
-
-@dataclass
-class FixedLambdaConfig:
-    """The constant λ of ``method=fixed``."""
-
-    value: float = MISSING
-    """λ; for SGD the same as a weight decay of 2λ."""
-
-    def __post_init__(self) -> None:
-        require(
-            math.isfinite(self.value) and self.value >= 0,
-            f"fixed_lambda must be at least 0, not {self.value:g}: try fixed_lambda=5e-4",
-        )
-
-
-@dataclass
-class ProtocolConfig:
-    """Which reading of the paper's rules is meant (see README, "Protocols")."""
-
-    name: str = MISSING
-    """published (what drew the figures), pseudocode (as printed) or corrected (as meant)."""
-    initialization: str = MISSING
-    """published (convolutions N(0, 2/fan_in), the rest PyTorch's default) or paper (every layer
-    N(0, 2/fan_in), every bias 0)."""
-    lambda_min: float = 0.0
-    """λ never falls below this."""
-    lambda_max: float = math.inf
-    """λ never rises above this."""
-
-    def __post_init__(self) -> None:
-        require_choice("protocol", self.name, PROTOCOLS)
-        require_choice("protocol.initialization", self.initialization, INITIALIZATIONS)
-        require_finite("protocol.lambda_min", self.lambda_min)
-        require(
-            self.lambda_max >= self.lambda_min,
-            f"protocol.lambda_max must be at least protocol.lambda_min ({self.lambda_min:g}), "
-            f"not {self.lambda_max:g}",
-        )
-
-
-@dataclass
-class DataConfig:
-    """A labelled image data set with a training and a test part."""
-
-    source: str = MISSING
-    """cifar10 (downloaded once), digits (ships with scikit-learn) or imagefolder (your files)."""
-    name: str = MISSING
-    """What the data are called in a run's identity; rename it to keep two image folders apart."""
-    root: str | None = None
-    """Where the files are: torchvision's folder for cifar10; one with train/ and test/ for
-    imagefolder; unused by digits. Not part of a run's identity."""
-    cache: str = MISSING
-    """Folder for the decoded copy of an image folder. Not part of a run's identity."""
-    url: str | None = None
-    """Another address of the CIFAR-10 archive (a mirror); its checksum stays the same."""
-    mean: float = 0.5
-    """Taken off the pixels, which are scaled to [0, 1]."""
-    std: float = 0.5
-    """What they are divided by then."""
-
-    def __post_init__(self) -> None:
-        require_choice("data.source", self.source, SOURCES)
-        require(self.std > 0, f"data.std must be above 0, not {self.std:g}")
-
-
-@dataclass
-class ModelConfig:
-    """The paper's network (section 4): two 3×3 convolutions and two dense layers."""
-
-    width: int = 300
-    """Filters of each convolution."""
-    hidden: int = 500
-    """Units of the first dense layer."""
-
-    def __post_init__(self) -> None:
-        require(self.width >= 1, f"model.width must be at least 1, not {self.width}")
-        require(self.hidden >= 1, f"model.hidden must be at least 1, not {self.hidden}")
-
-
-@dataclass
-class PrecisionConfig:
+class PrecisionConfig(Options):
     """What the arithmetic of the forward and backward pass is done in."""
 
-    name: str = MISSING
+    name: str = omegaconf.MISSING
     """fp32 (strict), tf32 (NVIDIA's, GPU only) or bf16 (autocast)."""
 
     def __post_init__(self) -> None:
@@ -206,7 +59,7 @@ class PrecisionConfig:
 
 
 @dataclass
-class EvaluationConfig:
+class EvaluationConfig(Options):
     """How often the test set is evaluated; the end of the last epoch always is."""
 
     every_epochs: int = 1
@@ -223,7 +76,7 @@ class EvaluationConfig:
 
 
 @dataclass
-class CheckpointConfig:
+class CheckpointConfig(Options):
     """How often a running run is saved. It also is at the end and when it is interrupted."""
 
     every_steps: int = 0
@@ -231,30 +84,34 @@ class CheckpointConfig:
     one hundredth of the time."""
     every_minutes: float = 5.0
     """And whenever this much time has passed since the last one."""
+    keep: str = "both"
+    """What a finished run keeps: the last checkpoint, both that there may be (the one before is
+    there in case the last is damaged), or none."""
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 0, "checkpoint.every_steps must be at least 0")
         require(self.every_minutes > 0, "checkpoint.every_minutes must be above 0")
+        require_choice("checkpoint.keep", self.keep, KEEPS)
 
 
 @dataclass
-class ControlConfig:
+class ControlConfig(Options):
     """Changes that test *why* a schedule helps (conf/experiment/explain.yaml)."""
 
-    penalized: str = "all"
+    penalized: str = option("all", neutral="all")
     """What the penalty covers: all parameters, weights (without biases and batch-norm's) or
     convolutions (their weights)."""
     parameters: str = "all"
     """What `scale` and `lr_factor` change: all, weights or convolutions."""
-    scale: float = 1.0
+    scale: float = option(1.0, neutral=1.0)
     """Factor on these parameters at initialisation; the published Advance L2 run with batch-norm
     shrinks them by 0.084 (first attempt, product of 1 - lr·2λ)."""
-    lr_factor: float = 1.0
+    lr_factor: float = option(1.0, neutral=1.0)
     """Factor on these parameters' learning rate; their λ is divided by it, so that the decay per
     step stays. Below batch-norm, 1/scale² does what `scale` does."""
     pulse_height: float = 0.0
     """λ of the first `pulse_length` steps, before fixed_lambda."""
-    pulse_length: int = 0
+    pulse_length: int = option(0, neutral=0)
     """How many steps; 0 for no pulse."""
 
     def __post_init__(self) -> None:
@@ -271,37 +128,28 @@ class ControlConfig:
             f"control.pulse_length must be at least 0, not {self.pulse_length}",
         )
 
-
-@dataclass
-class LoggerConfig:
-    """An experiment tracker that a run is shown to (see autol2/runs/trackers.py)."""
-
-    name: str = "none"
-    """none, tensorboard, wandb or mlflow."""
-    project: str = "autol2"
-    """The project of wandb, the experiment of mlflow."""
-    mode: str = "offline"
-    """wandb: offline keeps it in the run's folder for `wandb sync`, online sends it."""
-    uri: str | None = None
-    """mlflow: the tracking server; null for mlflow.db in the study's folder."""
-
-    def __post_init__(self) -> None:
-        require_choice("logger", self.name, list(LOGGERS))
-        package = LOGGERS[self.name]
-        require(
-            package is None or importlib.util.find_spec(package) is not None,
-            f"logger={self.name} needs the package {package}: pip install 'autol2[{self.name}]'",
-        )
+    def identity(self) -> dict[str, Any]:
+        """As for any options; those that say what others act on count only beside those."""
+        known = super().identity()
+        if not {"scale", "lr_factor"} & known.keys():
+            known.pop("parameters", None)
+        if "pulse_length" not in known:
+            known.pop("pulse_height", None)
+        return known
 
 
 @dataclass
-class RuleConfig:
+class RuleConfig(Options):
     """What decides λ."""
 
-    method: MethodConfig = MISSING
-    alpha: AlphaConfig = MISSING
-    fixed_lambda: FixedLambdaConfig = MISSING
-    protocol: ProtocolConfig = MISSING
+    method: Method
+    alpha: Alpha
+    fixed_lambda: FixedLambda
+    protocol: ProtocolOptions
+
+    def circumstances(self, steps: int = 1, lr: float = math.nan) -> Circumstances:
+        """What the method may draw on in a run of `steps` steps."""
+        return Circumstances(self.alpha, self.fixed_lambda, self.protocol, steps, lr)
 
     def rule(self) -> Rule:
         """The rule that these options describe.
@@ -309,77 +157,85 @@ class RuleConfig:
         Raises:
             UserError: the method decides without measurements.
         """
-        require(
-            self.method.name in METHODS,
-            f"method={self.method.name} looks at no measurements: choose one of "
-            f"{', '.join(METHODS)}",
-        )
-        return Rule(
-            method=self.method.name,
-            protocol=self.protocol.name,
-            alpha=self.alpha.percent,
-            fixed_lambda=self.fixed_lambda.value,
-            initial_lambda=self.method.initial_lambda,
-            decay_factor=self.method.decay_factor,
-            cooldown=self.method.cooldown,
-            lambda_min=self.protocol.lambda_min,
-            lambda_max=self.protocol.lambda_max,
-            raise_when_converged=self.method.raise_when_converged,
-        )
+        return self.method.rule(self.circumstances())
+
+    def identity(self) -> dict[str, Any]:
+        """Of the groups that a method may draw on, only those that this one does."""
+        known = super().identity()
+        for group in ("alpha", "fixed_lambda"):
+            if group not in self.method.uses:
+                del known[group]
+        if "protocol" not in self.method.uses:
+            known["protocol"] = {"initialization": self.protocol.initialization}
+        return known
 
 
 @dataclass
 class Config(RuleConfig):
     """One run, whole."""
 
-    batchnorm: BatchnormConfig = MISSING
-    data: DataConfig = MISSING
-    model: ModelConfig = MISSING
-    precision: PrecisionConfig = MISSING
+    batchnorm: BatchnormConfig
+    data: DataSource
+    model: Model
+    optimizer: Optimizer
+    precision: PrecisionConfig
+    augmentation: Augmentation = option(neutral=NoAugmentation())
+    lr_schedule: LRSchedule = option(neutral=Constant())
+    loss: Loss = option(neutral=CrossEntropy())
+    logger: TrackerOptions = option(no_effect="it shows a run and decides nothing")
     control: ControlConfig = field(default_factory=ControlConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    checkpoint: CheckpointConfig = option(
+        CheckpointConfig, no_effect="a resumed run is the run that was never stopped"
+    )
     epochs: int = 200
     """Passes over the training set."""
     batch_size: int = 128
     """Images a step; the last batch of an epoch may be smaller and is used."""
     lr: float = 0.01
-    """Learning rate."""
+    """Learning rate; of a schedule, the highest."""
     seed: int = 0
-    """Decides the initial weights and the order of the images."""
-    study: str = "default"
+    """Decides the initial weights, the order of the images and all else that is drawn."""
+    study: str = option("default", no_effect="where a run is kept")
     """Runs that belong together; the folder below `outputs`."""
-    outputs: str = "outputs"
+    outputs: str = option("outputs", no_effect="where a run is kept")
     """Where studies are kept."""
-    device: str = "auto"
+    device: str = option("auto", no_effect="hardware is recorded with each attempt")
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
-    threads: int = 0
+    threads: int = option(0, no_effect="hardware is recorded with each attempt")
     """CPU threads; 0 leaves PyTorch's choice. The same count gives the same bits."""
-    tune_malloc: bool = True
-    """On Linux, keep freed memory in the process: fewer page faults, the same bits."""
-    rerun: bool = False
+    cuda_graph: str = option("auto", no_effect="a graph is used only if it gives the same bits")
+    """On a GPU: auto records forward and backward pass as a CUDA graph, and does without where that
+    fails or gives other bits; off launches each step piece by piece."""
+    cpu_kernels: bool = option(True, neutral=True)
+    """On a CPU, train the paper's network with this package's own kernels (Winograd, fused
+    batch-norm: sums are reordered, about 1e-6) and keep freed memory in the process."""
+    rerun: bool = option(False, no_effect="it says what to do with a run that is there")
     """Do a run over that is already finished."""
 
     def __post_init__(self) -> None:
-        control, method = self.control, self.method.name
+        control, method = self.control, self.method
         require(
-            control.pulse_length == 0 or method in ("fixed", "decoupled"),
-            f"control.pulse_length needs method=fixed or method=decoupled, not method={method}",
+            control.pulse_length == 0 or method.baseline,
+            f"control.pulse_length needs a method with a fixed λ, not method={method.name}",
         )
         require(
-            method != "cpr" or (control.penalized == "all" and control.lr_factor == 1),
-            "method=cpr chooses what it penalises: leave out control.penalized and "
-            "control.lr_factor",
+            not method.optimizers or self.optimizer.name in method.optimizers,
+            f"method={method.name} needs optimizer={' or '.join(method.optimizers)}",
         )
         require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
         require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
         require(math.isfinite(self.lr) and self.lr > 0, f"lr must be above 0, not {self.lr:g}")
+        require(self.lr <= 1e6, f"lr must be at most 1e6, not {self.lr:g}")
         require(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
         require(self.seed < 2**63, f"seed must be below 2^63, not {self.seed}")
-        require(self.threads >= 0, f"threads must be at least 0, not {self.threads}")
+        require(
+            0 <= self.threads <= 1024, f"threads must lie within 0 and 1024, not {self.threads}"
+        )
+        self.model.require_batchnorm_off(self.batchnorm.enabled)
         study_name(self.study)
         require(self.outputs != "", "outputs= is empty: name a folder, as in outputs=outputs")
+        require_choice("cuda_graph", self.cuda_graph, ("auto", "off"))
         require(
             re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
             f"device={self.device} is not one of auto, cpu, cuda, cuda:N",
@@ -405,26 +261,81 @@ def parse_as(schema: type[Schema], cfg: DictConfig) -> Schema:
     """The validated instance of the dataclass `schema` of a composed `cfg`.
 
     Raises:
-        UserError: a option has a value that makes no sense, or there is no such option.
-        omegaconf.errors.OmegaConfBaseException: a option is missing or of the wrong type.
+        UserError: an option has a value that makes no sense, or there is no such option.
+        omegaconf.errors.OmegaConfBaseException: an option is missing or of the wrong type.
     """
-    _refuse_unknown(cfg, schema)
+    types = get_type_hints(schema)
+    values: dict[str, Any] = {}
+    for key in map(str, cfg):
+        require(key in types, f"there is no option {key}")
+        kind = types[key]
+        if isinstance(kind, type) and issubclass(kind, Options):
+            values[key] = _options(cfg, key, kind)
+    plain = {key: cfg[key] for key in map(str, cfg) if key not in values}
     try:
-        config = OmegaConf.to_object(cfg)
+        for key, value in plain.items():
+            values[key] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+        return schema(**values)
+    except TypeError as error:
+        raise UserError(f"{error}") from None
+
+
+def _options(cfg: DictConfig, group: str, kind: type[Options]) -> Options:
+    """The validated options of `group`, a component where its base class is one."""
+    given = OmegaConf.to_container(cfg[group], resolve=True, throw_on_missing=True)
+    require(isinstance(given, dict), f"{group} is a group of options, not {given!r}")
+    assert isinstance(given, dict)
+    if issubclass(kind, Component):
+        require("_target_" in given, f"{group} names no class: its file needs a _target_")
+        kind = locate(str(given.pop("_target_")), group, kind)
+    known = {one.name for one in fields(kind)}
+    for key in map(str, given):
+        if key not in known:
+            near = difflib.get_close_matches(key, sorted(known), 1)
+            hint = f"; did you mean {group}.{near[0]}?" if near else f": {', '.join(sorted(known))}"
+            raise UserError(f"there is no option {group}.{key}{hint}")
+    typed = OmegaConf.create({group: OmegaConf.structured(kind)})
+    typed.merge_with({group: given})
+    try:
+        made = OmegaConf.to_object(typed[group])
     except UserError as error:  # OmegaConf appends lines of its own
         raise UserError(str(error).splitlines()[0]) from None
-    assert isinstance(config, schema)
-    return config
+    assert isinstance(made, Options)
+    return made
 
 
-def _refuse_unknown(cfg: DictConfig, schema: type, prefix: str = "") -> None:
-    """Refuse keys that Hydra's ``+key=value`` put beside those of the schema."""
+def as_schema(schema: type[Any]) -> DictConfig:
+    """`schema` for Hydra, where components are whatever their files say.
+
+    Leaves keep their types, so that Hydra refuses a wrong one when it composes.
+    """
     types = get_type_hints(schema)
-    for key in map(str, cfg):
-        require(key in types, f"there is no option {prefix}{key!s}")
-        node = cfg._get_node(key)
-        if isinstance(node, DictConfig) and is_dataclass(types[key]):
-            _refuse_unknown(node, types[key], f"{prefix}{key}.")
+    open_fields: list[Any] = []
+    for one in fields(schema):
+        kind = types[one.name]
+        if isinstance(kind, type) and issubclass(kind, Component):
+            open_fields.append((one.name, Any, omegaconf.MISSING))
+        elif one.default is MISSING and one.default_factory is MISSING:
+            open_fields.append((one.name, kind, omegaconf.MISSING))
+        elif one.default_factory is not MISSING:
+            open_fields.append((one.name, kind, field(default_factory=one.default_factory)))
+        else:
+            open_fields.append((one.name, kind, one.default))
+    made: DictConfig = OmegaConf.structured(
+        make_dataclass(schema.__name__, open_fields, namespace={"documented": schema})
+    )
+    return made
 
 
-ConfigStore.instance().store(name="schema", node=Config)
+def epochs_at(time: float, *, _root_: DictConfig) -> int:
+    """``${autol2.epochs_at:0.02}``: the epochs in which lr·λ, added up once an epoch, is `time`.
+
+    It is a training length in proportion to 1/λ (and 1/lr) for a sweep over `fixed_lambda`.
+    """
+    rate = float(_root_.lr) * float(_root_.fixed_lambda.value)
+    require(rate > 0, "a training length in proportion to 1/λ needs fixed_lambda above 0")
+    return max(1, round(float(time) / rate))
+
+
+OmegaConf.register_new_resolver("autol2.epochs_at", epochs_at, replace=True)
+ConfigStore.instance().store(name="schema", node=as_schema(Config))

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .cli.command import command
-from .config import RuleConfig, parse_as
+from .config import RuleConfig, as_schema, parse_as
 from .errors import UserError
 from .rules.controller import Controller, Decision, Rule
 from .runs.files import write_atomically
@@ -219,7 +219,7 @@ def _write(path: Path, steps: list[Replayed]) -> None:
         raise UserError(f"out={path} cannot be written: {os.strerror(error.errno or 0)}") from error
 
 
-ConfigStore.instance().store(name="replay_schema", node=ReplayConfig)
+ConfigStore.instance().store(name="replay_schema", node=as_schema(ReplayConfig))
 
 if __name__ == "__main__":
     main()

@@ -6,66 +6,40 @@ make a sweep of it: ``python -m autol2.train -m method=fixed,advance 'seed=range
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from .cli.command import command
-from .config import Config, parse
+from .cli.composition import as_typed, resolved, sources
+from .config import parse
 from .errors import UserError
-from .runs.identity import unused
-from .runs.run import Run, summary
+from .training.train import train
 
 
-@command("config")
+@command("config", works=True)
 def main(cfg: DictConfig) -> int:
     """The Hydra entry point."""
-    overrides = HydraConfig.get().overrides
-    if HydraConfig.get().mode == RunMode.RUN:
-        for override in overrides.hydra:
-            if override.startswith(("hydra.launcher", "hydra/launcher")):
-                raise UserError(f"{override} is for a sweep: put -m after autol2.train")
-    return train(parse(cfg), overrides.task)
+    chosen = HydraConfig.get()
+    overrides = list(chosen.overrides.task)
+    for override in chosen.overrides.hydra:
+        if override.startswith(("hydra.launcher", "hydra/launcher", "hydra.sweeper", "hydra/sw")):
+            raise UserError(f"{override} is for a sweep: put -m after autol2.train")
+    _refuse_a_sweep(chosen.sweeper.params or {}, overrides)
+    options = resolved(cfg, overrides)
+    typed = [as_typed(word, options) for word in overrides]
+    return train(parse(cfg), [*sources(chosen.overrides.hydra), *typed])
 
 
-def train(config: Config, overrides: Sequence[str] = ()) -> int:
-    """Do the run that `config` describes, unless it is done; the exit status (see `attempt`).
-
-    Args:
-        config: the run.
-        overrides: what the user typed, for messages and run.json.
-    """
-    run = Run(config, overrides)
-    for group in unused(config, overrides):
-        print(f"warning: method={config.method.name} does not use {group}")
-    if run.finished and not config.rerun:
-        _refuse_other_data(run)
-        print(f"{run.folder}: already {summary(run.state)}; rerun=true does it over")
-        return 0
-    # Only now what takes seconds to import.
-    from .data import dataset as data
-    from .training import hardware
-    from .training.attempt import attempt
-
-    device = hardware.prepare(config)
-    return attempt(run, data.load(config.data), device)
-
-
-def _refuse_other_data(run: Run) -> None:
-    """Refuse to pass off a result as that of images in another folder, unless they are the same."""
-    recorded, root = run.state["data"], run.config.data.root
-    if root is None or recorded["root"] == str(Path(root).expanduser().resolve()):
-        return
-    from .data import dataset as data
-
-    digest = data.known_digest(run.config.data) or data.load(run.config.data).digest
-    if digest != recorded["digest"]:
+def _refuse_a_sweep(params: Mapping[str, str], overrides: Iterable[str]) -> None:
+    """Refuse one run where an experiment is a sweep of several."""
+    given = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in overrides}
+    open_ = [key for key in params if key.partition(".")[0] not in given]
+    if open_:
         raise UserError(
-            f"{run.folder} was made from other data, those in {recorded['root']}: "
-            f"give these another name with data.name=NAME"
+            f"this experiment sweeps over {', '.join(open_)}: put -m after autol2.train, or give "
+            f"each of them one value"
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from autol2.training.sgd import SGD
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,7 +16,6 @@ from autol2.cli.command import CONF, numbers_to_options
 from autol2.config import Config, parse
 from autol2.data.dataset import Dataset, load
 from autol2.training.graph import RecordedStep, rehearse
-from autol2.training.sgd import SGD
 from autol2.training.trainer import Trainer
 
 CPU = torch.device("cpu")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from autol2.runs.trackers import Figures, Mirror
 
 from autol2.config import LoggerConfig
 from autol2.errors import UserError
-from autol2.runs.trackers import Figures, Mirror
 
 from .conftest import PROJECT, SMALL, Command
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from autol2.training.sgd import SGD
 from hydra import compose, initialize_config_dir
 from torch import nn
 from torch.nn.functional import cross_entropy, max_pool2d
@@ -19,7 +20,6 @@ from autol2.cli.command import CONF, numbers_to_options
 from autol2.config import Config, parse
 from autol2.data.dataset import Dataset, load
 from autol2.models.cnn import CNN, build
-from autol2.training.sgd import SGD
 from autol2.training.trainer import Diverged, Trainer, epoch_order
 
 from .conftest import PROJECT

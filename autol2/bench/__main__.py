@@ -20,12 +20,13 @@ from ..cli.command import command
 from ..config import (
     BatchnormConfig,
     Config,
-    ModelConfig,
     PrecisionConfig,
+    as_schema,
     parse_as,
 )
 from ..data.dataset import Dataset
 from ..errors import UserError
+from ..models.cnn import CNN
 from ..runs.files import to_json, write_atomically
 from ..training import hardware
 from .case import Case, measure
@@ -100,7 +101,7 @@ def bench(config: BenchConfig) -> None:
             measured.append(measure(inside, data, device, steps=config.steps, rounds=config.rounds))
             wholes.append(measure_whole(case))
         console.print("measuring growth")
-        small = replace(inside, model=ModelConfig(4, 8), batch_size=8)
+        small = replace(inside, model=CNN(4, 8), batch_size=8)
         some = pictures(100, 20, device)
         growth = measure_growth(small, some, device, config.age, 5 * config.rounds)
     figures = {
@@ -126,7 +127,9 @@ def pictures(train: int, test: int, device: torch.device) -> Dataset:
         return images, torch.randint(10, (count,), generator=generator)
 
     classes = tuple(map(str, range(10)))
-    return Dataset(*some(train), *some(test), classes, digest="").to(device)
+    return Dataset(*some(train), *some(test), classes, *some(0), mean=0.5, std=0.5, digest="").to(
+        device
+    )
 
 
 def show(
@@ -167,7 +170,7 @@ def _words(case: Config) -> str:
     return f"{case.precision.name}, batch-norm {'on' if case.batchnorm.enabled else 'off'}"
 
 
-ConfigStore.instance().store(name="bench_schema", node=BenchConfig)
+ConfigStore.instance().store(name="bench_schema", node=as_schema(BenchConfig))
 
 if __name__ == "__main__":
     main()

@@ -12,17 +12,19 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..config import Config
 from ..data.dataset import Dataset
-from ..models.cnn import CNN
 from .reference import PlainLoop
 
 
 class Apart:
     """A `PlainLoop` in a process of its own: same arguments, same methods."""
 
-    def __init__(self, config: Config, model: CNN, data: Dataset, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, model: nn.Module, data: Dataset, device: torch.device
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
         arguments = (other, torch.get_num_threads(), config, model, data, device)

@@ -6,13 +6,14 @@ import statistics
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
 
 from ..config import Config
-from ..models.cnn import CNN
+from ..models.kernels.fused_cnn import FusedCNN, seen
 from .timing import alternate
 
 
-def step_flops(model: CNN, images: int, sides: Sequence[int]) -> int:
+def step_flops(model: nn.Module, images: int, sides: Sequence[int]) -> int:
     """Floating-point operations that a training step takes by the textbook: those of its products.
 
     A convolution with K inputs (9 × channels in) and F filters whose output is H × W costs
@@ -26,21 +27,30 @@ def step_flops(model: CNN, images: int, sides: Sequence[int]) -> int:
         images: images of the batch.
         sides: height and width of an image.
     """
-    if model.crops_training:
-        sides = model.seen
+    if crops(model):
+        sides = seen(sides)
     total = 0
-    for layer in (model.conv1, model.conv2):
+    for factor, name in ((2, "conv1"), (3, "conv2")):
         height, width = (side - 2 for side in sides)
-        forward = 2 * layer.weight.numel() * height * width
-        total += forward * (2 if layer is model.conv1 else 3)
+        total += factor * 2 * weight_of(model, name).numel() * height * width
         sides = (height // 2, width // 2)
-    for dense in (model.dense1, model.dense2):
-        total += 3 * 2 * dense.weight.numel()
+    for name in ("dense1", "dense2"):
+        total += 3 * 2 * weight_of(model, name).numel()
     return images * total
 
 
+def crops(model: nn.Module) -> bool:
+    """Whether `model` trains on the corner of the image that its pools look at."""
+    return isinstance(model, FusedCNN) and model.crops_training
+
+
+def weight_of(model: nn.Module, layer: str) -> Tensor:
+    """The weight of a layer of the paper's network."""
+    return model.get_parameter(f"{layer}.weight")
+
+
 def machine_gflops(
-    config: Config, model: CNN, sides: Sequence[int], rounds: int
+    config: Config, model: nn.Module, sides: Sequence[int], rounds: int
 ) -> dict[str, float]:
     """GFLOP/s of this machine's own kernels, each alone, in the precision of `config`.
 
@@ -53,18 +63,18 @@ def machine_gflops(
     """
     images, device = config.batch_size, next(model.parameters()).device
     dtype = torch.bfloat16 if config.precision.name == "bf16" else torch.float32
-    conv = torch.nn.Conv2d(
-        model.conv2.in_channels, model.conv2.out_channels, 3, device=device, dtype=dtype
-    ).to(memory_format=torch.channels_last)
-    if model.crops_training:
-        sides = model.seen
-    height, width = ((side - 2) // 2 for side in sides)
-    x = torch.randn(images, model.conv2.in_channels, height, width, device=device, dtype=dtype)
+    width = len(weight_of(model, "conv2"))
+    conv = nn.Conv2d(width, width, 3, device=device, dtype=dtype)
+    conv = conv.to(memory_format=torch.channels_last)
+    if crops(model):
+        sides = seen(sides)
+    height, across = ((side - 2) // 2 for side in sides)
+    x = torch.randn(images, width, height, across, device=device, dtype=dtype)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     with torch.no_grad():
         y = conv(x).contiguous(memory_format=torch.channels_last)
     forward = 2 * conv.weight.numel() * images * y.shape[2] * y.shape[3]
-    size = max(64, min(2048 if device.type == "cpu" else 8192, 32 * model.conv2.out_channels))
+    size = max(64, min(2048 if device.type == "cpu" else 8192, 32 * width))
     a = torch.randn(size, size, device=device, dtype=dtype)
 
     repeats = 1 if device.type == "cpu" else 50

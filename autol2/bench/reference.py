@@ -15,9 +15,14 @@ from torchvision import transforms
 
 from ..config import Config
 from ..data.dataset import Dataset
-from ..models.cnn import CNN
-from ..training.sgd import SGD
+from ..rules.method import Adaptive
 from ..training.trainer import epoch_order
+
+
+def held_lambda(config: Config) -> float:
+    """The λ that a run of `config`, whose λ must not move, trains with."""
+    assert isinstance(config.method, Adaptive)
+    return config.method.initial_lambda
 
 
 class BareLoop:
@@ -29,14 +34,10 @@ class BareLoop:
         data: the images.
     """
 
-    def __init__(self, config: Config, model: CNN, data: Dataset) -> None:
+    def __init__(self, config: Config, model: nn.Module, data: Dataset) -> None:
         self.config, self.model, self.data = config, model.train(), data
-        decay = 2 * config.method.initial_lambda
-        group = {"params": list(model.parameters()), "weight_decay": decay}
-        self.optimizer = SGD([group], config.lr)
-        if data.train_images.is_cuda:  # as in our step there, which is a CUDA graph
-            self.optimizer.decay_by_tensor()
-            self.optimizer.update_decay_tensors()
+        group = {"params": list(model.parameters()), "weight_decay": 2 * held_lambda(config)}
+        self.optimizer = torch.optim.SGD([group], config.lr)
         self.batches = batches(config, data)
 
     def steps(self, count: int) -> None:
@@ -45,27 +46,29 @@ class BareLoop:
         for _ in range(count):
             index = next(self.batches)
             with torch.autocast(device, torch.bfloat16, enabled=bf16):
-                scores = self.model(self.data.train_images[index])
-            loss = cross_entropy(scores, self.data.train_labels[index])
+                scores = self.model(self.data.normalize(self.data.train_images[index]))
+            loss = cross_entropy(scores.float(), self.data.train_labels[index])
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             self.optimizer.zero_grad()
 
 
 class PlainCNN(nn.Module):
-    """The paper's network as section 4 writes it; its weights have the names of `model.CNN`'s."""
+    """The paper's network as section 4 writes it; its weights have the names of ours."""
 
-    def __init__(self, like: CNN) -> None:
+    def __init__(self, like: nn.Module) -> None:
         super().__init__()
-        width, hidden = like.conv1.out_channels, like.dense1.out_features
-        batchnorm = isinstance(like.norm1, nn.BatchNorm2d)
-        self.conv1 = nn.Conv2d(like.conv1.in_channels, width, 3)
+        weights = like.state_dict()
+        width, channels = weights["conv1.weight"].shape[:2]
+        hidden, inputs = weights["dense1.weight"].shape
+        batchnorm = "norm1.weight" in weights
+        self.conv1 = nn.Conv2d(channels, width, 3)
         self.norm1 = nn.BatchNorm2d(width) if batchnorm else nn.Identity()
         self.conv2 = nn.Conv2d(width, width, 3)
         self.norm2 = nn.BatchNorm2d(width) if batchnorm else nn.Identity()
-        self.dense1 = nn.Linear(like.dense1.in_features, hidden)
-        self.dense2 = nn.Linear(hidden, like.dense2.out_features)
-        self.load_state_dict(like.state_dict())
+        self.dense1 = nn.Linear(inputs, hidden)
+        self.dense2 = nn.Linear(hidden, len(weights["dense2.weight"]))
+        self.load_state_dict(weights)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores, float32 [N, classes], of normalised float32 `images` [N, C, H, W]."""
@@ -85,7 +88,9 @@ class PlainLoop:
         device: where to train.
     """
 
-    def __init__(self, config: Config, model: CNN, data: Dataset, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, model: nn.Module, data: Dataset, device: torch.device
+    ) -> None:
         self.config, self.device = config, device
         self.model = PlainCNN(model).to(device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=config.lr)
@@ -106,7 +111,7 @@ class PlainLoop:
             loss = cross_entropy(scores, labels.to(self.device))
             squares = sum(parameter.square().sum() for parameter in self.model.parameters())
             self.optimizer.zero_grad()
-            whole = loss + self.config.method.initial_lambda * squares
+            whole = loss + held_lambda(self.config) * squares
             whole.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
 

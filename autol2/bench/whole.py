@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..config import Config
@@ -83,14 +83,14 @@ def _overrides(config: Config) -> list[str]:
         "batchnorm": "on" if config.batchnorm.enabled else "off",
         "precision": config.precision.name,
         "data": config.data.source,
-        "model.width": config.model.width,
-        "model.hidden": config.model.hidden,
+        "model": config.model.name,
+        **{f"model.{name}": value for name, value in asdict(config.model).items()},
         "batch_size": config.batch_size,
         "evaluation.batch_size": config.evaluation.batch_size,
         "epochs": config.epochs,
         "device": config.device,
         "threads": config.threads,
-        "tune_malloc": config.tune_malloc,
+        "cpu_kernels": config.cpu_kernels,
     }
     if config.data.root is not None:
         options["data.root"] = json.dumps(str(config.data.root), ensure_ascii=False)

@@ -15,6 +15,8 @@ from dataclasses import is_dataclass
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ..component import Component, locate
+
 COLUMN = 34
 """Where explanations begin."""
 
@@ -57,17 +59,20 @@ def _groups(cfg: DictConfig, choices: dict[str, list[str]]) -> Iterator[str]:
 
 
 def _options(cfg: DictConfig, indent: str) -> Iterator[str]:
-    schema = OmegaConf.get_type(cfg)
+    schema = schema_of(cfg)
     assert schema is not None
     meanings = docstrings(schema)
+    values = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(values, dict)
     for key in map(str, cfg):
-        node = cfg._get_node(key)
-        if isinstance(node, DictConfig) and is_dataclass(OmegaConf.get_type(node)):
-            about = inspect.getdoc(OmegaConf.get_type(node)) or ""
+        known = not (OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key))
+        node = cfg[key] if known else None
+        if isinstance(node, DictConfig) and (kind := schema_of(node)) is not None:
+            about = inspect.getdoc(kind) or ""
             yield from _beside(f"{indent}{key}:", about.partition("\n\n")[0])
             yield from _options(node, indent + "  ")
         elif not key.startswith("_"):
-            value = OmegaConf.to_yaml(OmegaConf.create({key: node})).rstrip()
+            value = OmegaConf.to_yaml(OmegaConf.create({key: values[key]})).rstrip()
             yield from _beside(textwrap.indent(value, indent), meanings.get(key, ""))
 
 
@@ -81,6 +86,17 @@ def _beside(left: str, text: str, mark: str = "# ") -> Iterator[str]:
     else:
         yield left
     yield from (" " * COLUMN + line for line in right)
+
+
+def schema_of(node: DictConfig) -> type | None:
+    """The dataclass that explains the options of `node`; None where there is none."""
+    kind = OmegaConf.get_type(node)
+    if not is_dataclass(kind):
+        if "_target_" not in node:
+            return None
+        return locate(str(node["_target_"]), "--help", Component)
+    documented: type = getattr(kind, "documented", kind)
+    return documented
 
 
 def docstrings(schema: type) -> dict[str, str]:

@@ -1,29 +1,54 @@
-"""λ as a function of the step alone: the schedules that look at no measurement."""
+"""λ as a function of the step alone: the policies that look at no measurement."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from ..config import Config
+from .controller import Decision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .method import LambdaPolicy
 
 
-def schedule(config: Config, steps: int) -> Callable[[int], float] | None:
-    """λ of a step, given its number from 0; None where the method decides otherwise.
+class Schedule:
+    """A `LambdaPolicy` that knows every λ in advance.
 
-    cosine
-        From `method.initial_lambda` at the first step to `method.final_lambda` at the last, along
-        half a cosine, as DINO moves its weight decay from 0.04 to 0.4 (Caron et al., 2021,
-        "Emerging properties in self-supervised vision transformers", ICCV, section 3.2 and the
-        authors' ``cosine_scheduler``).
-    fixed, decoupled
-        `fixed_lambda`, after `control.pulse_height` for the first `control.pulse_length` steps.
+    Args:
+        lambda_at: λ of a step, given its number from 0.
+        reason: why λ is what it is, as a measurement's `Decision` says.
     """
-    method, control = config.method, config.control
-    if method.name == "cosine":
-        first, last = method.initial_lambda, method.final_lambda
-        return lambda step: last + (first - last) * (1 + math.cos(math.pi * step / steps)) / 2
-    if method.name in ("fixed", "decoupled"):
-        value = config.fixed_lambda.value
-        return lambda step: control.pulse_height if step < control.pulse_length else value
-    return None
+
+    measures = False
+    before_update = False
+
+    def __init__(self, lambda_at: Callable[[int], float], reason: str) -> None:
+        self._lambda_at, self._reason = lambda_at, reason
+
+    def lambda_at(self, step: int) -> float:
+        """See `LambdaPolicy`."""
+        return self._lambda_at(step)
+
+    def observe(self) -> Tensor | None:
+        """See `LambdaPolicy`."""
+        return None
+
+    def measure(self, loss: float, accuracy: float, step: int, epoch_step: int) -> Decision:
+        """See `LambdaPolicy`."""
+        return Decision(self._lambda_at(step), "none", self._reason)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: λ depends on the step alone."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+def pulse(policy: LambdaPolicy, height: float, length: int) -> LambdaPolicy:
+    """`policy`, which looks at no measurement, after `height` for the first `length` steps."""
+    return Schedule(
+        lambda step: height if step < length else policy.lambda_at(step), "λ follows a pulse"
+    )

@@ -81,3 +81,15 @@ def restore(
         else:
             return True
     return False
+
+
+def prune(folder: Path, keep: str) -> None:
+    """Delete a finished run's checkpoints that are not to be kept.
+
+    Args:
+        folder: the run's.
+        keep: last, both or none.
+    """
+    unwanted = {"both": (), "last": (PREVIOUS,), "none": (PREVIOUS, NAME)}[keep]
+    for name in unwanted:
+        (folder / name).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """What makes two runs the same: the options that can change a number and that the method uses.
 
-The name of a run's directory ends in their digest.
+The name of a run's directory ends in their digest. Whether an option counts is declared at the
+option itself (`autol2.component.option`).
 """
 
 from __future__ import annotations
@@ -8,45 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
-from ..config import ADAPTIVE, Config, ControlConfig
+from ..component import Component
+from ..config import Config, ControlConfig
+
+USUAL = ("cnn", "sgd", "none", "constant", "cross_entropy")
+"""The names of components that are not told in a directory's name: the paper's."""
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """What of `config` can change a number, less the options that its method does not use."""
-    options = asdict(config)
-    for name in ("study", "outputs", "device", "threads", "tune_malloc", "rerun"):
-        del options[name]
-    for name in ("checkpoint", "logger"):
-        del options[name]
-    for name in ("root", "cache", "url"):
-        del options["data"][name]
-    own = {
-        "fixed": (),
-        "decoupled": (),
-        "cosine": ("initial_lambda", "final_lambda"),
-        "cpr": ("kappa_init", "kappa_init_param"),
-    }.get(
-        config.method.name,
-        ("initial_lambda", "decay_factor", "cooldown", "raise_when_converged"),
-    )
-    used = ("name", "optimizer", "k", *own)
-    options["method"] = {name: options["method"][name] for name in used}
-    if config.method.kappa_init == "inflection_point":
-        options["method"].pop("kappa_init_param", None)
-    if config.control.scale == config.control.lr_factor == 1:
-        del options["control"]["parameters"]
-    if config.control.pulse_length == 0:
-        del options["control"]["pulse_height"]
-    if config.method.name not in ADAPTIVE:
-        options["protocol"] = {"initialization": config.protocol.initialization}
-    if config.method.name not in ("fixed", "decoupled"):
-        del options["fixed_lambda"]
-    if config.method.name not in ("threshold", "combined"):
-        del options["alpha"]
-    return options
+    """What of `config` can change a number, less the groups that its method does not use."""
+    return config.identity()
 
 
 def unused(config: Config, overrides: Sequence[str]) -> list[str]:
@@ -84,14 +59,30 @@ def run_id(config: Config) -> str:
         words.append(f"a{config.alpha.percent:g}")
     if "fixed_lambda" in options:
         words.append(f"{config.fixed_lambda.value:g}")
-    if config.method.optimizer == "adamw" and config.method.name not in ("decoupled", "cpr"):
-        words.append("adamw")
-    words.append("bn" if config.batchnorm.enabled else "nobn")
+    words += _component_words(config, options)
+    if config.model.switches_batchnorm:
+        words.append("bn" if config.batchnorm.enabled else "nobn")
     if config.protocol.name != "published" and "name" in options["protocol"]:
         words.append(config.protocol.name)
     words += _control_words(config.control)
     words += [f"s{config.seed}", digest(options)]
     return "-".join(words)
+
+
+def _component_words(config: Config, options: dict[str, Any]) -> list[str]:
+    """The names of the components that are not the paper's; data and method aside."""
+    chosen = [
+        getattr(config, one.name)
+        for one in fields(config)
+        if one.name in options and one.name not in ("method", "data")
+    ]
+    return [
+        one.name
+        for one in chosen
+        if isinstance(one, Component)
+        and one.name not in USUAL
+        and one.name not in getattr(config.method, "optimizers", ())
+    ]
 
 
 def _control_words(control: ControlConfig) -> list[str]:

@@ -1,21 +1,22 @@
-"""A training step as a CUDA graph: launched as one, without the GPU waiting for Python.
+"""A step's forward and backward pass as a CUDA graph: launched as one, without waiting for Python.
 
 A graph repeats what it recorded, on the same memory. So what differs from step to step is copied
-into tensors that stay: which images, where to note loss and accuracy, and λ. The last batch of an
-epoch, which is smaller, has a graph of its own.
+into tensors that stay: which images, how they are augmented, and where to note loss and accuracy.
+The last batch of an epoch, which is smaller, has a graph of its own. The gradients stay where the
+graph writes them; the optimizer's step is done outside of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .sgd import SGD
-
-Step = Callable[[Tensor, Tensor], None]
-"""Trains on the images of an index, int64 [batch]; notes the figures at a place, int64 [1]."""
+Work = Callable[[Tensor, Tensor, Tensor], None]
+"""Forward and backward pass on the images of an index, int64 [batch], changed as an augmentation's
+random numbers say, float32 [batch, columns]; notes the figures at a place, int64 [1]."""
 Record = Callable[[Callable[[], None], Sequence[Tensor]], Callable[[], None]]
 """Turns work that changes some tensors into what repeats it."""
 
@@ -46,37 +47,122 @@ def record_cuda_graph(work: Callable[[], None], changes: Sequence[Tensor]) -> Ca
     return graph.replay
 
 
-class RecordedStep:
-    """A `Step` that is recorded when a batch size first comes, and repeated from then on.
+class _Recording(NamedTuple):
+    images: Tensor
+    numbers: Tensor
+    repeat: Callable[[], None]
+    gradients: list[Tensor | None]
+
+
+class RecordedGradients:
+    """`Work` that is recorded when a batch size first comes, and repeated from then on.
+
+    A recording is used only if its first repetition gives, bit for bit, what the work itself gives.
+    Where it does not, or cannot be made, the work is done as it is from then on.
 
     Args:
-        step: the step; it must not wait for the device.
-        optimizer: what updates the weights in it.
-        changes: the tensors that it changes: parameters, buffers, figures.
+        work: the work; it must not wait for the device.
+        parameters: whose gradients it computes.
+        changes: the tensors that it changes: buffers, figures.
+        warn: told once, in a line, why there is no recording.
         record: how to record.
+
+    Attributes:
+        refused: why there is no recording; empty as long as there is one.
     """
 
     def __init__(
         self,
-        step: Step,
-        optimizer: SGD,
+        work: Work,
+        parameters: Sequence[Tensor],
         changes: Sequence[Tensor],
+        warn: Callable[[str], None],
         record: Record = record_cuda_graph,
     ) -> None:
-        self._step, self._optimizer, self._changes = step, optimizer, list(changes)
-        self._record = record
-        self._recorded: dict[int, tuple[Tensor, Callable[[], None]]] = {}
-        self._place = torch.zeros(1, dtype=torch.int64, device=self._changes[0].device)
-        optimizer.decay_by_tensor()
+        self._work, self._parameters, self._changes = work, list(parameters), list(changes)
+        self._warn, self._record = warn, record
+        self._recordings: dict[int, _Recording] = {}
+        self._place = torch.zeros(1, dtype=torch.int64, device=self._parameters[0].device)
+        self.refused = ""
 
-    def __call__(self, index: Tensor, place: Tensor) -> None:
-        """Do the step."""
+    def __call__(self, index: Tensor, numbers: Tensor, place: Tensor) -> None:
+        """Do the work; the parameters' ``grad`` are then those of this batch."""
         self._place.copy_(place)
-        self._optimizer.update_decay_tensors()
-        if len(index) not in self._recorded:
-            own = index.clone()
-            repeat = self._record(lambda: self._step(own, self._place), self._changes)
-            self._recorded[len(index)] = own, repeat
-        own, repeat = self._recorded[len(index)]
-        own.copy_(index)
+        if not self.refused and len(index) not in self._recordings:
+            try:
+                self._recordings[len(index)] = self._new(index, numbers)
+            except Exception as error:
+                self._refuse(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        if self.refused:
+            self._forget_gradients()
+            self._work(index, numbers, self._place)
+            return
+        recording = self._recordings[len(index)]
+        recording.images.copy_(index)
+        recording.numbers.copy_(numbers)
+        recording.repeat()
+        for parameter, gradient in zip(self._parameters, recording.gradients, strict=True):
+            parameter.grad = gradient
+
+    def _new(self, index: Tensor, numbers: Tensor) -> _Recording:
+        """A recording for batches of `index`'s size, found to do what the work does.
+
+        Raises:
+            RuntimeError: it does something else.
+        """
+        images, drawn = index.clone(), numbers.clone()
+        before = [tensor.detach().clone() for tensor in self._changes]
+        random = _random_state(index.device)
+
+        def work() -> None:
+            self._forget_gradients()  # so that the backward pass writes, and does not add
+            self._work(images, drawn, self._place)
+
+        work()
+        expected = [*self._gradients(), *(tensor.detach().clone() for tensor in self._changes)]
+        self._restore(before, random, index.device)
+        repeat = self._record(work, self._changes)
+        gradients = [one.grad for one in self._parameters]
+        recording = _Recording(images, drawn, repeat, gradients)
+        self._restore(before, random, index.device)
         repeat()
+        found = [*self._gradients(), *self._changes]
+        alike = all(map(_same_bits, expected, found))
+        self._restore(before, random, index.device)
+        if not alike:
+            raise RuntimeError("its first repetition differs from the step itself")
+        return recording
+
+    def _gradients(self) -> list[Tensor]:
+        grads = (one.grad for one in self._parameters)
+        return [torch.zeros(0) if grad is None else grad.detach().clone() for grad in grads]
+
+    def _restore(
+        self, before: Sequence[Tensor], random: tuple[Tensor, Tensor | None], device: torch.device
+    ) -> None:
+        with torch.no_grad():
+            for tensor, value in zip(self._changes, before, strict=True):
+                tensor.copy_(value)
+        torch.set_rng_state(random[0])
+        if random[1] is not None:
+            torch.cuda.set_rng_state(random[1], device)
+
+    def _forget_gradients(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def _refuse(self, why: str) -> None:
+        self.refused = why
+        self._recordings.clear()
+        self._warn(f"no CUDA graph, so that each step is launched piece by piece ({why})")
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Of the generators that dropout and the like draw from, on the CPU and on `device`."""
+    own = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), own
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal, NaN for NaN."""
+    return one.shape == other.shape and bool(torch.equal(one.nan_to_num(), other.nan_to_num()))

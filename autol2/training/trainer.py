@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..config import ADAPTIVE, Config
+from ..config import Config
 from ..data.dataset import Dataset
 from ..errors import UserError
-from ..models import cnn as model
 from ..models.kernels.allocator import keep_freed_memory
+from ..recipe.augmentations.augmentation import generator as step_generator
 from ..rules.auto_l2 import sign_flip
-from ..rules.controller import METHODS, Controller, Rule
-from ..rules.schedules import schedule
+from ..rules.method import LambdaPolicy
+from ..rules.schedules import pulse
 from ..runs.records import Records
-from . import optimizer
-from .graph import RecordedStep, Step
-from .optimizer import sum_of_squares
-from .sgd import SGD
+from . import network, optimizer
+from .graph import RecordedGradients, Work
+from .network import layers
 
 MEASUREMENTS = (
     "epoch",
     "step",
     "lambda",
+    "lr",
     "train_loss",
     "train_accuracy",
     "event",
@@ -45,12 +46,13 @@ EVALUATIONS = (
     "epoch",
     "step",
     "lambda",
+    "lr",
     "train_loss",
     "train_accuracy",
     "test_loss",
     "test_accuracy",
-    "weight_norm",
 )
+VALIDATION = ("validation_loss", "validation_accuracy")
 
 
 class Diverged(Exception):
@@ -75,26 +77,23 @@ class Trainer:
         self.config, self.folder, self.device = config, folder, device
         self.data = data.to(device)
         channels, height, width = data.train_images.shape[1:]
-        self.model = model.build(
-            config, (channels, height, width), len(data.classes), _seed(config.seed, "weights")
-        ).to(device)
+        self.model = network.build(
+            config,
+            (channels, height, width),
+            len(data.classes),
+            _seed(config.seed, "weights"),
+            device,
+        )
         self.parameters = list(self.model.parameters())
-        self.layers = {
-            name.removesuffix(".weight"): weight
-            for name, weight in self.model.named_parameters()
-            if name.endswith(".weight") and weight.dim() > 1
-        }
-        name = config.method.name
-        self.controller = Controller(config.rule() if name in METHODS else Rule("fixed"))
-        self.optimizer = optimizer.build(config, self.model)
-        self.layer_lrs = optimizer.learning_rates(self.optimizer)
-        self.adaptive = name in ADAPTIVE
-        self.own_lambda = name == "cpr"
-        """Whether the optimizer finds λ itself."""
+        self.layers = layers(self.model)
         self.size = len(data.train_images)
         self.steps_per_epoch = -(-self.size // config.batch_size)
         self.steps = config.epochs * self.steps_per_epoch
-        self.schedule = schedule(config, self.steps)
+        self.measure_every = config.method.measure_every
+        self.optimizer, self.policy = self._decide_lambda()
+        self.lr_schedule = config.lr_schedule.build(self.optimizer, self.steps)
+        self.lr_factors = optimizer.lr_factors(self.optimizer)
+        self.loss_scale = config.loss.scale(len(data.classes))
         self.step = 0
         """Steps done."""
         self.evaluation_pending = False
@@ -104,14 +103,26 @@ class Trainer:
         self.squares = torch.zeros(self.steps_per_epoch, device=device)
         self.penalties = torch.zeros(self.steps_per_epoch, device=device)
         """Of each step of the epoch: mean loss and correct images; where it is measured, Σθ² and
-        the penalty's Σθ² (see `optimizer.penalized_squares`), or λ if it is the optimizer's own."""
+        the penalty's Σθ² (see `optimizer.penalized_squares`)."""
+        self.lrs = [math.nan] * self.steps_per_epoch
+        """The learning rate of each step of the epoch."""
+        self.reads_at_once = self.policy.measures or device.type == "cpu"
+        """Whether a measurement is read back at once, or at the end of its epoch."""
+        self.own_lambdas = torch.zeros(self.steps_per_epoch, device=device)
+        """λ of each step of the epoch, where the optimizer finds it."""
         self.read = 0
         """Steps of the epoch whose measurements have been read back."""
         self.order = torch.empty(0, dtype=torch.int64)
-        self.learn: Step = self._learn
-        """Does a step's forward pass, backward pass and update."""
-        if device.type == "cuda" and isinstance(self.optimizer, SGD):
-            self.learn = RecordedStep(self._learn, self.optimizer, self.changing())
+        self.gradients: Work = self._gradients
+        """Does a step's forward and backward pass."""
+        self.graph: RecordedGradients | None = None
+        if device.type == "cuda" and config.cuda_graph == "auto":
+            self.graph = self.gradients = RecordedGradients(
+                self._gradients,
+                self.parameters,
+                self.changing(),
+                lambda line: self.changes.append(f"warning: {line}"),
+            )
         self.warm = False
         """Whether this process has done a step."""
         self.measurements: Records
@@ -130,38 +141,65 @@ class Trainer:
         if position == 0:
             self._begin_epoch()
         batch = self.config.batch_size
-        if self.schedule is not None:
+        if not self.policy.measures:
             self._apply_lambda()
-        measured = (position + 1) % self.config.method.k == 0
+        measured = self._measured(self.step)
         if measured:
             self._measure_parameters(position)
+        self.lrs[position] = optimizer.learning_rate(self.optimizer)
         self.model.train()
-        self.learn(
+        self.gradients(
             self.order[position * batch : (position + 1) * batch],
+            self._drawn(self._batch(position)),
             torch.full((1,), position, dtype=torch.int64, device=self.device),
         )
+        if measured and self.policy.before_update:
+            self._read(self.step + 1)
+        self.optimizer.step()
+        if self.lr_schedule is not None:
+            self.lr_schedule.step()
+            self._warn_of_sign_flip()
+        if self.device.type == "cpu":
+            self.optimizer.zero_grad()  # at once: the next forward pass has use for the memory
         if not self.warm:
             self.warm = True
-            if self.device.type == "cpu" and self.config.tune_malloc:
+            if self.device.type == "cpu" and self.config.cpu_kernels:
                 keep_freed_memory()
-        if self.own_lambda:
-            self.penalties[position] = optimizer.cpr_lambda(self.optimizer)
+        if (own := self.policy.observe()) is not None:
+            self.own_lambdas[position] = own
         self.step += 1
         self.evaluation_pending = self._evaluation_due()
-        if measured and (self.adaptive or self.device.type == "cpu"):
+        ended = position + 1 == self.steps_per_epoch
+        if ended or (measured and self.reads_at_once):
             self.read_back()
 
-    def _learn(self, index: Tensor, place: Tensor) -> None:
-        """One step on the images of `index`; its loss and hits go to `place` of the epoch's."""
-        labels = self.data.train_labels[index]
-        scores = self._scores(self.data.train_images[index])
-        loss = cross_entropy(scores, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+    def _gradients(self, index: Tensor, numbers: Tensor, place: Tensor) -> None:
+        """Forward and backward pass on the images of `index`, augmented as `numbers` say; loss and
+        hits go to `place` of the epoch's."""
+        images = self.data.normalize(self.data.train_images[index])
+        targets = self.data.train_labels[index]
+        images, targets = self.config.augmentation.apply(
+            images, targets, numbers, len(self.data.classes)
+        )
+        scores = self._scores(images)
+        loss = self.config.loss(scores, targets)
+        (loss * self.loss_scale if self.loss_scale != 1 else loss).backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
+            likeliest = targets if targets.dim() == 1 else targets.argmax(1)
             self.losses.index_copy_(0, place, loss[None])
-            self.hits.index_copy_(0, place, (scores.argmax(1) == labels).sum()[None])
-        self.optimizer.step()
-        self.optimizer.zero_grad()  # at once: the next forward pass has use for the memory
+            self.hits.index_copy_(0, place, (scores.argmax(1) == likeliest).sum()[None])
+
+    def _drawn(self, batch: int) -> Tensor:
+        """The random numbers of the next step's augmentation."""
+        generator = step_generator(self.config.seed, self.step)
+        numbers = self.config.augmentation.draw(generator, batch)
+        return torch.from_numpy(numbers).to(self.device)
+
+    def _measured(self, step: int) -> bool:
+        """Whether a step, given its number from 0, is measured."""
+        if self.policy.before_update:
+            return step % self.measure_every == 0
+        return (step % self.steps_per_epoch + 1) % self.measure_every == 0
 
     @property
     def done_of_epoch(self) -> int:
@@ -177,35 +215,41 @@ class Trainer:
         Raises:
             Diverged: one of their losses is not finite.
         """
-        done = self.done_of_epoch
+        if self.step:
+            self._read(self.step)
+
+    def _read(self, steps: int) -> None:
+        """Read the first `steps` steps of the run; see `read_back`."""
+        epoch_start = (steps - 1) // self.steps_per_epoch * self.steps_per_epoch
+        done = steps - epoch_start
         if done < self.steps_per_epoch:
-            done -= done % self.config.method.k
+            while done > self.read and not self._measured(epoch_start + done - 1):
+                done -= 1
         first, self.read = self.read, done
         losses = self.losses[first:done].tolist()
         hits = self.hits[first:done].tolist()
         squares = self.squares[first:done].tolist()
         penalties = self.penalties[first:done].tolist()
-        epoch_start = (self.step - 1) // self.steps_per_epoch * self.steps_per_epoch
+        own_lambdas = self.own_lambdas[first:done].tolist()
         diverged: Diverged | None = None
         for position, loss in enumerate(losses, first):
-            lambda_ = self.controller.lambda_
-            if self.schedule is not None:
-                lambda_ = self.schedule(epoch_start + position)
-            elif self.own_lambda:
-                lambda_ = penalties[position - first]
+            place = position - first
+            lambda_ = (
+                own_lambdas[place] if self.own else self.policy.lambda_at(epoch_start + position)
+            )
             self.last_loss = loss
             if diverged is None and not math.isfinite(loss):
                 diverged = Diverged(epoch_start + position + 1, lambda_)
-            if (position + 1) % self.config.method.k == 0:
-                square, penalty = squares[position - first], penalties[position - first]
-                penalty = lambda_ * (square if self.own_lambda else penalty)
-                accuracy = 100.0 * hits[position - first] / self._batch(position)
+            if self._measured(epoch_start + position):
+                penalty = lambda_ * (squares[place] if self.own else penalties[place])
+                accuracy = 100.0 * hits[place] / self._batch(position)
                 event = "diverged"
                 if diverged is None:
                     event = self._react(epoch_start, position, loss, accuracy)
-                epoch, norm = epoch_start // self.steps_per_epoch, math.sqrt(square)
+                epoch, norm = epoch_start // self.steps_per_epoch, math.sqrt(squares[place])
+                lr = self.lrs[position]
                 self.measurements.append(
-                    [epoch, position + 1, lambda_, loss, accuracy, event, penalty, norm]
+                    [epoch, position + 1, lambda_, lr, loss, accuracy, event, penalty, norm]
                 )
                 if diverged is not None:
                     break
@@ -214,9 +258,10 @@ class Trainer:
 
     def _react(self, epoch_start: int, position: int, loss: float, accuracy: float) -> str:
         """Let the controller take in a measurement; what became of λ."""
-        before, step = self.controller.lambda_, epoch_start + position + 1
-        decision = self.controller.measure(loss, accuracy, step, position + 1)
-        if decision.lambda_ != before:
+        step = epoch_start + position + 1
+        before = self.policy.lambda_at(step)
+        decision = self.policy.measure(loss, accuracy, step, position + 1)
+        if self.policy.measures and decision.lambda_ != before:
             self._apply_lambda()
             self.changes.append(
                 f"step {step}: λ {before:g} → {decision.lambda_:g} ({decision.reason})"
@@ -225,15 +270,15 @@ class Trainer:
 
     @torch.no_grad()
     def _measure_parameters(self, position: int) -> None:
-        self.squares[position] = sum_of_squares(self.parameters)
+        self.squares[position] = optimizer.sum_of_squares(self.parameters)
         if len(self.optimizer.param_groups) == 1:
             self.penalties[position] = self.squares[position]
-        elif not self.own_lambda:
+        elif not self.own:
             self.penalties[position] = optimizer.penalized_squares(self.optimizer)
 
     def changing(self) -> list[Tensor]:
-        """The tensors that a step changes."""
-        return [*self.parameters, *self.model.buffers(), self.losses, self.hits]
+        """The tensors that a forward and backward pass changes, gradients aside."""
+        return [*self.model.buffers(), self.losses, self.hits]
 
     def _begin_epoch(self) -> None:
         self.read = 0
@@ -249,22 +294,49 @@ class Trainer:
         bf16 = self.config.precision.name == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             scores: Tensor = self.model(images)
-        return scores
+        return scores.float()
+
+    def _decide_lambda(self) -> tuple[torch.optim.Optimizer, LambdaPolicy]:
+        """The optimizer, and what decides λ."""
+        config, control = self.config, self.config.control
+        made, policy = config.method.build(
+            config.circumstances(self.steps, config.lr),
+            self.model,
+            lambda: config.optimizer.build(optimizer.groups(config, self.model), config.lr),
+        )
+        if control.pulse_length:
+            policy = pulse(policy, control.pulse_height, control.pulse_length)
+        self.own = all("decay" not in group for group in made.param_groups)
+        if self.own and (control.penalized != "all" or control.lr_factor != 1):
+            raise UserError(
+                f"method={config.method.name} chooses what it penalises: leave out "
+                f"control.penalized and control.lr_factor"
+            )
+        if (
+            policy.measures
+            and not policy.before_update
+            and self.measure_every > self.steps_per_epoch
+        ):
+            raise UserError(
+                f"an epoch has {self.steps_per_epoch} steps, so that method.measure_every="
+                f"{self.measure_every} would never measure: use method.measure_every="
+                f"{self.steps_per_epoch} or less, or a smaller batch_size"
+            )
+        return made, policy
 
     @property
     def lambda_(self) -> float:
         """λ of the next step."""
-        if self.own_lambda:
-            return float(optimizer.cpr_lambda(self.optimizer))
-        if self.schedule is not None:
-            return self.schedule(self.step)
-        return self.controller.lambda_
+        return self.policy.lambda_at(self.step)
 
     def _apply_lambda(self) -> None:
-        if self.own_lambda:
+        if self.own:
             return
         optimizer.apply_lambda(self.optimizer, self.lambda_)
-        if not self.warned and (warning := sign_flip(self.optimizer.param_groups)):
+        self._warn_of_sign_flip()
+
+    def _warn_of_sign_flip(self) -> None:
+        if not self.own and not self.warned and (warning := sign_flip(self.optimizer.param_groups)):
             self.warned = True
             self.changes.append(f"warning: {warning}")
 
@@ -282,18 +354,15 @@ class Trainer:
         """Evaluate the test set and write a row of epochs.csv; False if `stop` said to give up."""
         self.read_back()
         self.model.eval()
-        loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        hits = torch.zeros((), dtype=torch.int64, device=self.device)
-        size = self.config.evaluation.batch_size
-        for first in range(0, len(self.data.test_images), size):
-            if stop():
-                return False
-            labels = self.data.test_labels[first : first + size]
-            scores = self._scores(self.data.test_images[first : first + size])
-            loss += cross_entropy(scores, labels, reduction="sum")
-            hits += (scores.argmax(1) == labels).sum()
-        count = len(self.data.test_images)
-        self.last_accuracy = 100.0 * int(hits) / count
+        test = self._evaluate_on(self.data.test_images, self.data.test_labels, stop)
+        validation: tuple[float, float] | None = None
+        if test is not None and len(self.data.validation_images):
+            validation = self._evaluate_on(
+                self.data.validation_images, self.data.validation_labels, stop
+            )
+        if test is None or (validation is None and len(self.data.validation_images)):
+            return False
+        self.last_accuracy = test[1]
         epoch, position = divmod(self.step - 1, self.steps_per_epoch)
         sizes = [self._batch(place) for place in range(position + 1)]
         train_loss = math.fsum(
@@ -301,28 +370,51 @@ class Trainer:
             for loss, size in zip(self.losses[: position + 1].tolist(), sizes, strict=True)
         )
         train_hits = int(self.hits[: position + 1].sum())
-        norms = [float(torch.linalg.vector_norm(weight)) for weight in self.layers.values()]
         row: list[object] = [
             epoch,
             position + 1,
             self.lambda_,
+            self.lrs[position],
             train_loss / sum(sizes),
             100.0 * train_hits / sum(sizes),
-            float(loss) / count,
-            self.last_accuracy,
-            math.sqrt(float(sum_of_squares(self.parameters))),
+            *test,
+            *(validation or ()),
+            math.sqrt(float(optimizer.sum_of_squares(self.parameters))),
         ]
-        for norm, weight in zip(norms, self.layers.values(), strict=True):
-            row += [norm, self.layer_lrs[weight] / norm**2 if norm else math.inf]
+        for weights in self.layers.values():
+            norms = [float(torch.linalg.vector_norm(weight)) for weight in weights]
+            norm = math.hypot(*norms) / math.sqrt(len(norms))
+            lr = self.lrs[position] * statistics.fmean(self.lr_factors[one] for one in weights)
+            row += [norm, lr / norm**2 if norm else math.inf]
         self.evaluations.append(row)
         self.evaluation_pending = False
         return True
 
+    def _evaluate_on(
+        self, images: Tensor, labels: Tensor, stop: Callable[[], bool]
+    ) -> tuple[float, float] | None:
+        """Mean loss and accuracy in percent on uint8 `images`; None if `stop` said to give up."""
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        hits = torch.zeros((), dtype=torch.int64, device=self.device)
+        size = self.config.evaluation.batch_size
+        for first in range(0, len(images), size):
+            if stop():
+                return None
+            some = labels[first : first + size]
+            scores = self._scores(self.data.normalize(images[first : first + size]))
+            loss += cross_entropy(scores, some, reduction="sum")
+            hits += (scores.argmax(1) == some).sum()
+        return float(loss) / len(images), 100.0 * int(hits) / len(images)
+
     @property
     def evaluation_columns(self) -> list[str]:
-        """Header of epochs.csv; each layer's ‖w‖ and effective learning rate lr/‖w‖² come last."""
-        layers = [f"{what}_{layer}" for layer in self.layers for what in ("norm", "effective_lr")]
-        return [*EVALUATIONS, *layers]
+        """Header of epochs.csv; each layer's ‖w‖ and effective learning rate lr/‖w‖² come last.
+
+        Of a group of layers, ‖w‖² is their mean.
+        """
+        shown = [f"{what}_{layer}" for layer in self.layers for what in ("norm", "effective_lr")]
+        validation = VALIDATION if len(self.data.validation_images) else ()
+        return [*EVALUATIONS, *validation, "weight_norm", *shown]
 
     # ---------------------------------------------------------------- state
 
@@ -331,6 +423,7 @@ class Trainer:
         self.measurements = Records(self.folder / "measurements.csv", MEASUREMENTS)
         self.evaluations = Records(self.folder / "epochs.csv", self.evaluation_columns)
         self._apply_lambda()
+        torch.manual_seed(_seed(self.config.seed, "layers"))  # what dropout draws, on any device
 
     def flush(self, *, to_disk: bool = False) -> None:
         """Hand the records to the system, and to the disk if asked."""
@@ -352,19 +445,27 @@ class Trainer:
             "evaluation_pending": self.evaluation_pending,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "controller": self.controller.state_dict(),
+            "policy": self.policy.state_dict(),
             "order": self.order.to(torch.int32),
             "read": self.read,
             "losses": self.losses[:position].clone(),
             "hits": self.hits[:position].clone(),
+            "lrs": self.lrs[:position],
+            "lr_schedule": None if self.lr_schedule is None else self.lr_schedule.state_dict(),
+            "squares": self.squares[:position].clone(),
             "penalties": self.penalties[:position].clone(),
+            "own_lambdas": self.own_lambdas[:position].clone(),
             "rng": torch.get_rng_state(),
+            "cuda_rng": self._cuda_rng(),
             "last_accuracy": self.last_accuracy,
             "data": self.data.digest,
             "last_loss": self.last_loss,
             "measurements": self.measurements.position,
             "evaluations": self.evaluations.position,
         }
+
+    def _cuda_rng(self) -> Tensor | None:
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; the records are cut back to it.
@@ -388,13 +489,20 @@ class Trainer:
         self.read = state["read"]
         self.losses[:position] = state["losses"]
         self.hits[:position] = state["hits"]
+        self.lrs[:position] = state["lrs"]
+        self.squares[:position] = state["squares"]
         self.penalties[:position] = state["penalties"]
+        self.own_lambdas[:position] = state["own_lambdas"]
         self.order = state["order"].to(self.device, torch.int64)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.controller.load_state_dict(state["controller"])
+        if self.lr_schedule is not None:
+            self.lr_schedule.load_state_dict(state["lr_schedule"])
+        self.policy.load_state_dict(state["policy"])
         self._apply_lambda()
         torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.last_loss, self.last_accuracy = state["last_loss"], state["last_accuracy"]
 
 

@@ -1,0 +1,1 @@
+"""What a network is trained with beside λ: optimizer, learning rate, augmentation and loss."""

@@ -1,0 +1,59 @@
+"""Mirroring, shifting and mixup (Zhang et al., 2018, "mixup: beyond empirical risk minimization").
+
+Each image of a batch is blended with the one at the mirrored place of the batch, and so are their
+labels; each has a weight of its own, drawn from Beta(α, α), as in the released code of Auto L2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...component import option
+from ...errors import require
+from .flip_crop import FlipCrop
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class FlipCropMixup(FlipCrop):
+    """Flip and crop, then mixup; the targets are shares of classes."""
+
+    columns: ClassVar[int] = FlipCrop.columns + 1
+
+    alpha: float = option(1.0)
+    """α of Beta(α, α), which the weight of an image in its blend is drawn from; 1 is uniform."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            math.isfinite(self.alpha) and self.alpha > 0,
+            f"augmentation.alpha must be above 0, not {self.alpha:g}: augmentation=flip_crop does "
+            f"without mixup",
+        )
+
+    def draw(self, generator: np.random.Generator, batch: int) -> NDArray[np.float32]:
+        """As flip_crop; then the weight of each image."""
+        moved = super().draw(generator, batch)
+        weights = generator.beta(self.alpha, self.alpha, (batch, 1)).astype(np.float32)
+        return np.concatenate([moved, weights], 1)
+
+    def apply(
+        self, images: Tensor, labels: Tensor, numbers: Tensor, classes: int
+    ) -> tuple[Tensor, Tensor]:
+        """See `Augmentation.apply`."""
+        from torch.nn.functional import one_hot
+
+        images, labels = super().apply(images, labels, numbers, classes)
+        weight = numbers[:, 3]
+        targets = one_hot(labels, classes).float()
+        return (
+            images.flip(0).lerp(images, weight[:, None, None, None]),
+            targets.flip(0).lerp(targets, weight[:, None]),
+        )

@@ -1,0 +1,20 @@
+"""A constant learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .lr_schedule import LRSchedule
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+
+@dataclass
+class Constant(LRSchedule):
+    """The learning rate stays at lr, after the warm-up."""
+
+    def main(self, optimizer: Optimizer, steps: int) -> None:
+        """None: nothing moves."""
+        return

@@ -1,0 +1,36 @@
+"""Half a cosine down (Loshchilov & Hutter, 2017, "SGDR", without restarts)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...component import option
+from ...errors import require
+from .lr_schedule import LRSchedule
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+
+@dataclass
+class Cosine(LRSchedule):
+    """The learning rate falls along half a cosine, from lr to `final` · lr after the last step."""
+
+    final: float = option(0.0, neutral=0.0)
+    """Share of lr that is left at the end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 <= self.final <= 1,
+            f"lr_schedule.final is a share of lr, from 0 to 1, not {self.final:g}",
+        )
+
+    def main(self, optimizer: Optimizer, steps: int) -> LRScheduler:
+        """See `LRSchedule.main`."""
+        from torch.optim.lr_scheduler import CosineAnnealingLR
+
+        lr = optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"])
+        return CosineAnnealingLR(optimizer, steps, self.final * float(lr))

@@ -1,0 +1,47 @@
+"""`LRSchedule`: what every option of the config group ``lr_schedule`` is derived from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...component import Component, option
+from ...errors import require
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+
+@dataclass
+class LRSchedule(Component):
+    """How the learning rate moves, after a warm-up: torch's own scheduler, stepped each step."""
+
+    warmup: float = option(0.0, neutral=0.0)
+    """Share of training over which the learning rate first rises, in equal steps, up to lr."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.warmup < 1,
+            f"lr_schedule.warmup is a share of training, from 0 to below 1, not {self.warmup:g}: "
+            f"0.05 is its first twentieth",
+        )
+
+    def main(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
+        """The scheduler of `steps` steps without a warm-up; None where lr stays as it is."""
+        raise NotImplementedError
+
+    def warmup_steps(self, steps: int) -> int:
+        """How many of `steps` steps the warm-up takes."""
+        return round(self.warmup * steps)
+
+    def build(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
+        """The scheduler of a training of `steps` steps; None where lr stays as it is."""
+        from torch.optim.lr_scheduler import ConstantLR, LinearLR, SequentialLR
+
+        rising = self.warmup_steps(steps)
+        if rising == 0:
+            return self.main(optimizer, steps)
+        first = LinearLR(optimizer, 1 / (rising + 1), total_iters=rising)
+        then = self.main(optimizer, steps - rising) or ConstantLR(optimizer, 1.0)
+        return SequentialLR(optimizer, [first, then], [rising])

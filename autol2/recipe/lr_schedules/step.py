@@ -1,0 +1,50 @@
+"""Steps down at milestones, as residual networks were trained first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...component import option
+from ...errors import require
+from .lr_schedule import LRSchedule
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+
+@dataclass
+class Step(LRSchedule):
+    """The learning rate is multiplied by a factor at each milestone."""
+
+    milestones: list[float] = option(lambda: [0.3, 0.6, 0.9])
+    """Shares of training after which the learning rate changes."""
+    factor: float = option(0.2)
+    """What it is multiplied by."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rising = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
+        require(
+            rising and all(0 < one < 1 for one in self.milestones),
+            f"lr_schedule.milestones are shares of training between 0 and 1 that rise, not "
+            f"{self.milestones}: try lr_schedule.milestones=[0.3,0.6,0.9]",
+        )
+        require(
+            self.warmup < min(self.milestones, default=1.0),
+            "lr_schedule.warmup must end before the first of lr_schedule.milestones",
+        )
+        require(
+            0 < self.factor < math.inf,
+            f"lr_schedule.factor must be above 0, not {self.factor:g}: try 0.2",
+        )
+
+    def main(self, optimizer: Optimizer, steps: int) -> LRScheduler:
+        """See `LRSchedule.main`; a milestone is a share of all of training, the warm-up with it."""
+        from torch.optim.lr_scheduler import MultiStepLR
+
+        whole = round(steps / (1 - self.warmup))
+        places = [round(one * whole) - (whole - steps) for one in self.milestones]
+        return MultiStepLR(optimizer, places, self.factor)

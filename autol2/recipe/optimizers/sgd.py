@@ -1,0 +1,39 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...component import option
+from ...errors import require
+from .optimizer import Optimizer
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class SGD(Optimizer):
+    """torch's SGD. The decay is exactly the gradient of the penalty λ·Σθ²."""
+
+    momentum: float = option(0.0, neutral=0.0)
+    """Share of the last step's direction that is kept; 0 for plain SGD."""
+    nesterov: bool = option(False, neutral=False)
+    """Nesterov's momentum."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.momentum < 1,
+            f"optimizer.momentum must lie in [0, 1), not {self.momentum:g}: try 0.9",
+        )
+        require(
+            self.momentum > 0 or not self.nesterov,
+            "optimizer.nesterov=true needs momentum: add optimizer.momentum=0.9",
+        )
+
+    def build(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        """See `Optimizer.build`."""
+        import torch
+
+        return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov)

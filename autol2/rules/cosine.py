@@ -1,0 +1,37 @@
+"""λ along half a cosine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import require_finite
+from .method import Circumstances, LambdaPolicy, Method
+from .schedules import Schedule
+
+
+@dataclass
+class Cosine(Method):
+    """λ goes from its first to its last value along half a cosine, a step at a time, as DINO moves
+    its weight decay from 0.04 to 0.4 (Caron et al., 2021, "Emerging properties in self-supervised
+    vision transformers", ICCV, section 3.2 and the authors' ``cosine_scheduler``)."""
+
+    initial_lambda: float = 5e-5
+    """λ at the first step."""
+    final_lambda: float = 5e-4
+    """λ at the last step."""
+
+    label = "cosine λ"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_finite("method.initial_lambda", self.initial_lambda)
+        require_finite("method.final_lambda", self.final_lambda)
+
+    def policy(self, given: Circumstances) -> LambdaPolicy:
+        """The cosine over the steps of the run."""
+        first, last, steps = self.initial_lambda, self.final_lambda, given.steps
+        return Schedule(
+            lambda step: last + (first - last) * (1 + math.cos(math.pi * step / steps)) / 2,
+            "λ follows a cosine",
+        )

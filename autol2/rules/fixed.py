@@ -1,0 +1,36 @@
+"""A constant λ: the baselines, coupled and decoupled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .controller import Rule
+from .method import Circumstances, LambdaPolicy, Method
+from .schedules import Schedule
+
+
+@dataclass
+class Fixed(Method):
+    """Constant λ, the baseline (paper, section 4)."""
+
+    label = "fixed λ"
+    uses = ("fixed_lambda",)
+    baseline = True
+
+    def policy(self, given: Circumstances) -> LambdaPolicy:
+        """The same λ at every step."""
+        value = given.fixed_lambda.value
+        return Schedule(lambda step: value, "λ is fixed")
+
+    def rule(self, given: Circumstances) -> Rule:
+        """The rule that never changes λ."""
+        return Rule("fixed", fixed_lambda=given.fixed_lambda.value)
+
+
+@dataclass
+class Decoupled(Fixed):
+    """Constant decoupled decay: AdamW (Loshchilov & Hutter, 2019, "Decoupled weight decay
+    regularization", ICLR), with weight_decay = 2·fixed_lambda. Under plain SGD it is `Fixed`."""
+
+    label = "decoupled λ"
+    optimizers = ("adamw",)

@@ -1,0 +1,228 @@
+"""A method: what decides λ in a run, and what a run needs to know of it.
+
+One class a method, one YAML file in ``conf/method``. A method makes a `LambdaPolicy` for each run:
+the rules of the paper look at measurements, schedules at the step alone, and CPR leaves λ to its
+optimizer; the trainer treats them alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from ..component import Component, Options, option
+from ..errors import UserError, require, require_choice, require_finite
+from .controller import PROTOCOLS, Controller, Decision, Rule
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+INITIALIZATIONS = ("published", "paper", "original")
+
+
+class LambdaPolicy(Protocol):
+    """What decides λ during one run."""
+
+    @property
+    def measures(self) -> bool:
+        """Whether λ depends on measurements, so that each has to be read back at once."""
+
+    @property
+    def before_update(self) -> bool:
+        """Whether a measurement is taken in before its step's update, which has the new λ then.
+
+        Measured steps are counted over the whole run there, the first one being its first step;
+        elsewhere within each epoch, the first one being the k-th step.
+        """
+
+    def lambda_at(self, step: int) -> float:
+        """λ that a step is trained with, given its number from 0.
+
+        Where `measures`, that is the λ after the measurements taken in so far.
+        """
+
+    def observe(self) -> Tensor | None:
+        """The λ of the step just done, where the optimizer finds it; None where λ is set."""
+
+    def measure(self, loss: float, accuracy: float, step: int, epoch_step: int) -> Decision:
+        """Take in the measurement of a step; see `Controller.measure`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later decisions depend on, as plain numbers and strings."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`."""
+
+
+@dataclass
+class Alpha(Options):
+    """The percentage threshold α of Methods 1 and 3 (paper, Algorithms 2 and 4)."""
+
+    percent: float = 5.0
+    """α in percent: loss and error must be worse (or better) than their minimum by that much."""
+
+    def __post_init__(self) -> None:
+        require(
+            math.isfinite(self.percent) and self.percent >= 0,
+            f"alpha is a percentage of at least 0, not {self.percent:g}: try alpha=5",
+        )
+
+
+@dataclass
+class FixedLambda(Options):
+    """The constant λ of the methods that keep one."""
+
+    value: float = 5e-4
+    """λ; for SGD the same as a weight decay of 2λ."""
+
+    def __post_init__(self) -> None:
+        require(
+            math.isfinite(self.value) and self.value >= 0,
+            f"fixed_lambda must be at least 0, not {self.value:g}: try fixed_lambda=5e-4",
+        )
+        require(
+            self.value <= LARGEST,
+            f"fixed_lambda must be at most {LARGEST:g}, not {self.value:g}: try fixed_lambda=5e-4",
+        )
+
+
+@dataclass
+class ProtocolOptions(Options):
+    """Which reading of the paper's rules is meant (see README, "Protocols")."""
+
+    name: str = "published"
+    """published (what drew the figures), pseudocode (as printed) or corrected (as meant)."""
+    initialization: str = "published"
+    """published (convolutions N(0, 2/fan_in), the rest PyTorch's default), paper (every layer
+    N(0, 2/fan_in), every bias 0) or original (every layer N(0, 1/fan_in), every bias 0)."""
+    lambda_min: float = option(0.0, neutral=0.0)
+    """λ never falls below this."""
+    lambda_max: float = option(math.inf, neutral=math.inf)
+    """λ never rises above this."""
+
+    def __post_init__(self) -> None:
+        require_choice("protocol", self.name, PROTOCOLS)
+        require_choice("protocol.initialization", self.initialization, INITIALIZATIONS)
+        require_finite("protocol.lambda_min", self.lambda_min)
+        require(
+            self.lambda_max >= self.lambda_min,
+            f"protocol.lambda_max must be at least protocol.lambda_min ({self.lambda_min:g}), "
+            f"not {self.lambda_max:g}",
+        )
+
+
+LARGEST = 1e30
+"""No λ above this: its product with a squared norm would leave the range of numbers."""
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a method may draw on beside its own options."""
+
+    alpha: Alpha
+    fixed_lambda: FixedLambda
+    protocol: ProtocolOptions
+    steps: int
+    """Steps of the run."""
+    lr: float
+    """The learning rate at the first step."""
+
+
+@dataclass
+class Method(Component):
+    """Base class of the methods."""
+
+    measure_every: int = 5
+    """Steps between two measurements of the training loss and accuracy (the paper's k, section
+    4)."""
+
+    label: ClassVar[str] = ""
+    """What it is called for a reader."""
+    uses: ClassVar[tuple[str, ...]] = ()
+    """The groups that it draws on, of alpha, fixed_lambda and protocol; the others are no part of
+    a run's identity."""
+    baseline: ClassVar[bool] = False
+    """Whether it is a fixed λ, which schedules are compared with."""
+    optimizers: ClassVar[tuple[str, ...]] = ()
+    """The optimizers that it works with; none stands for all."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.measure_every >= 1,
+            f"method.measure_every must be a whole number of at least 1, not {self.measure_every}",
+        )
+
+    def policy(self, given: Circumstances) -> LambdaPolicy:
+        """What decides λ in a run, where the optimizer does not."""
+        raise NotImplementedError
+
+    def rule(self, given: Circumstances) -> Rule:
+        """The rule that the method applies to measurements.
+
+        Raises:
+            UserError: it looks at none.
+        """
+        raise UserError(
+            f"method={self.name} looks at no measurements: choose auto_l2, threshold, advance, "
+            f"combined or fixed"
+        )
+
+    def build(
+        self, given: Circumstances, model: nn.Module, make_optimizer: Callable[[], Optimizer]
+    ) -> tuple[Optimizer, LambdaPolicy]:
+        """The optimizer of a run and what decides its λ; by default what `make_optimizer` makes."""
+        return make_optimizer(), self.policy(given)
+
+
+@dataclass
+class Adaptive(Method):
+    """Base class of Auto L2 and the paper's methods: λ moves by the measurements of training."""
+
+    initial_lambda: float = 0.1
+    """λ at the first step, in the paper's convention: the penalty is λ·Σθ², without ½."""
+    decay_factor: float = 0.1
+    """λ is multiplied by this when it decays and divided by it when it is raised; within (0, 1)."""
+    cooldown: float = 0.1
+    """After a change λ rests for ``cooldown / λ`` steps."""
+    raise_when_converged: int = option(0, neutral=0)
+    """Raise λ after this many measurements in a row without a new minimum of loss or error
+    (the paper's future work); 0 never does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_finite("method.initial_lambda", self.initial_lambda)
+        require(
+            self.initial_lambda <= LARGEST,
+            f"method.initial_lambda must be at most {LARGEST:g}, not {self.initial_lambda:g}",
+        )
+        require(
+            0 < self.decay_factor < 1,
+            f"method.decay_factor must lie between 0 and 1 (0.1 divides λ by ten), "
+            f"not {self.decay_factor:g}",
+        )
+        require_finite("method.cooldown", self.cooldown)
+        require(
+            self.raise_when_converged >= 0,
+            f"method.raise_when_converged must be at least 0, not {self.raise_when_converged}",
+        )
+
+    def rule(self, given: Circumstances) -> Rule:
+        """The rule of the class's own algorithm."""
+        return Rule(
+            method=self.name,
+            protocol=given.protocol.name,
+            alpha=given.alpha.percent,
+            initial_lambda=self.initial_lambda,
+            decay_factor=self.decay_factor,
+            cooldown=self.cooldown,
+            lambda_min=given.protocol.lambda_min,
+            lambda_max=given.protocol.lambda_max,
+            raise_when_converged=self.raise_when_converged,
+        )
+
+    def policy(self, given: Circumstances) -> LambdaPolicy:
+        """A controller with that rule."""
+        return Controller(self.rule(given))

@@ -1,0 +1,1 @@
+"""Experiment trackers that a run is shown to, beside its own records."""

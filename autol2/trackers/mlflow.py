@@ -1,0 +1,85 @@
+"""MLflow."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from filelock import FileLock
+
+from .tracker import Figures, Shown, Tracker, TrackerOptions
+
+ENDS = {"completed": "FINISHED", "interrupted": "KILLED"}
+"""MLflow's words for how a run ended; what is not here has FAILED."""
+BATCH = 1000
+"""Figures that MLflow takes at a time."""
+
+
+@dataclass
+class MLflowOptions(TrackerOptions):
+    """MLflow."""
+
+    project: str = "autol2"
+    """The experiment."""
+    uri: str | None = None
+    """The tracking server; null for mlflow.db in the study's folder."""
+
+    name = "mlflow"
+
+    def open(self, run: Shown) -> Tracker:
+        """See `TrackerOptions`."""
+        return MLflow(run, self)
+
+
+class MLflow:
+    """An MLflow run; every attempt at our run is the same one."""
+
+    def __init__(self, run: Shown, options: MLflowOptions) -> None:
+        for name, value in (
+            ("MAX_RETRIES", "1"),
+            ("TIMEOUT", "10"),
+        ):  # or a lost server holds us up
+            os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        from mlflow.entities import Metric
+        from mlflow.tracking import MlflowClient
+
+        self._metric = Metric
+        study = run.folder.parent
+        uri = options.uri or f"sqlite:///{(study / 'mlflow.db').resolve()}"
+        with FileLock(study / ".mlflow.lock"):  # two runs must not both make the tables
+            self._client = MlflowClient(uri)
+            self._run_id = self._find_or_create(run, options.project)
+
+    def _find_or_create(self, run: Shown, project: str) -> str:
+        client = self._client
+        known = client.get_experiment_by_name(project)
+        experiment = known.experiment_id if known else client.create_experiment(project)
+        found = client.search_runs([experiment], f"tags.`autol2.id` = '{run.id}'")
+        if found:
+            client.update_run(found[0].info.run_id, "RUNNING")
+            return str(found[0].info.run_id)
+        tags = {"autol2.id": run.id, "autol2.study": run.study}
+        made = client.create_run(experiment, tags=tags, run_name=run.folder.name).info.run_id
+        for name, value in run.options.items():
+            client.log_param(made, name, value)
+        return str(made)
+
+    def log(self, rows: Sequence[tuple[int, Figures]]) -> None:
+        """See `Tracker`."""
+        now = int(1000 * time.time())
+        metrics = [
+            self._metric(name, value, now, step)
+            for step, figures in rows
+            for name, value in figures.items()
+        ]
+        for first in range(0, len(metrics), BATCH):
+            self._client.log_batch(self._run_id, metrics[first : first + BATCH])
+
+    def close(self, status: str) -> None:
+        """See `Tracker`."""
+        self._client.set_tag(self._run_id, "autol2.status", status)
+        self._client.set_terminated(self._run_id, ENDS.get(status, "FAILED"))

@@ -1,0 +1,154 @@
+"""A tracker: the base class of the config group ``logger``, and what keeps it up to date.
+
+A tracker is shown what the run's CSV files say, row for row, each time they are flushed: nothing is
+measured for it, and the GPU never waits. It is a copy: when it fails the run goes on without it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..component import Component
+
+Figures = dict[str, float]
+"""By name, as in ``epochs/test_accuracy``; all finite."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a tracker is told of a run."""
+
+    folder: Path
+    """The run's directory; its name is the run's."""
+    study: str
+    """Its study."""
+    id: str
+    """The same for every attempt at the run, another one after ``rerun=true``."""
+    options: Mapping[str, Any]
+    """The run's identity, flat, as in ``method.name``."""
+    first: int
+    """The last step that is not done again."""
+
+
+class Tracker(Protocol):
+    """What shows a run while it runs."""
+
+    def log(self, rows: Sequence[tuple[int, Figures]]) -> None:
+        """Take figures, each row with the step of the run that it belongs to."""
+
+    def close(self, status: str) -> None:
+        """The attempt ended; `status` as in run.json."""
+
+
+@dataclass
+class TrackerOptions(Component):
+    """Base class of the trackers. None of their options is part of a run's identity."""
+
+    def open(self, run: Shown) -> Tracker | None:
+        """The tracker of a run that has begun, with its records flushed; None for no tracker.
+
+        May raise anything: the run then goes on without it.
+        """
+        raise NotImplementedError
+
+
+@dataclass
+class NoTracker(TrackerOptions):
+    """No tracker."""
+
+    name = "none"
+
+    def open(self, run: Shown) -> Tracker | None:
+        """See `TrackerOptions`."""
+        return None
+
+
+class Mirror:
+    """Shows a tracker what is new in a run's records.
+
+    Args:
+        tracker: the tracker.
+        folder: the run's. What its records hold now, an earlier attempt has shown.
+        length: steps of an epoch.
+        warn: told once if the tracker fails.
+    """
+
+    def __init__(
+        self, tracker: Tracker, folder: Path, length: int, warn: Callable[[str], None]
+    ) -> None:
+        self._tracker: Tracker | None = tracker
+        self._length, self._warn = length, warn
+        self._columns: dict[Path, list[str]] = {}
+        self._seen: dict[Path, int] = {}
+        for path in (folder / "measurements.csv", folder / "epochs.csv"):
+            with path.open(newline="", encoding="utf-8") as file:
+                self._columns[path] = next(csv.reader(file))
+            self._seen[path] = path.stat().st_size
+
+    def update(self) -> None:
+        """Show what has been flushed since the last time."""
+        if self._tracker is not None:
+            self._attempt(lambda tracker: tracker.log(list(self._news())))
+
+    def close(self, status: str) -> None:
+        """Show the rest and let the tracker go; `status` as in run.json."""
+        self.update()
+        self._attempt(lambda tracker: tracker.close(status))
+        self._tracker = None
+
+    def _attempt(self, what: Callable[[Tracker], None]) -> None:
+        try:
+            if self._tracker is not None:
+                what(self._tracker)
+        except Exception as error:
+            self._tracker = None
+            self._warn(f"the logger failed, the run goes on without it: {_short(error)}")
+
+    def _news(self) -> Iterator[tuple[int, Figures]]:
+        for path, columns in self._columns.items():
+            with path.open("rb") as file:
+                file.seek(self._seen[path])
+                content = file.read()
+            content = content[: content.rfind(b"\n") + 1]  # a row may be half flushed
+            self._seen[path] += len(content)
+            for row in csv.DictReader(io.StringIO(content.decode()), columns):
+                step = int(row.pop("epoch")) * self._length + int(row.pop("step"))
+                row.pop("event", None)
+                figures = {f"{path.stem}/{name}": float(value) for name, value in row.items()}
+                yield step, {name: one for name, one in figures.items() if math.isfinite(one)}
+
+
+def mirror(
+    options: TrackerOptions, run: Shown, length: int, warn: Callable[[str], None]
+) -> Mirror | None:
+    """What shows `run` to the tracker of `options`; None where there is none or it fails.
+
+    Args:
+        options: the tracker.
+        run: begun, with its records flushed.
+        length: steps of an epoch.
+        warn: told if the tracker cannot be had, or later fails.
+    """
+    try:
+        tracker = options.open(run)
+    except ModuleNotFoundError as error:
+        warn(
+            f"logger={options.name} needs the package {error.name}, the run goes on without it: "
+            f"pip install 'autol2[{options.name}]'"
+        )
+        return None
+    except Exception as error:
+        warn(f"no logger={options.name}, the run goes on without it: {_short(error)}")
+        return None
+    return None if tracker is None else Mirror(tracker, run.folder, length, warn)
+
+
+def _short(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
