@@ -11,21 +11,22 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..runs.files import to_json, write_atomically
 from ..runs.run import FINISHED, Held, command, now, read_state
+from .forkserver import SERVER
 from .study import HOPELESS, RETRIES, common_error, last_line, status_of
 
-POLL = 0.2
+POLL = 0.1
 """Seconds between two looks at the processes."""
+NO_PROCESS = 71  # EX_OSERR
+"""The exit status of a process that could not be started."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,14 @@ class Task:
     folder: str
     """The run's directory."""
     overrides: tuple[str, ...]
-    """What ``python -m autol2.train`` is given."""
+    """What ``python -m autol2.train`` would be given, for messages."""
     attempts: int = 0
     """How often it had been tried when it was planned."""
+    updated: float = 0.0
+    """When its run.json had last changed then, as that says itself."""
+    config: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Its whole configuration, resolved (`autol2.cli.composition.resolved`): what is done, whatever
+    becomes of the files that it was composed from."""
 
     @property
     def run_id(self) -> str:
@@ -58,6 +64,14 @@ class Task:
     def state(self) -> dict[str, Any]:
         """Its run.json as it is now."""
         return read_state(Path(self.folder))
+
+    def finished(self, state: Mapping[str, Any]) -> bool:
+        """Whether `state`, its run.json, says that there is nothing left to do.
+
+        With ``rerun=true`` that takes a result which is newer than the plan.
+        """
+        again = self.config.get("rerun") and state.get("updated", 0.0) == self.updated
+        return state.get("status") in FINISHED and not again
 
 
 @dataclass
@@ -131,7 +145,7 @@ class Batch:
         state = task.state
         status = state.get("status")
         tried = len(state.get("attempts", [])) > task.attempts
-        return status in FINISHED or (
+        return task.finished(state) or (
             tried
             and status in ("failed", "interrupted")
             and status_of(state, None, self.retries).status == "failed"
@@ -153,7 +167,7 @@ class Batch:
         return DelayedSubmission(dataclasses.replace(self))
 
 
-class Process(subprocess.Popen[bytes]):
+class Process:
     """A process that does one run.
 
     Args:
@@ -161,36 +175,64 @@ class Process(subprocess.Popen[bytes]):
         gpu: the device it sees; empty leaves CUDA_VISIBLE_DEVICES alone.
         threads: as in `Batch`.
         root: as in `Batch`.
+
+    Attributes:
+        pid: its number; 0 where no process could be started.
+        returncode: how it ended, as `subprocess.Popen` has it; None while it lives.
     """
 
     def __init__(self, task: Task, gpu: str, threads: int, root: str) -> None:
         self.task, self.gpu = task, gpu
+        self.returncode: int | None = None
         self._tried = len(task.state.get("attempts", []))
         self._memory_kills = memory_kills()
-        environment = dict(os.environ)
-        if gpu:
-            environment["CUDA_VISIBLE_DEVICES"] = gpu
-        overrides = list(task.overrides)
-        if threads and not any(word.startswith("threads=") for word in overrides):
-            overrides.append(f"threads={threads}")
-        task.log.parent.mkdir(parents=True, exist_ok=True)
-        with task.log.open("ab") as output:
-            self._said_before = output.tell()
-            super().__init__(
-                [sys.executable, "-m", "autol2.train", *overrides],
-                cwd=root,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the launcher, which passes it on
-            )
+        self._said_before = 0
+        with contextlib.suppress(OSError):  # it may still train, without a log
+            task.log.parent.mkdir(parents=True, exist_ok=True)
+            self._said_before = task.log.stat().st_size
+        config = {**task.config}
+        if threads and not config.get("threads"):
+            config["threads"] = threads
+        request = {
+            "config": config,
+            "overrides": list(task.overrides),
+            "root": root,
+            "log": str(task.log),
+            "environment": {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {},
+        }
+        try:
+            self.pid = SERVER.fork(request)
+        except OSError:
+            self.pid, self.returncode = 0, NO_PROCESS
+
+    def poll(self) -> int | None:
+        """`returncode` as it is now."""
+        if self.returncode is None:
+            self.returncode = SERVER.poll(self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for its end, at most `timeout` seconds; `returncode` then."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.poll() is None and (deadline is None or time.monotonic() < deadline):
+            time.sleep(0.02)
+        return self.returncode
+
+    def terminate(self) -> None:
+        """Ask it to save and leave."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
 
     def mend(self, status: int) -> None:
         """Make run.json true if the process ended, with `status`, without noting so there."""
+        with contextlib.suppress(OSError):  # a full disk, or somebody else's: the others go on
+            self._mend(status)
+
+    def _mend(self, status: int) -> None:
         state, folder = self.task.state, Path(self.task.folder)
         tried = state.setdefault("attempts", [])
-        if status in (0, Held.status) or state.get("status") in FINISHED:
+        if status in (0, Held.status) or self.task.finished(state):
             return
         if state.get("status") != "running":
             if len(tried) > self._tried:
@@ -209,18 +251,20 @@ class Process(subprocess.Popen[bytes]):
             state["status"], why = "interrupted", f"killed by {signal.Signals(-status).name}"
         else:
             why = f"exited with status {status}"
-            state["error"] = self._last_words() or f"the process {why} without a word"
+            begun = len(tried) > self._tried
+            words = "no process can be started" if not self.pid else self._last_words(begun)
+            state["error"] = words or f"the process {why} without a word"
         tried[-1].update(ended=now(), why=why)
         state["updated"] = time.time()
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "run.json", to_json(state).encode())
 
-    def _last_words(self) -> str:
-        """What it said last, if that was an error."""
+    def _last_words(self, begun: bool) -> str:
+        """What it said last, if that was an error or it had not `begun` to train."""
         with contextlib.suppress(OSError), self.task.log.open("rb") as log:
             log.seek(self._said_before)
             words = last_line(log.read().decode(errors="replace"))
-            if re.match(r"(error|[\w.]*(Error|Exception)): ", words):
+            if not begun or re.match(r"(error|[\w.]*(Error|Exception|Exit|Interrupt))\b", words):
                 return words.removeprefix("error: ")
         return ""
 

@@ -12,21 +12,19 @@ import signal
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.table import Table
 
-from ..cli.composition import SweepLoader
+from ..cli.composition import as_typed, resolved, restored, sources, sweep_loader
 from ..cli.progress import Terminal, counted
-from ..config import parse
 from ..errors import UserError
 from ..runs.identity import run_id
-from ..runs.run import FINISHED, read_state
+from ..runs.run import read_state
 from .batch import Batch, Task, hopeless
 from .study import HOPELESS, Job, RunStatus, add_to_manifest, read_manifest, status_of
 
@@ -66,8 +64,7 @@ class StudyLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Keep what Hydra hands over, with a loader that its sweeper, too, checks all runs by."""
-        loader = SweepLoader(hydra_context.config_loader)
-        hydra_context.config_loader = cast("ConfigLoader", loader)
+        self.loader = sweep_loader(hydra_context)
         self.hydra_context, self.config = hydra_context, config
 
     def launch(
@@ -82,6 +79,8 @@ class StudyLauncher(Launcher):
                     )
         if not job_overrides:
             raise UserError("there is nothing to sweep over: a range or glob has no values")
+        self.loader.expect(self.config, job_overrides)
+        self._sources = sources(self.config.hydra.overrides.hydra)
         tasks = [self._task(overrides) for overrides in job_overrides]
         plan = self._decide({task.folder: task for task in tasks}.values())
         self._show(plan)
@@ -100,29 +99,38 @@ class StudyLauncher(Launcher):
         ]
 
     def _task(self, overrides: Sequence[str]) -> Task:
-        loader = self.hydra_context.config_loader
-        config = parse(loader.load_sweep_config(self.config, list(overrides)))
+        options = resolved(self.loader.load_sweep_config(self.config, overrides), overrides)
+        config = restored(options)
         folder = Path(config.outputs) / config.study / run_id(config)
-        # A job composes by itself, so what makes it so must be said: an experiment's settings are
-        # in the overrides already, since Hydra merges the two.
-        tried = len(read_state(folder).get("attempts", []))
-        return Task(str(folder.absolute()), tuple(overrides), tried)
+        state = read_state(folder)
+        typed = (as_typed(word, options) for word in overrides)
+        return Task(
+            str(folder.absolute()),
+            (*self._sources, *typed),
+            len(state.get("attempts", [])),
+            state.get("updated", 0.0),
+            options,
+        )
 
     def _decide(self, tasks: Collection[Task]) -> Plan:
         names, states = self._job_names(tasks), {task: task.state for task in tasks}
         unfinished = {
             name
             for task, name in names.items()
-            if name is not None and states[task].get("status") not in FINISHED
+            if name is not None and not task.finished(states[task])
         }
         jobs = self._jobs(unfinished)
         return [
-            (
-                task,
-                status_of(states[task], jobs.get(names[task] or ""), self.options["max_retries"]),
-            )
-            for task in tasks
+            (task, self._status(task, states[task], jobs.get(names[task] or ""))) for task in tasks
         ]
+
+    def _status(self, task: Task, state: Mapping[str, Any], job: Job | None) -> RunStatus:
+        how = status_of(state, job, self.options["max_retries"])
+        if how.status != "done" or task.finished(state):
+            return how
+        if job is not None and job.active:
+            return RunStatus("queued", f"job {job.name} is {job.state.lower()}")
+        return RunStatus("missing", "rerun=true does it over")
 
     def _job_names(self, tasks: Collection[Task]) -> dict[Task, str | None]:
         """The job, if any, that each of `tasks` was last submitted in."""
@@ -170,7 +178,7 @@ class StudyLauncher(Launcher):
         self.console.print(f"[{number}/{count}] {task.run_id}: {words}", markup=False)
 
     def _sum_up(self, tasks: list[Task], wanted: list[Task]) -> None:
-        open_ = [task for task in tasks if task.state.get("status") not in FINISHED]
+        open_ = [task for task in tasks if not task.finished(task.state)]
         done = len(tasks) - len(open_)
         self.console.print(f"{done} of {len(tasks)} runs have come to a result", markup=False)
         if not open_:

@@ -89,9 +89,10 @@ def _studies(outputs: Path) -> dict[Path, float]:
 
 
 def _traces(study: Path) -> Iterator[Path]:
-    """The files that make a folder a study."""
-    if (study / "study.json").exists():
-        yield study / "study.json"
+    """The files that make a folder a study; runs.csv tells of runs that were trained elsewhere."""
+    for name in ("study.json", "runs.csv"):
+        if (study / name).exists():
+            yield study / name
     yield from study.glob("*/run.json")
 
 
