@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -146,11 +147,13 @@ def _speed(trainer: Trainer, config: Config, data: Dataset, device: torch.device
     """Steps a second, and what share of the fastest products they come to."""
     index = torch.arange(config.batch_size, device=device) % len(data.train_images)
     place = torch.zeros(1, dtype=torch.int64, device=device)
+    drawn = config.augmentation.draw(np.random.default_rng(0), config.batch_size)
+    numbers = torch.from_numpy(drawn).to(device)
     steps = 20 if device.type == "cuda" else 2
 
     def work() -> None:
         for _ in range(steps):
-            trainer.gradients(index, place)
+            trainer.gradients(index, numbers, place)
             trainer.optimizer.step()
 
     work()
