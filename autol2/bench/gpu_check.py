@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -147,8 +146,7 @@ def _speed(trainer: Trainer, config: Config, data: Dataset, device: torch.device
     """Steps a second, and what share of the fastest products they come to."""
     index = torch.arange(config.batch_size, device=device) % len(data.train_images)
     place = torch.zeros(1, dtype=torch.int64, device=device)
-    drawn = config.augmentation.draw(np.random.default_rng(0), config.batch_size)
-    numbers = torch.from_numpy(drawn).to(device)
+    numbers = trainer._drawn(config.batch_size)
     steps = 20 if device.type == "cuda" else 2
 
     def work() -> None:

@@ -19,7 +19,8 @@ from rich.progress import track
 from ..cli.command import command
 from ..config import parse_as, study_name
 from ..errors import UserError, require
-from ..sweeps.study import Record, find, read_manifest, records
+from ..sweeps.manifest import read_manifest
+from ..sweeps.study import Record, find, records
 from . import figures, page, plot, recording
 from .arms import Question
 from .beside import Beside, beside_published
