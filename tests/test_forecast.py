@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from autol2.report.forecast import Peak, best_lambdas, fit, forecasts, peak
+from autol2.report.lambda_figures import all_figures, training_lengths
 from autol2.sweeps.study import Record
 
-ONE = Peak("a", "c", 0, 0.2, True, 0.01, 1000, 100, 300, 80.0)
+ONE = Peak("a", "c", "f", 0, 0.2, True, 0.01, 1000, 100, 300, 80.0)
 
 
 def run(lambda_: float, steps: int = 10_000, *, c: float = 3.0, best: float = 80.0) -> Peak:
@@ -115,3 +116,33 @@ def test_a_learning_rate_that_moves(tmp_path: Path, identity: dict[str, object])
 
 def test_methods_that_move_lambda_have_no_peak(tmp_path: Path) -> None:
     assert peak(record(tmp_path, [10], method={"name": "auto_l2"}), 0.5) is None
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_training_lengths_are_told_apart() -> None:
+    """Figure 1a: a grid of λ at one length, and at lengths in proportion to 1/λ."""
+    grid = [1e-3, 2e-3, 5e-3, 1e-2]
+    runs = [run(value, 1000) for value in grid]
+    runs += [run(value, 100 * round(0.02 / value)) for value in grid]
+    lengths = training_lengths(runs)
+    assert list(lengths) == ["10 epochs", "0.02/λ epochs"]
+    assert [len({one.lambda_ for one in some}) for some in lengths.values()] == [4, 4]
+    assert training_lengths(runs[:2]) == {}
+
+
+def test_figures_are_drawn_where_there_are_the_runs(tmp_path: Path) -> None:
+    lambdas = [1e-3, 2e-3, 5e-3, 1e-2]
+    runs = [run(value, 3000, best=70 + place) for place, value in enumerate(lambdas)]
+    (only,) = all_figures(runs, tmp_path)
+    assert only.name == "lambda_grid"
+    assert "After 30 epochs λ = 0.01 is best, 73.00 %" in only.alt
+    slower = [replace(one, lr=0.1, context="d", time=2 * one.time) for one in runs]
+    grid, times = all_figures([*runs, *slower], tmp_path)
+    assert times.name == "time_to_best"
+    assert "t* = 0.006/(lr·λ) epochs" in times.alt  # c·lr in epochs of 100 steps: 3 · 0.2 / 100
+    for drawing in (grid, times):
+        assert drawing.png.stat().st_size > 5000
+        assert drawing.svg.read_text().rstrip().endswith("</svg>")
+    assert all_figures([run(0.01)], tmp_path) == []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,8 @@ class Peak:
     run_id: str
     context: str
     """A name for all that runs of one forecast have in common."""
+    family: str
+    """The same, whatever the learning rate."""
     seed: int
     lr: float
     constant_lr: bool
@@ -50,6 +52,10 @@ class Peak:
     """t*: the step of the first evaluation that is about as good as the best."""
     best: float
     """Highest test accuracy in percent."""
+
+    def at_unit_lr(self) -> Peak:
+        """The run as it would be at lr = 1, where only lr·λ counts."""
+        return replace(self, lr=1.0, lambda_=self.lr * self.lambda_)
 
     @property
     def tells(self) -> bool:
@@ -125,6 +131,7 @@ def peak(record: Record, within: float) -> Peak | None:
     return Peak(
         run_id=record.run_id,
         context=digest(common),
+        family=digest({name: value for name, value in common.items() if name != "lr"}),
         seed=int(options["seed"]),
         lr=float(options["lr"]),
         constant_lr=schedule == "constant" and not options.get("lr_schedule.warmup"),
