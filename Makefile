@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo status report bench test lint format clean
+.PHONY: help demo status report bench gpu-check test lint format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Train every method on small embedded data and show what came out
 	$(BIN)/python -m autol2.train -m experiment=demo
@@ -21,6 +21,9 @@ report: $(READY) ## Report on the newest study, or on STUDY=name
 
 bench: $(READY) ## Measure how fast it is here, and what limits it (10 minutes)
 	$(BIN)/python -m autol2.bench $(ARGS)
+
+gpu-check: $(READY) ## Check that training works on this GPU (two minutes)
+	$(BIN)/python -m autol2.bench.gpu_check $(ARGS)
 
 test: $(READY) ## Run the tests
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)

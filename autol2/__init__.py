@@ -1,8 +1,9 @@
 """autol2: does an L2 schedule beat a fixed λ? Runs that can be trusted, and the schedules to use.
 
-`AutoL2` is the controller for your own training loop; `replay` runs a `Rule` over recorded
-measurements. Each is loaded when it is first asked for, so that importing `AutoL2` loads torch and
-nothing else.
+`AutoL2` is the controller for your own training loop, beside weight decay schedules with the same
+interface, and `record` makes such trainings a study that ``python -m autol2.report`` reads;
+`replay` runs a `Rule` over recorded measurements. Each is loaded
+when it is first asked for, so that importing `AutoL2` loads torch and nothing else.
 """
 
 from __future__ import annotations
@@ -12,30 +13,59 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .replay import replay as replay
+    from .report.recording import record as record
     from .rules.auto_l2 import AutoL2 as AutoL2
     from .rules.controller import Controller as Controller
     from .rules.controller import Decision as Decision
-    from .rules.controller import Rule as Rule
+    from .rules.convert import convert as convert
+    from .rules.lambda_scheduler import LambdaScheduler as LambdaScheduler
+    from .rules.rule import Rule as Rule
+    from .rules.step_mean import StepMean as StepMean
+    from .rules.weight_decay_schedules import CosineWeightDecay as CosineWeightDecay
+    from .rules.weight_decay_schedules import FollowLR as FollowLR
+    from .rules.weight_decay_schedules import LinearWeightDecay as LinearWeightDecay
 
 _HOMES = {
     "AutoL2": "rules.auto_l2",
     "Controller": "rules.controller",
+    "CosineWeightDecay": "rules.weight_decay_schedules",
     "Decision": "rules.controller",
-    "Rule": "rules.controller",
+    "FollowLR": "rules.weight_decay_schedules",
+    "LambdaScheduler": "rules.lambda_scheduler",
+    "LinearWeightDecay": "rules.weight_decay_schedules",
+    "Rule": "rules.rule",
+    "StepMean": "rules.step_mean",
+    "convert": "rules.convert",
+    "record": "report.recording",
     "replay": "replay",
 }
 
-__all__ = ["AutoL2", "Controller", "Decision", "Rule", "replay"]
+__all__ = [
+    "AutoL2",
+    "Controller",
+    "CosineWeightDecay",
+    "Decision",
+    "FollowLR",
+    "LambdaScheduler",
+    "LinearWeightDecay",
+    "Rule",
+    "StepMean",
+    "convert",
+    "record",
+    "replay",
+]
 
 
 def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    # Kept, since importing the module autol2.replay has put itself in the function's place.
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker that saw it would take any name
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        # Kept, since importing the module autol2.replay has put itself in the function's place.
+        globals()[name] = value
+        return value

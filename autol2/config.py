@@ -19,6 +19,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from .component import Component, Options, locate, option
+from .data.source import DataSource
 from .errors import UserError, require, require_choice, require_finite
 from .models.model import Model
 from .recipe.optimizers.optimizer import Optimizer
@@ -39,31 +40,6 @@ class BatchnormConfig(Options):
 
     enabled: bool = omegaconf.MISSING
     """What batchnorm=on and batchnorm=off set."""
-
-
-@dataclass
-class DataConfig(Options):
-    """A labelled image data set with a training and a test part."""
-
-    source: str = omegaconf.MISSING
-    """cifar10 (downloaded once), digits (ships with scikit-learn) or imagefolder (your files)."""
-    name: str = omegaconf.MISSING
-    """What the data are called in a run's identity; rename it to keep two image folders apart."""
-    root: str | None = option(None, no_effect="where the files are")
-    """Where the files are: torchvision's folder for cifar10; one with train/ and test/ for
-    imagefolder; unused by digits. Not part of a run's identity."""
-    cache: str = option(omegaconf.MISSING, no_effect="where a copy is kept")
-    """Folder for the decoded copy of an image folder. Not part of a run's identity."""
-    url: str | None = option(None, no_effect="where a copy comes from")
-    """Another address of the CIFAR-10 archive (a mirror); its checksum stays the same."""
-    mean: float = 0.5
-    """Taken off the pixels, which are scaled to [0, 1]."""
-    std: float = 0.5
-    """What they are divided by then."""
-
-    def __post_init__(self) -> None:
-        require_choice("data.source", self.source, ("cifar10", "digits", "imagefolder"))
-        require(self.std > 0, f"data.std must be above 0, not {self.std:g}")
 
 
 @dataclass
@@ -194,7 +170,7 @@ class Config(RuleConfig):
     """One run, whole."""
 
     batchnorm: BatchnormConfig
-    data: DataConfig
+    data: DataSource
     model: Model
     optimizer: Optimizer
     precision: PrecisionConfig
@@ -220,6 +196,9 @@ class Config(RuleConfig):
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     threads: int = option(0, no_effect="hardware is recorded with each attempt")
     """CPU threads; 0 leaves PyTorch's choice. The same count gives the same bits."""
+    cuda_graph: str = option("auto", no_effect="a graph is used only if it gives the same bits")
+    """On a GPU: auto records forward and backward pass as a CUDA graph, and does without where that
+    fails or gives other bits; off launches each step piece by piece."""
     cpu_kernels: bool = option(True, neutral=True)
     """On a CPU, train the paper's network with this package's own kernels (Winograd, fused
     batch-norm: sums are reordered, about 1e-6) and keep freed memory in the process."""
@@ -247,6 +226,7 @@ class Config(RuleConfig):
         )
         study_name(self.study)
         require(self.outputs != "", "outputs= is empty: name a folder, as in outputs=outputs")
+        require_choice("cuda_graph", self.cuda_graph, ("auto", "off"))
         require(
             re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
             f"device={self.device} is not one of auto, cpu, cuda, cuda:N",

@@ -6,18 +6,14 @@ make a sweep of it: ``python -m autol2.train -m method=fixed,advance 'seed=range
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from .cli.command import command
-from .config import Config, parse
+from .config import parse
 from .errors import UserError
-from .runs.identity import unused
-from .runs.run import Run, summary
+from .training.train import train
 
 
 @command("config")
@@ -29,44 +25,6 @@ def main(cfg: DictConfig) -> int:
             if override.startswith(("hydra.launcher", "hydra/launcher")):
                 raise UserError(f"{override} is for a sweep: put -m after autol2.train")
     return train(parse(cfg), overrides.task)
-
-
-def train(config: Config, overrides: Sequence[str] = ()) -> int:
-    """Do the run that `config` describes, unless it is done; the exit status (see `attempt`).
-
-    Args:
-        config: the run.
-        overrides: what the user typed, for messages and run.json.
-    """
-    run = Run(config, overrides)
-    for group in unused(config, overrides):
-        print(f"warning: method={config.method.name} does not use {group}")
-    if run.finished and not config.rerun:
-        _refuse_other_data(run)
-        print(f"{run.folder}: already {summary(run.state)}; rerun=true does it over")
-        return 0
-    # Only now what takes seconds to import.
-    from .data import dataset as data
-    from .training import hardware
-    from .training.attempt import attempt
-
-    device = hardware.prepare(config)
-    return attempt(run, data.load(config.data), device)
-
-
-def _refuse_other_data(run: Run) -> None:
-    """Refuse to pass off a result as that of images in another folder, unless they are the same."""
-    recorded, root = run.state["data"], run.config.data.root
-    if root is None or recorded["root"] == str(Path(root).expanduser().resolve()):
-        return
-    from .data import dataset as data
-
-    digest = data.known_digest(run.config.data) or data.load(run.config.data).digest
-    if digest != recorded["digest"]:
-        raise UserError(
-            f"{run.folder} was made from other data, those in {recorded['root']}: "
-            f"give these another name with data.name=NAME"
-        )
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from autol2 import AutoL2
-from autol2.integrations.step_mean import StepMean
-from autol2.rules.auto_l2 import Settings, convert
+from autol2.rules.auto_l2 import Settings
 from autol2.rules.controller import METHODS, PROTOCOLS
+from autol2.rules.convert import convert
+from autol2.rules.step_mean import StepMean
 
 from .conftest import SHARED
 
@@ -163,9 +164,11 @@ class Unread:
 
 
 def test_only_every_kth_step_is_read() -> None:
-    l2 = AutoL2(plain(), every=3)
-    for _ in range(4):
-        for _ in range(2):
+    """But for the first, which is checked."""
+    l2 = AutoL2(plain(), measure_every=3)
+    l2.step(1.0, 0.5)
+    for number in range(4):
+        for _ in range(2 if number else 1):
             assert l2.step(Unread(), Unread()).reason == "measured every 3 steps"
         l2.step(torch.tensor(1.0, requires_grad=True), torch.tensor(0.5))
     assert l2.last_step == 12
@@ -173,8 +176,9 @@ def test_only_every_kth_step_is_read() -> None:
 
 @pytest.mark.parametrize("marks", [True, False])
 def test_epochs(marks: bool) -> None:
-    """Measurements are counted within an epoch: 7 steps at every=3 are measured at 3 and 6."""
-    l2 = AutoL2(plain(), "advance", every=3, steps_per_epoch=None if marks else 7)
+    """Measurements are counted within an epoch: of 7 steps the third and the sixth."""
+    l2 = AutoL2(plain(), "advance", measure_every=3, steps_per_epoch=None if marks else 7)
+    l2._checked = True
     for _ in range(3):
         if marks:
             l2.start_epoch()
@@ -186,7 +190,7 @@ def test_epochs(marks: bool) -> None:
 
 
 def test_bounds_and_event() -> None:
-    l2 = AutoL2(plain(), "advance", every=1, lambda_max=0.5, lambda_min=0.04, cooldown=0)
+    l2 = AutoL2(plain(), "advance", measure_every=1, lambda_max=0.5, lambda_min=0.04, cooldown=0)
     losses = [4.0, 3.0, 2.0, 1.0, *(float(n) for n in range(2, 8))]
     decisions = [l2.step(loss, 0.5) for loss in losses]
     assert [d.event for d in decisions if d.event != "none"] == ["raised", "decayed", "decayed"]
@@ -197,10 +201,16 @@ def test_bounds_and_event() -> None:
     assert AutoL2(plain(), lambda_max=None).state_dict()["controller"]["rule"]["lambda_max"] == 10
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "protocol"),
+    [(m, p) for m in METHODS for p in PROTOCOLS if p != "original" or m in ("fixed", "auto_l2")],
+)
 def test_nan_is_never_an_improvement(method: Any, protocol: Any) -> None:
-    l2 = AutoL2(plain(1e-3), method, protocol=protocol, every=1, steps_per_epoch=99, cooldown=0)
+    if protocol == "original" and method not in ("fixed", "auto_l2"):
+        pytest.skip("there is no such rule")
+    l2 = AutoL2(
+        plain(1e-3), method, protocol=protocol, measure_every=1, steps_per_epoch=99, cooldown=0
+    )
     for loss, error in [(2.0, 0.9), *[(math.nan, math.nan), (math.inf, 0.9)] * 5]:
         assert l2.step(loss, error).event != "raised"
 
@@ -216,10 +226,10 @@ def test_groups() -> None:
         lr=0.1,
         weight_decay=torch.tensor(0.25),
     )
-    l2 = AutoL2(optimizer, every=1, initial_lambda=0.1)
+    l2 = AutoL2(optimizer, measure_every=1, initial_lambda=0.1)
     assert decay(optimizer) == [pytest.approx(0.2), 0.25]
     held = optimizer.param_groups[0]["weight_decay"]
-    optimizer.add_param_group({"params": [third], "weight_decay": 0.0})
+    optimizer.add_param_group({"params": [third], "weight_decay": 1.0})
     for loss in (1.0, 2.0, 3.0, 4.0):
         l2.step(loss, 0.5)
     assert l2.get_last_lambda() == pytest.approx(0.01)
@@ -314,8 +324,8 @@ def test_disagreeing_states_are_refused() -> None:
     other.optimizer.load_state_dict(state["o"])
     with pytest.raises(ValueError, match="another rule"):
         other.l2.load_state_dict(state["l2"])
-    other = Training(momentum, every=7)
-    with pytest.raises(ValueError, match="every=5, not 7"):
+    other = Training(momentum, measure_every=7)
+    with pytest.raises(ValueError, match="measure_every=5, not 7"):
         other.l2.load_state_dict(state["l2"])
     with pytest.raises(ValueError, match="not a state of AutoL2"):
         other.l2.load_state_dict(state["o"])
@@ -361,13 +371,13 @@ def test_grad_scaler_and_compiled_step() -> None:
 
 def test_warns_once_when_weights_flip() -> None:
     with pytest.warns(RuntimeWarning, match=r"multiplies the weights by -1,"):
-        l2 = AutoL2(plain(lr=0.1), every=1, initial_lambda=10)
+        l2 = AutoL2(plain(lr=0.1), measure_every=1, initial_lambda=10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):
             l2.step(1.0, 0.5)
         optimizer = plain(lr=0.1)
-        l2 = AutoL2(optimizer, every=2, initial_lambda=1)
+        l2 = AutoL2(optimizer, measure_every=2, initial_lambda=1)
     optimizer.param_groups[0]["lr"] = 0.5  # as a warm-up would
     l2.step(1.0, 0.5)
     with pytest.warns(RuntimeWarning, match=r"lr·weight_decay = 1 "):
@@ -379,11 +389,11 @@ def test_warns_once_when_weights_flip() -> None:
     [
         (lambda: AutoL2(torch.optim.LBFGS(parameters())), "LBFGS has no weight_decay"),
         (lambda: AutoL2(SGD([{"params": parameters(), "auto_l2": False}])), "nothing to do"),
-        (lambda: AutoL2(plain(), every=0), "every must be at least 1"),
+        (lambda: AutoL2(plain(), measure_every=0), "measure_every must be at least 1"),
         (lambda: AutoL2(plain(), steps_per_epoch=0), "steps_per_epoch must be"),
         (lambda: AutoL2(plain(), alpha=-1), "alpha must be"),
         (lambda: AutoL2(plain(), "autol2"), "method must be one of"),  # type: ignore[arg-type]
-        (lambda: AutoL2(plain(), every=1).step(1.0, 37.5), "from 0 to 1, not 37.5"),
+        (lambda: AutoL2(plain(), measure_every=1).step(1.0, 37.5), "from 0 to 1, not 37.5"),
     ],
 )
 def test_refusals(attempt: Callable[[], object], message: str) -> None:
@@ -407,7 +417,7 @@ def average(rank: int, folder: str) -> None:
     )
     mean = StepMean()
     mean.add(torch.tensor(1.0 + rank), 0.25 * rank)
-    assert [float(value) for value in mean.take()] == [1.5, 0.125]
+    assert mean.take() == (1.5, 0.125, 2.0)
     torch.distributed.destroy_process_group()
 
 

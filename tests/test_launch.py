@@ -23,7 +23,7 @@ import yaml
 from autol2.runs.run import FINISHED, read_state
 from autol2.sweeps.batch import Task
 from autol2.sweeps.launcher import expected
-from autol2.sweeps.study import Job, RunStatus, common_error, kills, status_of
+from autol2.sweeps.run_status import Job, RunStatus, common_error, kills, status_of
 
 from .conftest import PROJECT, SMALL, Command, run_autol2
 
@@ -274,16 +274,23 @@ def vanishing(tmp_path: Path, what: str, when: str) -> str:
 import glob, os, sys, threading, time
 
 def begun(name):
-    return any(os.path.getmtime(path) > started for path in glob.glob({run!r} + "/" + name))
+    return any(
+        os.path.getmtime(path) > started and pid in open(os.path.dirname(path) + "/run.json").read()
+        for path in glob.glob({run!r} + "/" + name)
+    )
 
 def vanish():
     while not ({when}):
-        time.sleep(0.02)
+        time.sleep(0.01)
     {what}
 
-started = time.time()
-if "seed=0" in sys.orig_argv:
+def watch():
+    global started, pid
+    started, pid = time.time(), f'"pid": {{os.getpid()}},'
     threading.Thread(target=vanish, daemon=True).start()
+
+if "autol2.sweeps.forkserver" in sys.orig_argv:
+    os.register_at_fork(after_in_child=watch)
 """
 
 
@@ -493,15 +500,20 @@ def test_devices_are_shared_out(
     notes = tmp_path / "notes"
     notes.mkdir()
     hook = f"""
-import atexit, os, sys
+import atexit, os, sys, threading, time
 
 def note(what):
     with open({str(notes)!r} + "/all", "a") as file:
         print(os.environ["CUDA_VISIBLE_DEVICES"], what, file=file)
 
-if any(word.startswith("seed=") and "range" not in word for word in sys.orig_argv):
+def watch():
+    while "," in os.environ["CUDA_VISIBLE_DEVICES"]:
+        time.sleep(0.001)
     note("begins")
     atexit.register(note, "ends")
+
+if "autol2.sweeps.forkserver" in sys.orig_argv:
+    os.register_at_fork(after_in_child=lambda: threading.Thread(target=watch).start())
 """
     words = "seed=range(5)", *SMALL, f"hydra.launcher.runs_per_job={share}"
     done, found = sweep_with(hook, tmp_path, *words)

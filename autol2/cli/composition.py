@@ -1,4 +1,4 @@
-"""Composing the runs of a sweep, from YAML files only once for each choice of groups.
+"""Composing runs: from YAML files only once for each choice of groups, resolved once and for all.
 
 Hydra composes each run anew, twice and for 0.15 s, which is minutes for a study of hundreds.
 """
@@ -6,28 +6,51 @@ Hydra composes each run anew, twice and for 0.15 s, which is minutes for a study
 from __future__ import annotations
 
 import copy
-from typing import Any
+import functools
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast, get_args, get_type_hints
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, open_dict
+from hydra.types import HydraContext
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from ..config import Config, parse
 
 
 class SweepLoader:
-    """A config loader of Hydra's, with a faster `load_sweep_config`."""
+    """A config loader of Hydra's, with a faster `load_sweep_config`.
 
-    def __init__(self, loader: Any) -> None:
+    Attributes:
+        left_out: what was said of options that only some of the sweep's choices have.
+    """
+
+    def __init__(self, loader: ConfigLoader) -> None:
         self._loader = loader
         self._parser = OverridesParser.create(config_loader=loader)
-        self._is_group: dict[str, bool] = {}
+        self.parse = functools.cache(self._parser.parse_override)
+        self.is_group = functools.cache(self._is_group)
         self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._others: list[tuple[str, ...]] = []
+        self.left_out: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
+    def expect(self, master: DictConfig, runs: Iterable[Sequence[str]]) -> None:
+        """Get to know all the sweep's `runs`: an option that the choices of some have, and those of
+        others lack, is left out for these, instead of being refused."""
+        self._others = list(dict.fromkeys(self._groups(self._parsed(run)) for run in runs))
+
     def load_sweep_config(
-        self, master_config: DictConfig, sweep_overrides: list[str]
+        self, master_config: DictConfig, sweep_overrides: Sequence[str]
     ) -> DictConfig:
         """What Hydra's own gives, without ``hydra``, which is the sweep's and not a run's.
 
@@ -37,21 +60,216 @@ class SweepLoader:
             master_config: the sweep's configuration, always the same one.
             sweep_overrides: of one run.
         """
-        overrides = self._parser.parse_overrides(sweep_overrides)
-        groups = tuple(str(one.input_line) for one in overrides if self._chooses(one))
-        if groups not in self._composed:
-            composed = self._loader.load_sweep_config(master_config, list(groups))
-            with open_dict(composed):
-                del composed["hydra"]
-            self._composed[groups] = composed
-        config = copy.deepcopy(self._composed[groups])
-        values = [one for one in overrides if not self._chooses(one)]
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        overrides = self._parsed(sweep_overrides)
+        groups = self._groups(overrides)
+        config = copy.deepcopy(self._without_hydra(master_config, groups))
+        for override in overrides:
+            if self.chooses(override):
+                continue
+            if override.is_add() or override.is_force_add() or override.is_delete():
+                return self._as_hydra_does(master_config, sweep_overrides)
+            try:
+                if override.package is not None:
+                    raise ConfigKeyError(str(override.input_line))
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+            except (ConfigAttributeError, ConfigKeyError):
+                if not self._others_have(master_config, groups, override.key_or_group):
+                    return self._as_hydra_does(master_config, sweep_overrides)
+            except OmegaConfBaseException:
+                return self._as_hydra_does(master_config, sweep_overrides)
         return config
 
-    def _chooses(self, override: Override) -> bool:
+    def with_hydra(self, master: DictConfig, groups: Sequence[str]) -> DictConfig:
+        """The configuration of a run that chooses `groups`, and Hydra's as they would have it."""
+        key = tuple(groups)
+        if key not in self._composed:
+            composed = self._loader.load_sweep_config(master, list(groups))
+            # What was resolved once, as ${now:…}, is the same in every run.
+            OmegaConf.copy_cache(from_config=master, to_config=composed)
+            self._composed[key] = composed
+        return self._composed[key]
+
+    def chooses(self, override: Override) -> bool:
         """Whether it chooses from a group, by Hydra's own rule."""
-        key = override.key_or_group
-        if key not in self._is_group:
-            self._is_group[key] = self._loader.repository.group_exists(key)
-        return self._is_group[key] and not isinstance(override.value(), dict)
+        return self.is_group(override.key_or_group) and not isinstance(override.value(), dict)
+
+    def _without_hydra(self, master: DictConfig, groups: tuple[str, ...]) -> DictConfig:
+        key = ("", *groups)
+        if key not in self._composed:
+            plain = copy.deepcopy(self.with_hydra(master, groups))
+            with open_dict(plain):
+                del plain["hydra"]
+            self._composed[key] = plain
+        return self._composed[key]
+
+    def _as_hydra_does(self, master: DictConfig, overrides: Sequence[str]) -> DictConfig:
+        composed: DictConfig = self._loader.load_sweep_config(master, list(overrides))
+        with open_dict(composed):
+            del composed["hydra"]
+        return composed
+
+    def _others_have(self, master: DictConfig, groups: tuple[str, ...], key: str) -> bool:
+        """Whether another choice of the sweep has the option `key`, which `groups` lack."""
+        group = key.rpartition(".")[0].replace(".", "/")
+        if not self.is_group(group):
+            return False
+        chosen = self.with_hydra(master, groups).hydra.runtime.choices.get(group)
+        for other in self._others:
+            config = self.with_hydra(master, other)
+            if config.hydra.runtime.choices.get(group) != chosen and _has(config, key):
+                word = f"{group}={chosen} has no option {key.rpartition('.')[2]}"
+                if word not in self.left_out:
+                    self.left_out.append(word)
+                return True
+        return False
+
+    def _parsed(self, overrides: Iterable[str]) -> list[Override]:
+        return [self.parse(word) for word in overrides]
+
+    def _groups(self, overrides: Iterable[Override]) -> tuple[str, ...]:
+        return tuple(str(one.input_line) for one in overrides if self.chooses(one))
+
+    def _is_group(self, key: str) -> bool:
+        parent, _, name = key.rpartition("/")
+        return name in self._loader.list_groups(parent)
+
+
+def sweep_loader(hydra_context: HydraContext) -> SweepLoader:
+    """The loader of Hydra's in `hydra_context`, made a `SweepLoader` unless it is one."""
+    if not isinstance(hydra_context.config_loader, SweepLoader):
+        loader = SweepLoader(hydra_context.config_loader)
+        hydra_context.config_loader = cast("ConfigLoader", loader)
+    return cast("SweepLoader", hydra_context.config_loader)
+
+
+SOURCES = {
+    "--config-dir": "--config-dir",
+    "-cd": "--config-dir",
+    "--config-path": "--config-path",
+    "-cp": "--config-path",
+    "--config-name": "--config-name",
+    "-cn": "--config-name",
+}
+"""Hydra's flags that say where configurations are, by the names that they may be given."""
+
+
+def sources(hydra_overrides: Iterable[str] = ()) -> tuple[str, ...]:
+    """The words of the command line that say where configurations are, for a command like it.
+
+    Args:
+        hydra_overrides: those of Hydra's own options, of which one can say so.
+    """
+    words = []
+    arguments = iter(sys.argv[1:])
+    for word in arguments:
+        flag, equals, value = word.partition("=")
+        if flag not in SOURCES:
+            continue
+        value = value if equals else next(arguments, "")
+        flag = SOURCES[flag]
+        words.append(f"{flag}={value if flag == '--config-name' else os.path.abspath(value)}")
+    words += [word for word in hydra_overrides if word.startswith("hydra.searchpath=")]
+    return tuple(words)
+
+
+def _has(config: DictConfig, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent)
+    return isinstance(node, DictConfig) and name in node
+
+
+# ---------------------------------------------------------------------- resolving
+
+
+def resolved(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """A run's composed `config` in plain dicts, lists, numbers and strings, ready for JSON.
+
+    Interpolations are resolved, an option that is text keeps the text that the user typed, and a
+    path that begins with ~ lies in the home folder.
+
+    Args:
+        config: without ``hydra``.
+        overrides: what it was composed with.
+    """
+    keep_text(config, overrides)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): _at_home(value) for key, value in plain.items()}
+
+
+def restored(options: Mapping[str, Any]) -> Config:
+    """The validated `Config` of a run's `resolved` options."""
+    schema = ConfigStore.instance().load("schema.yaml").node
+    merged = OmegaConf.merge(schema, dict(options))
+    assert isinstance(merged, DictConfig)
+    return parse(merged)
+
+
+def keep_text(config: DictConfig, overrides: Iterable[str]) -> None:
+    """Let options of `config` that are text have the text that `overrides` give them.
+
+    Hydra reads ``study=1.10`` and ``study=2024_01`` as numbers and would write 1.1 and 202401.
+    """
+    for word in overrides:
+        override = _parser().parse_override(word)
+        text = word.partition("=")[2]
+        if override.is_sweep_override() or override.is_delete() or text[:1] in "'\"":
+            continue
+        value, key = override.value(), override.key_or_group
+        mangled = isinstance(value, bool | int | float) and str(value) != text
+        if not (mangled or (isinstance(value, str) and value == text.strip() != text)):
+            continue
+        try:
+            if _is_text(config, key):
+                OmegaConf.update(config, key, text)
+        except OmegaConfBaseException:
+            continue  # there is no such option, as whoever parses `config` will say
+
+
+def as_typed(word: str, options: Mapping[str, Any]) -> str:
+    """An override as the user would have to type it to mean this very run: resolved."""
+    key, _, text = word.partition("=")
+    if "${" not in text:
+        return word
+    value: Any = options
+    for part in key.lstrip("+").split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if not isinstance(value, str | int | float):
+        return word
+    return f"{key}={quoted(value) if isinstance(value, str) else value}"
+
+
+def quoted(text: str) -> str:
+    """`text` so that Hydra's grammar takes it as it is."""
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', text)
+    return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
+
+
+@functools.cache
+def _parser() -> OverridesParser:
+    return OverridesParser.create()
+
+
+def _is_text(config: DictConfig, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(node, DictConfig):
+        return False
+    schema = OmegaConf.get_type(node)
+    if schema is dict:
+        target = node.get("_target_")
+        if target is None:
+            return isinstance(node[name], str)
+        schema = get_class(str(target))
+    hint = get_type_hints(schema).get(name)
+    return hint is str or (str in get_args(hint) and int not in get_args(hint))
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith("~"):
+        return os.path.expanduser(value)
+    if isinstance(value, dict):
+        return {key: _at_home(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_at_home(one) for one in value]
+    return value

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from .memory import require_room, too_large
+
+PassedOver = dict[str, dict[str, int]]
+"""Of each folder: how many files of a kind were no images to train with."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """A training and a test set of labelled colour images, as NumPy arrays."""
+    """A training and a test set of labelled images, as NumPy arrays."""
 
     train_images: NDArray[np.uint8]
-    """[N, 3, H, W], red, green, blue, 0 to 255."""
+    """[N, C, H, W], 0 to 255; where C is 3: red, green, blue."""
     train_labels: NDArray[np.int64]
     """[N], indices into `classes`."""
     test_images: NDArray[np.uint8]
-    """[M, 3, H, W]."""
+    """[M, C, H, W]."""
     test_labels: NDArray[np.int64]
     """[M]."""
     classes: tuple[str, ...]
     """The names of the classes."""
+    passed_over: PassedOver = field(default_factory=dict)
+    """What lay beside the images; no part of the digest."""
 
     @staticmethod
     def empty(train: int, test: int, height: int, width: int, classes: tuple[str, ...]) -> Images:
@@ -34,6 +40,9 @@ class Images:
         Raises:
             UserError: there is not that much memory.
         """
+        what = f"{train + test:,} images of {width}×{height} pixels"
+        needed = (train + test) * (3 * height * width + 8)
+        require_room(needed, what)
         try:
             return Images(
                 np.empty((train, 3, height, width), np.uint8),
@@ -43,9 +52,7 @@ class Images:
                 classes,
             )
         except MemoryError:
-            raise UserError(
-                f"{train + test:,} images of {width}×{height} pixels do not fit into memory"
-            ) from None
+            raise too_large(needed, what) from None
 
     @property
     def arrays(self) -> tuple[NDArray[np.uint8] | NDArray[np.int64], ...]:
@@ -54,6 +61,10 @@ class Images:
 
     def digest(self) -> str:
         """SHA-256 (hexadecimal) of the class names, shapes and contents; no two machines differ."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         shapes = [array.shape for array in self.arrays]
         sha = hashlib.sha256(json.dumps([self.classes, shapes]).encode())
         for array in self.arrays:

@@ -1,74 +1,96 @@
-"""`AutoL2` as a callback of Lightning's Trainer: ``pip install lightning``."""
+"""Weight decay callbacks of Lightning's Trainer: ``pip install lightning``."""
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Unpack
+import logging
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Unpack, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
 
 from ..rules.auto_l2 import AutoL2, Settings
-from ..rules.controller import Method
-from .step_mean import StepMean
+from ..rules.groups import warn
+from ..rules.lambda_scheduler import LambdaScheduler
+from ..rules.rule import Method
+
+_log = logging.getLogger("autol2")
 
 
-class AutoL2Callback(Callback):
-    """Controls the optimizer's ``weight_decay`` by the training loss and error.
+class WeightDecayCallback(Callback):
+    """Has a `LambdaScheduler` set the optimizer's ``weight_decay``::
 
-    ``training_step`` returns both, the error as a share of the batch from 0 to 1::
+        WeightDecayCallback(lambda optimizer: FollowLR(optimizer, 5e-4))
 
-        return {"loss": loss, "error": (scores.argmax(1) != labels).float().mean()}
-
-    With gradient accumulation or several processes their mean over an optimizer step counts. λ is
-    logged as ``l2_lambda``. The state travels in Lightning's checkpoints.
+    λ is logged as ``l2_lambda``. The state travels in Lightning's checkpoints. A second ``fit`` of
+    the same trainer goes on where the first one stopped.
 
     Args:
-        method: see `AutoL2`.
-        settings: other arguments of `AutoL2`. Lightning says where epochs begin, so that
-            ``protocol="published"`` needs nothing more.
+        make: builds the scheduler once the optimizer is there.
+        accept_changes: resume with other settings than the checkpoint's; see
+            `LambdaScheduler.load_state_dict`.
 
     Raises:
         MisconfigurationException: at the start of training, if there is not exactly one optimizer
-            or optimization is manual; at the first batch, if ``training_step`` returns no error.
-        ValueError: at the start of training, for what `AutoL2` refuses.
+            or optimization is manual.
+        ValueError: at the start of training, for what the scheduler refuses.
 
     Attributes:
-        auto_l2: the `AutoL2`, once training has started.
+        scheduler: the scheduler, once training has started.
     """
 
-    def __init__(self, method: Method = "auto_l2", **settings: Unpack[Settings]) -> None:
-        self.method, self.settings = method, settings
-        self.auto_l2: AutoL2 | None = None
-        self._mean = StepMean()
-        self._steps = 0
+    def __init__(
+        self,
+        make: Callable[[Optimizer], LambdaScheduler] | None = None,
+        accept_changes: bool = False,
+    ) -> None:
+        self.make, self.accept_changes = make, accept_changes
+        self.scheduler: LambdaScheduler | None = None
+        self._before: LambdaScheduler | None = None
         self._restored: dict[str, Any] | None = None
+        self._steps = 0
+        self._epoch = -1
+        self._said = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the optimizer, whose state Lightning has restored by now."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the optimizer, before its state is restored."""
         if not pl_module.automatic_optimization or len(trainer.optimizers) != 1:
             raise MisconfigurationException(
-                "AutoL2Callback needs one optimizer and automatic optimization: with manual "
-                "optimization, build an autol2.AutoL2 for each optimizer and call its step()"
+                f"{type(self).__name__} needs one optimizer and automatic optimization: with "
+                f"manual optimization, build an autol2.AutoL2 for each optimizer and call its "
+                f"step()"
             )
-        self.auto_l2 = AutoL2(trainer.optimizers[0], self.method, **self.settings)
+        self._before, self.scheduler = self.scheduler, None
+        self.scheduler = self._build(trainer.optimizers[0], trainer)
+
+    def _build(self, optimizer: Optimizer, trainer: Trainer) -> LambdaScheduler:
+        if self.make is None:
+            raise ValueError("WeightDecayCallback needs a function that makes the scheduler")
+        return self.make(optimizer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the state, once Lightning has restored the optimizer's."""
+        assert self.scheduler is not None
         if self._restored is not None:
-            self.auto_l2.load_state_dict(self._restored)
-            self._restored = None
+            self.scheduler.load_state_dict(self._restored, accept_changes=self.accept_changes)
+        elif trainer.global_step and self._before is not None and trainer.ckpt_path is None:
+            self.scheduler.continue_from(self._before)
         elif trainer.global_step:
-            warnings.warn(
-                "the checkpoint holds no state of AutoL2Callback: λ starts anew", stacklevel=2
-            )
-        self._mean = StepMean()
-        self._steps = trainer.global_step
+            warn(f"the checkpoint holds no state of {type(self).__name__}: λ starts anew")
+        self._restored = self._before = None
+        self._steps, self._epoch = trainer.global_step, -1
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Mark the beginning of an epoch."""
-        assert self.auto_l2 is not None
-        if batch_idx == 0:
-            self.auto_l2.start_epoch()
+        assert self.scheduler is not None
+        if batch_idx == 0 and trainer.current_epoch != self._epoch:
+            self._epoch = trainer.current_epoch
+            self.scheduler.start_epoch()
 
     def on_train_batch_end(
         self,
@@ -79,24 +101,89 @@ class AutoL2Callback(Callback):
         batch_idx: int,
     ) -> None:
         """Take in a batch; after an optimizer step, measure."""
-        assert self.auto_l2 is not None
-        if not isinstance(outputs, dict) or "error" not in outputs:
-            raise MisconfigurationException(
-                'AutoL2Callback needs training_step to return {"loss": loss, "error": error}, the '
-                "error as a share of the batch from 0 to 1"
-            )
-        # Lightning divides the loss by the number of batches that make a step.
-        loss = outputs["loss"] * trainer.accumulate_grad_batches
-        self._mean.add(loss, outputs["error"])
+        assert self.scheduler is not None
+        self.on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if self.scheduler.needs_measurements:
+            self._take_in(outputs, trainer.accumulate_grad_batches)
         if trainer.global_step > self._steps:
             self._steps = trainer.global_step
-            self.auto_l2.step(*self._mean.take())
-        pl_module.log("l2_lambda", self.auto_l2.get_last_lambda())
+            self.scheduler.step()
+        pl_module.log("l2_lambda", self.scheduler.get_last_lambda())
+
+    def _take_in(self, outputs: Any, batches: int) -> None:
+        """Take in what ``training_step`` returned, of one of the `batches` of a step."""
+        assert self.scheduler is not None
+        if not isinstance(outputs, Mapping):
+            outputs = {"loss": outputs}
+        if outputs.get("loss") is None:  # the batch was skipped
+            self.scheduler.add(math.nan, None, 0)
+            return
+        error = outputs.get("error")
+        if error is None and not self._said:
+            self._said = True
+            _log.info("training_step returns no error: λ follows the loss alone")
+        # Lightning divides the loss by the number of batches that make a step.
+        self.scheduler.add(outputs["loss"] * batches, error, outputs.get("count", 1))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so if no step was ever measured."""
+        if isinstance(self.scheduler, AutoL2):
+            self.scheduler.warn_if_unmeasured()
 
     def state_dict(self) -> dict[str, Any]:
-        """The controller's state; empty before training."""
-        return {} if self.auto_l2 is None else {"auto_l2": self.auto_l2.state_dict()}
+        """The scheduler's state; empty before training."""
+        return {} if self.scheduler is None else {"auto_l2": self.scheduler.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the optimizer has been restored too."""
         self._restored = state_dict.get("auto_l2")
+
+
+class AutoL2Callback(WeightDecayCallback):
+    """Controls the optimizer's ``weight_decay`` by the training loss and error.
+
+    ``training_step`` returns both, the error as a share of the batch from 0 to 1::
+
+        return {"loss": loss, "error": (scores.argmax(1) != labels).float().mean()}
+
+    Where it returns the loss alone (a language model, a regression), the rule looks at the loss
+    alone. With gradient accumulation or several processes their means over an optimizer step
+    count, each batch weighted by its ``"count"`` (say, of tokens) where ``training_step`` returns
+    one. A batch that it skips by returning None is left out. See `WeightDecayCallback` for the
+    rest.
+
+    Args:
+        method: see `AutoL2`.
+        accept_changes: resume with other settings than the checkpoint's.
+        settings: other arguments of `AutoL2`. Lightning says where epochs begin, so that
+            ``protocol="published"`` needs nothing more.
+
+    Raises:
+        MisconfigurationException: at the start of training, if there is not exactly one optimizer
+            or optimization is manual.
+        ValueError: at the start of training, for what `AutoL2` refuses; at the first batch, if the
+            error is not a share of 1.
+
+    Attributes:
+        auto_l2: the `AutoL2`, once training has started.
+    """
+
+    def __init__(
+        self,
+        method: Method = "auto_l2",
+        *,
+        accept_changes: bool = False,
+        **settings: Unpack[Settings],
+    ) -> None:
+        super().__init__(accept_changes=accept_changes)
+        self.method, self.settings = method, settings
+
+    @property
+    def auto_l2(self) -> AutoL2 | None:
+        """The `AutoL2`, once training has started."""
+        return cast("AutoL2 | None", self.scheduler)
+
+    def _build(self, optimizer: Optimizer, trainer: Trainer) -> LambdaScheduler:
+        settings: Settings = {"sync": trainer.world_size > 1}
+        settings.update(self.settings)
+        return partial(AutoL2, optimizer, self.method)(**settings)

@@ -1,15 +1,16 @@
 """Report on a study: ``python -m autol2.report study=paper``, by default the newest one.
 
-Writes ``runs.csv``, ``summary.csv``, the figures and ``index.html`` to the study's ``report/``.
+Writes ``runs.csv``, ``summary.csv``, ``epochs.csv``, the figures and ``index.html`` to the study's
+``report/``. The study may have been trained elsewhere: see autol2/report/README.md.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from rich.console import Console
@@ -17,17 +18,16 @@ from rich.progress import track
 
 from ..cli.command import command
 from ..config import parse_as, study_name
-from ..errors import UserError
-from ..runs.files import write_atomically
-from ..sweeps.study import Record, find, read_manifest, records
-from . import figures, page, plot
+from ..errors import UserError, require
+from ..sweeps.manifest import read_manifest
+from ..sweeps.study import Record, find, records
+from . import figures, page, plot, recording
+from .arms import Question
 from .beside import Beside, beside_published
 from .published import published
 from .runs import Curves, curves
-from .tables import Tables, tables
+from .tables import Tables, tables, write_csv
 
-WHOLE = ("seed", "diverged_step", "attempts", "threads", "seeds_needed")
-"""Columns of whole numbers, of which some may be missing."""
 CIFAR10 = {"train": 50_000, "test": 10_000, "classes": 10}
 """The published runs' data, however it came here."""
 
@@ -40,10 +40,27 @@ class ReportConfig:
     """The study; the one that was worked on last if none is named."""
     outputs: str = "outputs"
     """Where studies are kept."""
+    target: float | None = None
+    """Test accuracy in percent whose reaching is timed; by default half a point below the final
+    level of the strongest fixed λ."""
+    margin: float | None = None
+    """Points of test accuracy: a schedule is called equivalent to the strongest fixed λ where the
+    interval of their difference lies within ± this. Name it before looking."""
 
     def __post_init__(self) -> None:
         if self.study is not None:
             study_name(self.study)
+        if self.target is not None:
+            require(
+                0 < self.target <= 100,
+                f"target is a test accuracy in percent, above 0 and at most 100, "
+                f"not {self.target:g}: try target=72",
+            )
+        if self.margin is not None:
+            require(
+                math.isfinite(self.margin) and self.margin > 0,
+                f"margin must be above 0 points, not {self.margin:g}: try margin=0.5",
+            )
 
 
 @command("report")
@@ -55,7 +72,7 @@ def main(cfg: DictConfig) -> None:
     except OSError as error:
         raise UserError(f"{config.outputs} cannot be read: {error.strerror or error}") from error
     console = Console(highlight=False, soft_wrap=True)
-    path, verdict = report(study, console)
+    path, verdict = report(study, console, Question(config.target, config.margin))
     for sentence in verdict[: page.SHORT]:
         console.print(sentence, markup=False)
     if len(verdict) > page.SHORT:
@@ -63,25 +80,29 @@ def main(cfg: DictConfig) -> None:
     console.print(f"report: {path}", markup=False)
 
 
-def report(study: Path, console: Console) -> tuple[Path, list[str]]:
+def report(
+    study: Path,
+    console: Console,
+    question: Question = Question(),  # noqa: B008 (it is frozen)
+) -> tuple[Path, list[str]]:
     """Write the report on the study in folder `study`; the page's path and the verdict.
 
     Raises:
         UserError: the folder holds no runs, or cannot be written.
     """
     try:
-        found = records(study)
+        found, recorded = records(study), recording.read(study)
     except OSError as error:
         raise UserError(f"{study} cannot be read: {error.strerror or error}") from error
-    if not found:
+    if not found and not recorded:
         raise UserError(f"{study} holds no runs")
     folder = study / "report"
     try:
         folder.mkdir(exist_ok=True)
-        read = _read(found, folder / ".cache", console)
-        made = tables(read)
-        _write_csv(made.runs, folder / "runs.csv")
-        _write_csv(made.summary, folder / "summary.csv")
+        read = [*_read(found, folder / ".cache", console), *recorded]
+        made = tables(read, question)
+        for name in ("runs", "summary", "epochs"):
+            write_csv(getattr(made, name), folder / f"{name}.csv")
         with console.status("drawing") as status:
             drawings = _draw(read, made, folder, lambda name: status.update(f"drawing {name}"))
         _remove_others(folder, drawings)
@@ -110,9 +131,8 @@ def _draw(
     lengths = [record.state.get("steps_per_epoch") or 1 for record, _ in read]
     marks = published() if _on_cifar10(read) else published()[:0]
     return figures.all_figures(
-        made.runs,
+        made,
         {record.run_id: history for record, history in read},
-        made.axes,
         max(lengths, default=1),
         marks,
         folder,
@@ -132,12 +152,6 @@ def _on_cifar10(read: list[tuple[Record, Curves]]) -> bool:
     """Whether the published figures mean anything beside these runs'."""
     sizes = [record.state.get("data") or {} for record, _ in read]
     return any({**size, **CIFAR10} == size for size in sizes)
-
-
-def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    whole = [name for name in WHOLE if name in frame]
-    frame = frame.astype(dict.fromkeys(whole, "Int64"))
-    write_atomically(path, frame.to_csv(index=False).encode())
 
 
 ConfigStore.instance().store(name="report_schema", node=ReportConfig)

@@ -1,20 +1,24 @@
-"""What a study's arms came to, and how each compares with the best fixed λ."""
+"""What a study's arms came to, and how each schedule compares with the fixed λs."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..runs.run import FINISHED
-from . import stats
+from . import rivals, speed, stats
+from .rivals import Comparison, Scores
+from .speed import Run, known, mean_of, numbers
 
-FIGURE = "mean_last_10_epochs"
-"""The figure that arms are compared by: less noisy than the last epoch's, and not a maximum over
-test accuracies, which would peek."""
+FIGURE = "accuracy"
+"""The figure that arms are compared by: the mean test accuracy of the last tenth of training, less
+noisy than the last epoch's, and not a maximum over test accuracies, which would peek."""
 NAMES = {
     "fixed": "fixed λ",
     "auto_l2": "Auto L2",
@@ -22,100 +26,250 @@ NAMES = {
     "advance": "Advance L2",
     "combined": "combined",
     "cosine": "cosine",
-    "decoupled": "decoupled",
+    "decoupled": "decoupled λ",
     "cpr": "CPR",
 }
-"""Of methods, for a reader, in the order of tables."""
+"""Of methods, for a reader, in the order of tables; a run.json says its own (see `tables`)."""
 
 
-def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row an arm, from the table of runs."""
-    readable = runs[runs["method"].notna()]
+@dataclass(frozen=True)
+class Question:
+    """What the user asks of a study beside which arm is better."""
+
+    target: float | None = None
+    """Test accuracy in percent whose reaching is timed; None for `speed.default_target`."""
+    margin: float | None = None
+    """Points within which two arms count as equivalent; None where nobody asks."""
+
+
+@dataclass
+class Arm:
+    """The runs of an arm and what is found out about them."""
+
+    runs: list[Run]
+    around: list[Run]
+    """All runs under the same circumstances."""
+    scores: Scores
+    comparison: Comparison | None = None
+    row: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def baseline(self) -> bool:
+        """Whether it is a fixed λ."""
+        return bool(self.runs[0]["baseline"])
+
+
+def summary(
+    runs: pd.DataFrame,
+    question: Question = Question(),
+    circumstances: Mapping[str, Mapping[str, Any]] | None = None,
+) -> pd.DataFrame:
+    """A row an arm, from the table of runs; autol2/report/README.md says what the columns are.
+
+    Args:
+        runs: the table of runs.
+        question: what is asked.
+        circumstances: the options behind each ``context`` of the runs, to say which of them differ
+            where a schedule has no fixed λ to compare with.
+    """
+    readable = [run for run in runs.to_dict("records") if known(run["method"])]
     arms = []
-    for _, around in readable.groupby("context", sort=False):
-        done = around[around["status"] == "completed"]
-        fixed = _by_seed(done[done["baseline"]])
-        for _, arm in around.groupby("arm_digest", sort=False):
-            schedule = not arm["baseline"].iloc[0]
-            completed = arm[arm["status"] == "completed"]
-            arms.append((arm, _differences(completed, fixed) if schedule else [], len(fixed)))
-    comparisons = sum(bool(differences) for _, differences, _ in arms)
-    table = pd.DataFrame([_arm_row(*arm, comparisons) for arm in arms])
-    if table.empty:
-        return table
-    table["p_holm"] = stats.holm(table["p"].tolist())
+    for around in _grouped(readable, "context"):
+        here = [Arm(of, around, _scores(of)) for of in _grouped(around, "arm_digest")]
+        fixed = [arm.scores for arm in here if arm.baseline and arm.scores.by_seed]
+        target = speed.target(question.target, rivals.strongest(fixed))
+        for arm in here:
+            if not arm.baseline:
+                arm.comparison = rivals.compare(arm.scores, fixed)
+            arm.row = _described(arm.runs) | speed.described(arm.runs, around, target)
+            arm.row |= NOT_COMPARED | {"rivals": len(fixed)}
+        arms += here
+    if not arms:
+        return pd.DataFrame()
+    _compare(arms, question)
+    for arm in arms:
+        _say_where_else(arm, arms, circumstances or {})
+    table = pd.DataFrame([arm.row for arm in arms])
     table["place"] = table["arm"].map(in_order(table["arm"]))
-    table = table.sort_values(["batchnorm", "place"], ascending=[False, True])
+    table = table.sort_values(["batchnorm", "place"], ascending=[False, True], kind="stable")
     return table.drop(columns="place").reset_index(drop=True)
 
 
-def _by_seed(runs: pd.DataFrame) -> dict[str, dict[int, float]]:
-    return {
-        str(arm): {
-            int(seed): float(value) for seed, value in zip(of["seed"], of[FIGURE], strict=True)
-        }
-        for arm, of in runs.groupby("arm_digest")
+def _grouped(runs: list[Run], column: str) -> list[list[Run]]:
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run[column], []).append(run)
+    return list(groups.values())
+
+
+def _scores(arm: list[Run]) -> Scores:
+    first = arm[0]
+    done = [run for run in arm if run["status"] == "completed"]
+    diverged = [run for run in arm if run["status"] == "diverged"]
+    found = {int(run["seed"]): float(run[FIGURE]) for run in done if known(run[FIGURE])}
+    for run in diverged:
+        found[int(run["seed"])] = float(run["chance"]) if known(run["chance"]) else 0.0
+    validation = {
+        int(run["seed"]): float(run["validation"]) for run in done if known(run.get("validation"))
     }
+    value = first.get("fixed_lambda.value")
+    return Scores(
+        first["arm_digest"],
+        first["arm"],
+        found,
+        len(diverged),
+        float(value) if value is not None and known(value) else math.nan,
+        validation,
+    )
 
 
-def _arm_row(
-    arm: pd.DataFrame, differences: list[float], baselines: int, comparisons: int
-) -> dict[str, Any]:
-    done = arm[arm["status"] == "completed"]
-    first = arm.iloc[0]
-    values = [float(value) for value in done[FIGURE]]
-    mean = stats.interval(values) if values else stats.Interval(math.nan, math.nan, math.nan)
-    row = {
+def _described(arm: list[Run]) -> dict[str, Any]:
+    """What an arm's own runs came to."""
+    done = [run for run in arm if run["status"] == "completed"]
+    first = arm[0]
+    values = numbers(done, FIGURE)
+    mean, middle = stats.interval(values), stats.iqm(values)
+    return {
         "arm": first["arm"],
         "method": first["method"],
         "baseline": bool(first["baseline"]),
-        "baselines": baselines,
-        "batchnorm": bool(first["batchnorm"]),
+        "batchnorm": first["batchnorm"],
         "context": first["context"],
         "arm_digest": first["arm_digest"],
         "n": len(done),
-        "diverged": int((arm["status"] == "diverged").sum()),
-        "unfinished": int((~arm["status"].isin(FINISHED)).sum()),
+        "diverged": sum(run["status"] == "diverged" for run in arm),
+        "collapsed": sum(known(run["collapsed"]) and bool(run["collapsed"]) for run in done),
+        "unfinished": sum(run["status"] not in FINISHED for run in arm),
         "mean": mean.mean,
         "low": mean.low,
         "high": mean.high,
-        "final": done["final_test_accuracy"].mean(),
-        "best": done["best_test_accuracy"].mean(),
-        "shrinking_200": arm["shrinking_200"].mean(),
+        "median": float(np.median(values)) if values else math.nan,
+        "iqm": middle.mean,
+        "iqm_low": middle.low,
+        "iqm_high": middle.high,
+        "evaluations": max(numbers(done, "evaluations"), default=math.nan),
+        "validation": mean_of(numbers(done, "validation")),
+        "final": mean_of(numbers(done, "final_test_accuracy")),
+        "best": mean_of(numbers(done, "best_test_accuracy")),
+        "shrinking_200": mean_of(numbers(arm, "shrinking_200")),
     }
-    if differences:
-        comparison = stats.compare(differences, comparisons)
-        return row | {
-            "pairs": comparison.pairs,
-            "difference": comparison.difference.mean,
-            "difference_low": comparison.difference.low,
-            "difference_high": comparison.difference.high,
-            "p": comparison.p,
-            "smallest_p": comparison.smallest_p,
-            "seeds_needed": comparison.seeds_needed,
+
+
+NOT_COMPARED: dict[str, Any] = {
+    "rival": None,
+    "rival_lambda": math.nan,
+    "rivals": 0,
+    "rival_at_edge": None,
+    "chosen_on": None,
+    "diverged_rivals": "",
+    "pairs": 0,
+    **dict.fromkeys(("difference", "difference_low", "difference_high"), math.nan),
+    **dict.fromkeys(("p", "p_adjusted"), math.nan),
+    "comparisons": 0,
+    "beats_all": False,
+    "equivalent": None,
+    **dict.fromkeys(("probability_of_improvement", "poi_low", "poi_high"), math.nan),
+    "seeds_needed": None,
+    **speed.NOT_COMPARED,
+    "unmatched": "",
+    "better_elsewhere": "",
+}
+"""The columns of a comparison for an arm without one."""
+
+
+def _compare(arms: list[Arm], question: Question) -> None:
+    """Add the columns of the comparison to each arm's row, adjusted for their number."""
+    there = [(arm, one) for arm in arms if (one := arm.comparison) is not None]
+    tested = sum(not math.isnan(one.p) for _, one in there)
+    factors = stats.holm([one.p for _, one in there])
+    for (arm, one), factor in zip(there, factors, strict=True):
+        factor = len(there) if math.isnan(factor) else factor
+        level = 1 - (1 - stats.LEVEL) / factor
+        # The strongest of several is ahead by luck, too: only the upper limit has to allow for it.
+        upper = 1 - (1 - stats.LEVEL) / (factor * one.compared)
+        difference = stats.interval(one.differences, level, upper)
+        adjusted = min(1.0, one.p * factor) if not math.isnan(one.p) else math.nan
+        significant = adjusted <= 1 - stats.LEVEL + 1e-12
+        rival = [run for run in arm.around if run["arm_digest"] == one.rival.arm]
+        improvement = stats.probability_of_improvement(
+            list(arm.scores.by_seed.values()), list(one.rival.by_seed.values())
+        )
+        arm.row |= {
+            "rival": one.rival.label,
+            "rival_lambda": one.rival.value,
+            "rivals": one.rivals,
+            "rival_at_edge": one.at_edge,
+            "chosen_on": one.chosen_on,
+            "diverged_rivals": "; ".join(
+                f"{other.label} on {other.diverged} of {len(other.by_seed)} seeds"
+                for other in one.set_aside
+            ),
+            "pairs": len(one.differences),
+            "difference": difference.mean,
+            "difference_low": difference.low,
+            "difference_high": difference.high,
+            "p": one.p,
+            "p_adjusted": adjusted,
+            "comparisons": tested,
+            "beats_all": one.better and significant and not arm.row["diverged"],
+            "equivalent": _equivalent(difference, question.margin),
+            "probability_of_improvement": improvement.mean,
+            "poi_low": improvement.low,
+            "poi_high": improvement.high,
+            "seeds_needed": stats.seeds_needed(one.differences, tested),
+            **speed.compared(arm.runs, rival, level, arm.row["target"]),
         }
-    return row | {
-        "pairs": 0,
-        "difference": math.nan,
-        "difference_low": math.nan,
-        "difference_high": math.nan,
-        "p": math.nan,
-        "smallest_p": math.nan,
-        "seeds_needed": None,
-    }
 
 
-def _differences(done: pd.DataFrame, fixed: dict[str, dict[int, float]]) -> list[float]:
-    """On each seed, the arm less the fixed λ that is best on the other seeds."""
+def _equivalent(difference: stats.Interval, margin: float | None) -> bool | None:
+    if margin is None or math.isnan(difference.low):
+        return None
+    return -margin <= difference.low and difference.high <= margin
+
+
+def _say_where_else(
+    arm: Arm, arms: list[Arm], circumstances: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Say of a schedule which fixed λ is better at other settings, or what keeps it from one."""
+    if arm.baseline:
+        return
+    elsewhere = [
+        other
+        for other in arms
+        if other.baseline and other.row["context"] != arm.row["context"] and other.row["n"]
+    ]
+    if arm.comparison is None and not arm.row["rivals"]:
+        arm.row["unmatched"] = _unmatched(arm, elsewhere, circumstances)
+    better = []
+    for other in elsewhere:
+        if other.runs[0]["problem_digest"] != arm.runs[0]["problem_digest"]:
+            continue
+        differences = other.scores.less(arm.scores)
+        if differences and np.mean(differences) > 0:
+            better.append((float(np.mean(differences)), other.row["arm"]))
+    if better:
+        ahead, name = max(better)
+        arm.row["better_elsewhere"] = f"{name} by {ahead:.2f} points"
+
+
+def _unmatched(arm: Arm, fixed: list[Arm], circumstances: Mapping[str, Mapping[str, Any]]) -> str:
+    """The options in which the nearest fixed λ differs; empty where there is none."""
+    own = circumstances.get(arm.row["context"], {})
     found = []
-    for seed, value in zip(done["seed"], done[FIGURE], strict=True):
-        if len(fixed) == 1:  # nothing to choose
-            baseline = next(iter(fixed))
-        else:
-            baseline = stats.best_on_other_seeds(fixed, int(seed)) or ""
-        if int(seed) in fixed.get(baseline, {}):
-            found.append(float(value) - fixed[baseline][int(seed)])
-    return found
+    for other in fixed:
+        theirs = circumstances.get(other.row["context"], {})
+        names = sorted(own.keys() | theirs.keys())
+        differing = [name for name in names if own.get(name) != theirs.get(name)]
+        said = ", ".join(
+            f"{name} = {_short(own.get(name))} here and {_short(theirs.get(name))} there"
+            for name in differing
+        )
+        found.append((len(differing), f"{other.row['arm']} differs in {said}"))
+    return min(found)[1] if found else ""
+
+
+def _short(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def in_order(arms: Iterable[str]) -> dict[str, int]:

@@ -1,27 +1,30 @@
-"""Which figures a study has: the paper's four, one an axis that varies, and one that explains.
+"""Which figures a study has: what its comparisons come to, how fast it trains, and its curves.
 
-Those of the first two kinds are as in the paper: a row without and one with batch-norm, of two
-panels, test accuracy against epoch and λ against epoch, the latter on logarithmic axes.
+Curves are drawn as in the paper, whose four figures are redrawn where the data are the paper's;
+elsewhere there is a figure for each axis that the study compares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-from . import plot
-from .arms import NAMES
-from .plot import COLOURS, DASHES, Curve, Drawing, Row
+from . import forest, panels, speed_figure
+from .arms import FIGURE, in_order
+from .colours import CURVES, DASHES, ramp
+from .names import arm_name, setting
+from .plot import Curve, Drawing, Row
 from .runs import Curves
+from .tables import Tables, label
 
 Say = Callable[[str], object]
+Style = tuple[str, Any]
+"""Colour and dashes."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,23 @@ class Line:
     number: float | None = None
     """λ of fixed, α of threshold and combined."""
     attempt: int = 1
-    """Which of the paper's attempts; of ours, which seed that has this arm (0: all)."""
+    """Which of the paper's attempts; of ours, which seed that has this arm."""
     own: bool = False
     """What the figure is about: without one such curve it is not drawn."""
 
     @property
     def arm(self) -> str:
         """The arm's name, as in the tables."""
-        name = NAMES[self.method]
-        if self.number is None:
-            return name
-        return f"{name} {self.number:g}" + " %" * (self.method in ("threshold", "combined"))
+        identity: dict[str, Any] = {"method.name": self.method}
+        if self.number is not None:
+            option = "fixed_lambda.value" if self.method == "fixed" else "alpha.percent"
+            identity[option] = self.number
+        return label(identity, [])
+
+    @property
+    def label(self) -> str:
+        """What its curve is called."""
+        return arm_name(self.arm) + ", second attempt" * (self.attempt == 2)
 
 
 FIXED, AUTO_L2 = Line("fixed", 5e-4), Line("auto_l2")
@@ -64,20 +73,6 @@ PAPER = {
         [FIXED, AUTO_L2, Line("advance"), Line("advance", attempt=2, own=True)],
     ),
 }
-STYLES = {
-    "fixed λ 0.0005": 0,
-    "Auto L2": 1,
-    "threshold 5 %": 2,
-    "threshold 10 %": 3,
-    "combined 5 %": 4,
-    "fixed λ 1e-05": 13,
-    "Advance L2": 22,
-    "fixed λ 0.0001": 7,
-    "Advance L2, second run": 19,
-    "fixed λ 0": 10,
-}
-"""The place of each of the paper's curves among colours and dashes, the same in every figure, and
-such that no two of one figure share either."""
 TITLES = {
     "method.name": "Methods",
     "alpha.percent": "Threshold α",
@@ -85,15 +80,25 @@ TITLES = {
     "lr": "Learning rate",
 }
 """Of the figures of an axis; others are called by their option."""
-CONVOLUTIONS = {"conv1": "first convolution", "conv2": "second convolution"}
+LAYERS = {"conv1": "first convolution", "conv2": "second convolution"}
+"""Of the paper's network, in words."""
+NETWORKS = {"cnn": "CNN"}
+EXPLAIN = (
+    "Length of the weights and their effective learning rate lr/‖w‖² after each epoch. Below "
+    "batch-norm the length does not change what the network computes, only how fast it turns: an "
+    "early shrinking acts as a higher learning rate."
+)
 ARMS = 10
-"""That a row of the explaining figure shows at most."""
+"""That a row of panels shows at most."""
+ROWS = 2
+"""Of panels in one drawing: more do not fit half a printed page."""
+DRAWINGS = 6
+"""Of one comparison, at most."""
 
 
 def all_figures(
-    runs: pd.DataFrame,
+    made: Tables,
     histories: dict[str, Curves],
-    axes: Sequence[str],
     length: int,
     published: pd.DataFrame,
     folder: Path,
@@ -102,70 +107,116 @@ def all_figures(
     """Every figure that the study has the runs for.
 
     Args:
-        runs: the table of runs.
+        made: the study's tables.
         histories: each run's history, by run id.
-        axes: the options that the study compares.
         length: steps of an epoch.
         published: the published runs, empty where they are no match for this study's data.
         folder: where to.
         say: told the name of each figure before it is drawn.
     """
+    runs = made.runs
+    drawings = []
+    styles = _colours_of(runs["arm"])
+    for name, draw in (
+        ("differences", forest.differences),
+        ("accuracies", forest.accuracies),
+        ("speed", speed_figure.to_target),
+        ("best_step", speed_figure.to_best),
+    ):
+        say(name)
+        drawings += draw(made, histories, styles, folder)
     seen = runs[[bool(histories[run_id].lambdas) for run_id in runs["run_id"]]]
     if seen.empty:
-        return []
-    drawings, covered = [], set()
-    for name, (title, lines) in PAPER.items():
+        return drawings
+    covered: set[str] = set()
+    for name, (title, lines) in PAPER.items() if len(published) else ():
         arms = set(seen["arm"])
         there = [line for line in lines if line.arm in arms]
-        rows = _paper_rows(seen, histories, lines, published)
+        rows = _paper_rows(seen, histories, lines, published, made.common)
         if len(there) < 2 or not _about(rows, lines):
             continue
         say(name)
-        drawings.append(plot.histories(name, title, rows, length, folder))
+        drawings += _drawn(name, title, rows, length, folder)
         covered |= {line.arm for line in there}
-    if not set(seen["arm"]) <= covered:
-        for axis in axes:
-            rows = _axis_rows(seen, histories, axis, axes)
-            if rows:
-                say(axis)
-                name = axis.removesuffix(".name").replace(".", "_")
-                title = TITLES.get(axis, axis)
-                drawings.append(plot.histories(name, title, rows, length, folder))
+    # Where the paper's figures are, others are for what they do not show.
+    for axis in sorted(made.axes, key=lambda axis: (axis == "method.name") == bool(covered)):
+        rows = _axis_rows(seen, histories, axis, made, covered)
+        if rows:
+            say(axis)
+            name = axis.removesuffix(".name").replace(".", "_")
+            drawings += _drawn(name, TITLES.get(axis, axis), rows, length, folder)
+            if covered:
+                covered |= set(seen["arm"][seen[axis].notna()]) if axis in seen else set()
     say("explain")
-    return [*drawings, plot.norms(_arm_rows(seen, histories), CONVOLUTIONS, folder)]
+    return [*drawings, *_explain(seen, histories, made.common, folder)]
+
+
+def _drawn(name: str, title: str, rows: Sequence[Row], length: int, folder: Path) -> list[Drawing]:
+    parts = [rows[first : first + ROWS] for first in range(0, len(rows), ROWS)]
+    drawings = []
+    for place, part in enumerate(parts[:DRAWINGS], 1):
+        of = f" ({place} of {len(parts)})" if len(parts) > 1 else ""
+        more = f"_{place}" if place > 1 else ""
+        drawings.append(panels.histories(name + more, title + of, part, length, folder))
+    return drawings
 
 
 def _about(rows: Sequence[Row], lines: Sequence[Line]) -> bool:
-    own = {_label(line) for line in lines if line.own}
-    return any(curve.label in own for _, curves in rows for curve in curves)
+    own = {line.label for line in lines if line.own}
+    return any(curve.label.startswith(tuple(own)) for _, curves in rows for curve in curves)
 
 
-def _label(line: Line) -> str:
-    return line.arm + ", second run" * (line.attempt == 2)
+def _by_batchnorm(runs: pd.DataFrame, common: dict[str, Any]) -> list[tuple[str, pd.DataFrame]]:
+    return [(_network(part, common), part) for _, part in forest.groups(runs)]
 
 
-def _by_batchnorm(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    headings = ((False, "CNN"), (True, "CNN with batch-norm"))
-    parts = [(heading, runs[runs["batchnorm"] == on]) for on, heading in headings]
-    return [(heading, part) for heading, part in parts if len(part)]
+def _network(part: pd.DataFrame, common: dict[str, Any]) -> str:
+    """What the runs of a part have trained."""
+    known = part["model.name"].iloc[0] if "model.name" in part else common.get("model.name", "cnn")
+    name = NETWORKS.get(str(known), str(known))
+    return f"{name} with batch-norm" if _with_batchnorm(part) else name
 
 
-def _of(runs: pd.DataFrame, histories: dict[str, Curves]) -> list[Curves]:
-    return [histories[run_id] for run_id in runs["run_id"]]
+def _with_batchnorm(part: pd.DataFrame) -> bool:
+    """Whether its runs had it; those of somebody's own loop may not say so."""
+    return bool(part["batchnorm"].iloc[0] == True)  # noqa: E712
 
 
-def _style(place: int) -> tuple[str, Any]:
-    return COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
+def _colours_of(arms: pd.Series) -> dict[str, str]:
+    """Of every arm of a study, for all of its figures, as far as there are colours."""
+    order = in_order(arms)
+    return {arm: CURVES[place % len(CURVES)] for arm, place in order.items()}
 
 
-def _styles(arms: Sequence[str]) -> dict[str, tuple[str, Any]]:
-    """Of each arm, the paper's first: the one it always has, or the next that is free."""
-    places = {arm: STYLES[arm] for arm in arms if arm in STYLES}
-    free = (place for place in count() if place not in places.values())
-    for arm in arms:
-        if arm not in places:
-            places[arm] = next(free)
-    return {arm: _style(place) for arm, place in sorted(places.items(), key=lambda one: one[1])}
+def _styles(arms: Sequence[str], everything: pd.Series) -> dict[str, Style]:
+    """Of the arms of one figure: no two share a colour."""
+    colours = _colours_of(everything)
+    if len(colours) >= len(CURVES):
+        colours = _colours_of(pd.Series(list(arms)))
+    spare = (colour for colour in reversed(CURVES) if colour not in colours.values())
+    return {
+        arm: (colours.get(arm) or next(spare), DASHES[place % len(DASHES)])
+        for place, arm in enumerate(arms)
+    }
+
+
+def _curve(
+    name: str,
+    style: Style,
+    runs: pd.DataFrame,
+    histories: dict[str, Curves],
+    marks: pd.DataFrame | None = None,
+) -> Curve:
+    """The mean of the runs that came to their end, or else of those that may still do so."""
+    whole = runs["status"] == "completed"
+    if not whole.any():
+        whole = runs["status"] != "diverged"
+    averaged, ended = (
+        [histories[run_id] for run_id in part["run_id"]] for part in (runs[whole], runs[~whole])
+    )
+    return Curve(
+        arm_name(name), *style, averaged, pd.DataFrame() if marks is None else marks, ended
+    )
 
 
 def _paper_rows(
@@ -173,20 +224,24 @@ def _paper_rows(
     histories: dict[str, Curves],
     lines: Sequence[Line],
     published: pd.DataFrame,
+    common: dict[str, Any],
 ) -> list[Row]:
     rows = []
     attempts = any(line.attempt == 2 for line in lines)
-    for heading, part in _by_batchnorm(runs):
+    # The second attempt has a colour of its own.
+    styles = _styles([line.arm + "again" * (line.attempt - 1) for line in lines], runs["arm"])
+    style_of = dict(zip(lines, styles.values(), strict=True))
+    for heading, part in _by_batchnorm(runs, common):
         curves = []
         for line in lines:
             of = part[part["arm"] == line.arm].sort_values("seed")
+            name = line.label
             if attempts and line.method == "advance":
                 of = of.iloc[line.attempt - 1 : line.attempt]
+                name += f", seed {of['seed'].iloc[0]:g}" if len(of) else ""
             if len(of):
-                marks = _marks(published, line, "on" if part["batchnorm"].iloc[0] else "off")
-                curves.append(
-                    Curve(_label(line), *_style(STYLES[_label(line)]), _of(of, histories), marks)
-                )
+                marks = _marks(published, line, "on" if _with_batchnorm(part) else "off")
+                curves.append(_curve(name, style_of[line], of, histories, marks))
         if curves:
             rows.append((heading, curves))
     return rows
@@ -205,45 +260,81 @@ def _marks(published: pd.DataFrame, line: Line, batchnorm: str) -> pd.DataFrame:
 
 
 def _axis_rows(
-    runs: pd.DataFrame, histories: dict[str, Curves], axis: str, axes: Sequence[str]
+    runs: pd.DataFrame,
+    histories: dict[str, Curves],
+    axis: str,
+    made: Tables,
+    covered: Collection[str] = (),
 ) -> list[Row]:
-    """A row for each setting of all other options under which `axis` takes several values."""
+    """A row for each setting of all other options under which `axis` takes several values.
+
+    Arms of `covered` are in other figures already: a row of nothing else is left out.
+    """
     if axis == "batchnorm.enabled":
         return []
     if axis == "method.name":
         column, others = "arm", ["context"]
     else:
         column = axis
-        others = ["arm_family", *[one for one in axes if one not in (axis, "method.name")]]
-        runs = runs.assign(arm_family=runs["method"])
-    shown = [one for one in axes if one in runs and one not in (axis, "batchnorm.enabled")]
+        others = ["method", *[one for one in made.axes if one not in (axis, "method.name")]]
+    shown = [one for one in made.axes if one in runs and one not in (axis, "batchnorm.enabled")]
     rows = []
     for _, part in runs[runs[column].notna()].groupby(others, dropna=False, sort=True):
-        values = sorted(part[column].unique().tolist(), key=lambda one: (str(type(one)), one))
-        if len(values) < 2:
+        values = _values(part, column)
+        if len(values) < 2 or set(part["arm"]) <= set(covered):
             continue
-        styles = _styles(values) if column == "arm" else _colours(values)
+        said, left_out = _circumstances(part, shown, column, made.common), len(values) - ARMS
+        if left_out > 0:
+            values, said = _best(part, column), (*said[:2], f"{said[2]}, the best {ARMS}")
+        styles = _styles(values, runs["arm"]) if column == "arm" else _in_order_of_values(values)
         curves = [
-            Curve(
-                _without(value, part, shown) if column == "arm" else f"{axis} = {_short(value)}",
-                *style,
-                _of(part[part[column] == value], histories),
-                pd.DataFrame(),
+            _curve(
+                _without(value, part, shown) if column == "arm" else setting(axis, value),
+                style,
+                part[part[column] == value],
+                histories,
             )
             for value, style in styles.items()
         ]
-        rows.append((_heading(part, shown, column), curves))
-    return rows
+        rows.append((said, curves))
+    return [(said[-1], curves) for said, curves in sorted(rows, key=lambda row: row[0])]
 
 
-def _colours(values: Sequence[Any]) -> dict[Any, tuple[str, Any]]:
+def _values(part: pd.DataFrame, column: str) -> list[Any]:
+    found = part[column].unique().tolist()
+    if column == "arm":
+        return list(in_order(found))
+    return sorted(found, key=lambda one: (str(type(one)), one))
+
+
+def _best(part: pd.DataFrame, column: str) -> list[Any]:
+    """The `ARMS` values that came to the highest accuracy, in their own order."""
+    means = part.groupby(column)[FIGURE].mean().sort_values(ascending=False, na_position="last")
+    best = set(means.index[:ARMS])
+    return [value for value in _values(part, column) if value in best]
+
+
+def _circumstances(
+    part: pd.DataFrame, shown: Sequence[str], column: str, common: dict[str, Any]
+) -> tuple[str, bool, str]:
+    """Of a row: what it is sorted by, without batch-norm first; and its heading."""
+    words = [] if column == "arm" else [label({"method.name": part["method"].iloc[0]}, [])]
+    alike = [
+        setting(name, part[name].iloc[0])
+        for name in shown
+        if name != "method.name" and part[name].nunique(dropna=False) == 1
+        if part[name].notna().all()
+    ]
+    heading = ", ".join([*words, _network(part, common), *alike])
+    return ", ".join([*words, *alike]), _with_batchnorm(part), heading
+
+
+def _in_order_of_values(values: Sequence[Any]) -> dict[Any, Style]:
     """Of an ordered axis from dark to light, else as far apart as can be."""
-    if len(values) <= 3 or not all(isinstance(value, int | float) for value in values):
-        return {value: _style(place) for place, value in enumerate(values)}
-    shades = mpl.colormaps["viridis"](np.linspace(0, 0.88, len(values)))
+    ordered = len(values) > 3 and all(isinstance(value, int | float) for value in values)
+    colours = ramp(len(values)) if ordered else CURVES
     return {
-        value: (mpl.colors.to_hex(shades[place]), DASHES[place % len(DASHES)])
-        for place, value in enumerate(values)
+        value: (colours[place], DASHES[place % len(DASHES)]) for place, value in enumerate(values)
     }
 
 
@@ -251,32 +342,34 @@ def _without(arm: str, part: pd.DataFrame, shown: Sequence[str]) -> str:
     """The arm's name without what the heading says."""
     for name in shown:
         if part[name].nunique(dropna=False) == 1:
-            arm = arm.replace(f" {name}={_short(part[name].iloc[0])}", "")
+            value = part[name].iloc[0]
+            written = f"{value:g}" if isinstance(value, float) else str(value)
+            arm = arm.replace(f" {name}={written}", "")
     return arm
 
 
-def _heading(part: pd.DataFrame, shown: Sequence[str], column: str) -> str:
-    words = [] if column == "arm" else [NAMES.get(part["method"].iloc[0], "")]
-    words.append("CNN with batch-norm" if part["batchnorm"].iloc[0] else "CNN")
-    for name in shown:
-        if part[name].nunique(dropna=False) == 1 and part[name].notna().all():
-            words.append(f"{name} = {_short(part[name].iloc[0])}")
-    return ", ".join(words)
-
-
-def _arm_rows(runs: pd.DataFrame, histories: dict[str, Curves]) -> list[Row]:
-    """Every arm, or the `ARMS` that came to the highest accuracy."""
-    rows = []
-    for heading, part in _by_batchnorm(runs):
-        means = part.groupby("arm")["mean_last_10_epochs"].mean().sort_values(ascending=False)
-        styles = _styles(sorted(means.index[:ARMS]))
+def _explain(
+    runs: pd.DataFrame, histories: dict[str, Curves], common: dict[str, Any], folder: Path
+) -> list[Drawing]:
+    """The length of weights in every arm, or in the `ARMS` that came to the highest accuracy."""
+    drawings = []
+    recorded = {
+        name.removeprefix("norm_")
+        for history in histories.values()
+        for name in history.epochs
+        if name.startswith("norm_")
+    }
+    for place, (heading, part) in enumerate(_by_batchnorm(runs, common)):
+        arms = _best(part, "arm")
+        some = f", the best {ARMS} arms" * (part["arm"].nunique() > ARMS)
         curves = [
-            Curve(arm, *style, _of(part[part["arm"] == arm], histories), pd.DataFrame())
-            for arm, style in styles.items()
+            _curve(arm, style, part[part["arm"] == arm], histories)
+            for arm, style in _styles(arms, runs["arm"]).items()
         ]
-        rows.append((heading + f", the best {ARMS} arms" * (len(means) > ARMS), curves))
-    return rows
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        rows = [
+            (heading + some, curves, layer, LAYERS.get(layer, layer)) for layer in sorted(recorded)
+        ]
+        if rows:
+            name = "explain" + f"_{place + 1}" * bool(place)
+            drawings.append(panels.norms(name, rows[:ROWS], EXPLAIN, folder))
+    return drawings

@@ -2,54 +2,81 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 
 from ..runs.files import write_atomically
 from ..runs.run import FINISHED, now
-from . import verdict
-from .arms import in_order
+from . import inline, verdict
+from .arms import FIGURE, in_order
 from .beside import Beside
+from .names import arm_name
 from .plot import Drawing
 from .tables import Tables
+from .words import number, signed
 
 HEADINGS = {
     "arm": "arm",
     "batchnorm": "batch-norm",
     "n": "seeds",
-    "mean": "mean of last 10 (%)",
-    "interval": "95 %",
-    "final": "final (%)",
-    "best": "best (%)",
-    "shrinking_200": "Π(1 − 2·lr·λ), 200 steps",
-    "difference": "to best fixed λ (points)",
-    "difference_interval": "95 %",
-    "p_holm": "p (Holm)",
+    "mean": "accuracy (%)",
+    "interval": "95 % interval",
+    "iqm": "interquartile mean (%)",
+    "median": "median (%)",
+    "rival": "strongest fixed λ",
+    "difference": "difference (points)",
+    "difference_interval": "95 % interval of the difference",
+    "p_adjusted": "p, adjusted",
+    "probability_of_improvement": "probability of improvement",
+    "equivalent": "equivalent within the margin",
     "seeds_needed": "seeds it would take",
+    "final": "final epoch (%)",
+    "best": "best epoch (%)",
+    "shrinking_200": "weights left by the penalty after 200 steps (share)",
+    "collapsed": "at chance",
     "diverged": "diverged",
     "unfinished": "unfinished",
+}
+SPEED = {
+    "arm": "arm",
+    "batchnorm": "batch-norm",
+    "target": "target accuracy (%)",
+    "n": "seeds",
+    "reached_target": "reached it",
+    "epochs_to_target": "epochs to the target",
+    "rival": "strongest fixed λ",
+    "epochs_to_target_difference": "difference (epochs)",
+    "epochs_interval": "95 % interval of the difference",
+    "steps_to_target": "steps to the target",
+    "seconds_to_target": "seconds to the target",
+    "area_under_curve": "mean accuracy over training (%)",
 }
 INTERVALS = {
     "interval": ("low", "high"),
     "difference_interval": ("difference_low", "difference_high"),
+    "epochs_interval": ("epochs_to_target_difference_low", "epochs_to_target_difference_high"),
 }
 """Columns that are two of the table of arms in one."""
+SIGNED = ("difference", "epochs_to_target_difference")
+"""Columns of differences, which show their sign."""
+NEVER = ("diverged", "unfinished", "collapsed")
+"""Columns of counts that are left out where they are all 0."""
 RUNS = {
     "run_id": "run",
     "arm": "arm",
     "batchnorm": "batch-norm",
     "status": "status",
     "seed": "seed",
-    "final_test_accuracy": "final (%)",
-    "mean_last_10_epochs": "mean of last 10 (%)",
+    FIGURE: "accuracy (%)",
+    "final_test_accuracy": "final epoch (%)",
     "epochs_done": "epochs",
-    "lambda_changes": "λ changes (step:λ)",
+    "lambda_changes": "changes of λ (step:λ)",
     "seconds": "seconds",
     "command": "command",
 }
@@ -59,7 +86,7 @@ POINTS = {
     *("mean", "low", "high", "final", "best"),
     *("difference", "difference_low", "difference_high"),
     *("published_final", "ours_final", "published_mean_last_10", "ours_mean_last_10"),
-    *("final_test_accuracy", "mean_last_10_epochs"),
+    *("final_test_accuracy", FIGURE, "iqm", "median", "target", "area_under_curve"),
 }
 """Columns in percent, or in points of it: two decimals."""
 TRAINED = (
@@ -72,16 +99,18 @@ SHORT = 9
 PUBLISHED = {
     "arm": "arm",
     "batchnorm": "batch-norm",
-    "n": "our seeds",
-    "published_final": "published final (%)",
-    "ours_final": "ours",
-    "published_mean_last_10": "published mean of last 10 (%)",
-    "ours_mean_last_10": "ours",
-    "published_shrinking": "published Π(1 − 2·lr·λ), 200 steps",
-    "ours_shrinking": "ours",
-    "published_changes": "published λ changes (step:λ)",
-    "ours_changes": "ours",
+    "n": "seeds of this study",
+    "published_mean_last_10": "accuracy, published (%)",
+    "ours_mean_last_10": "accuracy, this study (%)",
+    "published_final": "final epoch, published (%)",
+    "ours_final": "final epoch, this study (%)",
+    "published_shrinking": "weights left by the penalty after 200 steps, published (share)",
+    "ours_shrinking": "weights left by the penalty after 200 steps, this study (share)",
+    "published_changes": "changes of λ, published (step:λ)",
+    "ours_changes": "changes of λ, this study (step:λ)",
 }
+FOLDED = "explain"
+"""Figures whose names begin so stand in a section of their own that can be folded."""
 
 
 def write(
@@ -106,27 +135,41 @@ def write(
         study=study,
         made=now(),
         verdict=words,
-        rule=verdict.RULE,
+        rule=verdict.rule(tables.summary),
         short=SHORT,
         partial=bool(missing) or not set(runs["status"]) <= set(FINISHED),
         counts=runs["status"].value_counts().to_dict(),
         missing=list(missing),
         troubles=_troubles(runs),
-        figures=[(drawing, _data_uri(drawing.svg)) for drawing in drawings],
-        summary=_table(tables.summary, HEADINGS),
-        published=_table(beside.table, PUBLISHED),
+        figures=[(one, inline.markup(one)) for one in drawings if not _folded(one)],
+        folded=[(one, inline.markup(one)) for one in drawings if _folded(one)],
+        colours=inline.variables(drawings),
+        summary=_table(_in_rows(tables.summary), HEADINGS),
+        speed=_speed(tables.summary),
+        published=_table(_in_rows(beside.table), PUBLISHED),
         differences=beside.differences,
         provenance=_provenance(tables),
         warnings=_warnings(runs, tables.attempts),
-        runs=_table(runs, RUNS),
+        runs=_table(_in_rows(runs), RUNS),
         tall=TALL,
     )
     write_atomically(path, page.encode())
     return words
 
 
-def _data_uri(path: Path) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+def _folded(drawing: Drawing) -> bool:
+    return drawing.name.startswith(FOLDED)
+
+
+def _speed(summary: pd.DataFrame) -> dict[str, Any]:
+    """The table of how fast arms reach their target; without rows where there is no target."""
+    known = "target" in summary and summary["target"].notna()
+    return _table(_in_rows(summary[known]) if np.any(known) else summary[:0], SPEED)
+
+
+def _in_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows without batch-norm before those with it, else as they are."""
+    return frame.sort_values("batchnorm", kind="stable") if "batchnorm" in frame else frame
 
 
 def _table(frame: pd.DataFrame, headings: dict[str, str]) -> dict[str, Any]:
@@ -145,20 +188,19 @@ def _says_something(frame: pd.DataFrame, name: str) -> bool:
     if name in INTERVALS:
         name = INTERVALS[name][0]
     values = frame[name]
-    return bool(values.any() if name in ("diverged", "unfinished") else values.notna().any())
+    return bool(values.any() if name in NEVER else values.notna().any())
 
 
 def _cell(value: Any, name: str, places: dict[str, int]) -> tuple[str, str, str]:
     """Text, sort key and kind (the cell's class)."""
     if isinstance(value, tuple):
-        low, high = value
-        return (
-            (_text(low)[0] if math.isnan(low) else f"{low:.2f} to {high:.2f}"),
-            _key(low),
-            "number",
-        )
+        low = value[0]
+        written = [f"{end:.2f}" if name == "interval" else signed(end) for end in value]
+        return "–" if _absent(low) else " to ".join(written), _key(low), "number"
     if name == "arm":
-        return value, str(places[value]), ""
+        return arm_name(value), str(places[value]), ""
+    if name == "rival" and isinstance(value, str):
+        return arm_name(value), value, ""
     if isinstance(value, bool):
         return _text(value), _key(value), ""
     if isinstance(value, str):
@@ -171,10 +213,12 @@ def _text(value: Any, name: str = "") -> str:
         return "on" if value else "off"
     if _absent(value):
         return "–"
+    if isinstance(value, float) and name in SIGNED:
+        return signed(value)
     if isinstance(value, float) and name in POINTS:
         return f"{value:.2f}"
     if isinstance(value, float):
-        return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+        return number(float(f"{value:.3g}")) if abs(value) < 1000 else f"{value:.0f}"
     return str(value)
 
 

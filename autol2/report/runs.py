@@ -23,11 +23,16 @@ SHRINKING_STEPS = 200
 """Steps over which the shrinking of the weights is multiplied up."""
 LARGEST = 1e30
 """That a λ can be: beyond, the file is damaged."""
-FORMAT = 4
+FORMAT = 5
 """Of what is kept; another one is read anew."""
 MEASUREMENTS = ("epoch", "step", "lambda")
 EVALUATIONS = ("epoch", "step", "test_accuracy")
-OF_LAYERS = ("norm_conv1", "effective_lr_conv1", "norm_conv2", "effective_lr_conv2")
+ACCURACIES = ("test_accuracy", "validation_accuracy", "train_accuracy")
+MORE = (
+    *("lambda", "train_loss", "train_accuracy", "test_loss", "weight_norm"),
+    *("validation_loss", "validation_accuracy"),
+    *("norm_conv1", "effective_lr_conv1", "norm_conv2", "effective_lr_conv2"),
+)
 """Columns of epochs.csv that are read where they are there."""
 FILES = ("run.json", "measurements.csv", "epochs.csv")
 
@@ -41,6 +46,9 @@ class Curves:
     lambdas: list[tuple[int, float]] = field(default_factory=list)
     """(step of the run, λ from there on): the first measurement, each change and the last one; of
     more than `CHANGES` a selection."""
+    highs: list[tuple[float, float]] = field(default_factory=list)
+    """(epochs done, test accuracy) of each evaluation, also within an epoch, that was better than
+    all before it."""
     shrinking: float = math.nan
     """Π(1 − 2·lr·λ) over the first 200 steps: what the penalty alone leaves of the weights."""
     diverged: float | None = None
@@ -65,7 +73,8 @@ def curves(records: Iterable[Record], cache: Path) -> Iterator[tuple[Record, Cur
             known = json.loads(kept.read_text(encoding="utf-8"))
             if known.pop("key") != key:
                 raise ValueError("the run has gone on")
-            known["lambdas"] = [(step, value) for step, value in known["lambdas"]]
+            for name in ("lambdas", "highs"):
+                known[name] = [(place, value) for place, value in known[name]]
             yield record, Curves(**known)
             continue
         except (OSError, ValueError, KeyError, TypeError):
@@ -99,9 +108,13 @@ def _read(record: Record) -> Curves:
         measurements = _rows(record.folder / "measurements.csv", MEASUREMENTS, begun)
         if state["status"] == "completed" and evaluations.empty:
             raise ValueError("epochs.csv has no rows")
+        path, shrinking = _lambdas(measurements, length, lr)
+        evaluations["epoch_done"] = _steps(evaluations, length, "epochs.csv") / length
         return Curves(
-            _by_epoch(evaluations, length),
-            *_lambdas(measurements, length, lr),
+            by_epoch(evaluations),
+            path,
+            highs(evaluations),
+            shrinking,
             state["diverged"]["step"] / length if state["status"] == "diverged" else None,
         )
     except ValueError as error:
@@ -131,7 +144,7 @@ def _rows(path: Path, columns: tuple[str, ...], begun: bool) -> pd.DataFrame:
         raise ValueError(f"{path.name} is missing or empty")
     if not content:
         return pd.DataFrame(columns=columns, dtype=float)
-    wanted = (*columns, *OF_LAYERS)
+    wanted = (*columns, *MORE)
     try:
         rows = pd.read_csv(io.BytesIO(content), usecols=lambda name: name in wanted)
         absent = next((name for name in columns if name not in rows), None)
@@ -150,13 +163,35 @@ def _steps(rows: pd.DataFrame, length: int, name: str) -> np.ndarray:
     return steps
 
 
-def _by_epoch(evaluations: pd.DataFrame, length: int) -> dict[str, list[float]]:
-    steps = _steps(evaluations, length, "epochs.csv")
-    if not evaluations["test_accuracy"].between(0, 100).all():
-        raise ValueError("epochs.csv: not every accuracy is a number from 0 to 100")
-    last = evaluations.assign(step=steps / length).drop_duplicates("epoch", keep="last")
-    last = last.drop(columns="epoch").rename(columns={"step": "epoch"})
-    return {str(name): last[name].tolist() for name in last}
+def by_epoch(evaluations: pd.DataFrame) -> dict[str, list[float]]:
+    """The columns of a run's evaluations, of the last one of each epoch.
+
+    Args:
+        evaluations: a row an evaluation; ``epoch`` and ``epoch_done``, the time in epochs.
+
+    Raises:
+        ValueError: not every accuracy is one.
+    """
+    for name in ACCURACIES:
+        if name in evaluations and not evaluations[name].dropna().between(0, 100).all():
+            raise ValueError(f"epochs.csv: not every {name} is a number from 0 to 100")
+    if evaluations["test_accuracy"].isna().any():
+        raise ValueError("epochs.csv: not every test_accuracy is a number from 0 to 100")
+    last = evaluations.drop_duplicates("epoch", keep="last").assign(
+        epoch=lambda rows: rows["epoch_done"]
+    )
+    names = ["epoch", *(name for name in ("test_accuracy", *MORE) if name in last)]
+    return {name: last[name].astype(float).tolist() for name in names}
+
+
+def highs(evaluations: pd.DataFrame) -> list[tuple[float, float]]:
+    """See `Curves.highs`; arguments as of `by_epoch`."""
+    best = evaluations["test_accuracy"].cummax()
+    new = best.diff().fillna(1.0) > 0
+    rows = evaluations[new]
+    return list(
+        zip(rows["epoch_done"].tolist(), rows["test_accuracy"].astype(float).tolist(), strict=True)
+    )
 
 
 def _lambdas(
@@ -186,7 +221,13 @@ def path_text(path: list[tuple[int, float]]) -> str:
     if len(path) >= CHANGES // 2:
         return "all the time"
     return " ".join(
-        f"{step}:{value:.0e}"
+        f"{step}:{_in_short(value)}"
         for (step, value), (_, before) in zip(path[1:], path[:-1], strict=True)
         if value != before
     )
+
+
+def _in_short(value: float) -> str:
+    """As in 1e-04, with more digits where there are some."""
+    text = f"{value:.0e}"
+    return text if math.isclose(float(text), value, rel_tol=1e-9) else f"{value:.2e}"

@@ -26,8 +26,10 @@ SHAPE: dict[str, Any] = {
     "steps_per_epoch": int,
     "config": {"lr": float},
     "data": {"digest": str, "train": int, "test": int, "classes": int},
+    "method": {"label": str, "baseline": bool},
     "identity": {
         "seed": int,
+        "lr": float,
         "method": {"name": str},
         "batchnorm": {"enabled": bool},
         "alpha": {"percent": float},
@@ -97,7 +99,7 @@ def _is_number(value: Any) -> bool:
 def _missing(state: Mapping[str, Any]) -> str:
     needed = ["status", *NEEDED.get(state.get("status", ""), ())]
     if state.get("identity") is not None:
-        needed += ["identity.seed", "identity.method.name", "identity.batchnorm.enabled"]
+        needed += ["identity.seed", "identity.method.name"]
         numbers = ("alpha.percent", "fixed_lambda.value")
         needed += [f"identity.{one}" for one in numbers if one.split(".")[0] in state["identity"]]
     there = {name for name, value in flat(state).items() if value is not None}
@@ -110,9 +112,6 @@ def _out_of_range(state: Mapping[str, Any]) -> str:
         return f"status is {state['status']!r}"
     if state.get("steps_per_epoch") is not None and state["steps_per_epoch"] < 1:
         return f"steps_per_epoch is {state['steps_per_epoch']}"
-    for name, value in flat(state.get("identity") or {}).items():
-        if isinstance(value, list):
-            return f"identity.{name} is {value!r:.40}"
     if state["status"] == "completed":
         for name in FIGURES[:3]:
             if not math.isfinite(float(state["result"][name])):

@@ -1,16 +1,22 @@
-"""The report's tables: a row a run, a row an arm, and what they come to."""
+"""The report's tables: a row a run, a row an arm, a row an evaluation."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from ..runs.files import write_atomically
 from ..runs.identity import digest, flat
-from ..sweeps.study import Record, last_line
-from .arms import NAMES, in_order, summary
+from ..sweeps.run_status import last_line
+from ..sweeps.study import Record
+from . import speed
+from .arms import NAMES, Question, in_order, summary
 from .runs import Curves, path_text
 from .sound import FIGURES
 
@@ -26,6 +32,15 @@ CONTROL = {
     "control.pulse_length": 0,
 }
 """Options that make another arm, and what they are where there is no such change."""
+PROBLEM = ("data.", "model.", "batchnorm.", "precision.", "epochs")
+"""How the options begin that say what is to be learnt with what; those of the other circumstances
+can be tuned, for a schedule as for a fixed λ."""
+ALIKE = "data (digest)"
+"""The data's digest among the circumstances: the same name does not make them the same data."""
+COLLAPSED = 3.0
+"""Standard errors of a guessing network's test accuracy within which a run counts as guessing."""
+LEFT_OUT = ("highs", "batchnorm.enabled", "problem_digest")
+"""Columns of the table of runs that are not written down."""
 
 
 @dataclass
@@ -44,17 +59,34 @@ class Tables:
     """Those that all of its runs have, and their value."""
     axes: list[str]
     """Those of them that the study compares: the method, and what differs within a method."""
+    epochs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """A row an evaluated epoch of a run."""
+    fits: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Steps to the best test accuracy against λ; see `speed.fits`."""
 
 
-def tables(read: list[tuple[Record, Curves]]) -> Tables:
+def tables(
+    read: list[tuple[Record, Curves]],
+    question: Question = Question(),  # noqa: B008 (it is frozen)
+) -> Tables:
     """The tables of a study's runs."""
-    identities = [flat(record.state.get("identity") or {}) for record, _ in read]
+    identities = [_plain(record.state.get("identity") or {}) for record, _ in read]
     varying = _varying(identities)
     telling = _telling(identities, varying)
-    rows = [
-        _row(record, history, identity, varying, telling)
-        for (record, history), identity in zip(read, identities, strict=True)
+    circumstances = [
+        _circumstances(identity, _data(record))
+        for (record, _), identity in zip(read, identities, strict=True)
     ]
+    named: dict[Any, set[str | None]] = {}
+    for (record, _), identity in zip(read, identities, strict=True):
+        named.setdefault(identity.get("data.name"), set()).add(_data(record))
+    rows = [
+        _row(record, history, identity, around, varying, telling)
+        | _several_data(record, named[identity.get("data.name")] - {None})
+        for (record, history), identity, around in zip(read, identities, circumstances, strict=True)
+    ]
+    for row in rows:
+        row["arm"] += row.pop("of_data")
     runs = pd.DataFrame(rows)
     places = runs["arm"].map(in_order(runs["arm"]))
     order = runs.assign(place=places).sort_values(
@@ -73,7 +105,40 @@ def tables(read: list[tuple[Record, Curves]]) -> Tables:
         for name, value in (readable[0] if readable else {}).items()
         if name != "seed" and all(one.get(name) == value for one in readable)
     }
-    return Tables(runs, summary(runs), attempts, varying, common, axes)
+    known = {digest_of(around): around for around in circumstances}
+    return Tables(
+        runs,
+        summary(runs, question, known),
+        attempts,
+        varying,
+        common,
+        axes,
+        _long(runs, {record.run_id: history for record, history in read}),
+        speed.fits(runs),
+    )
+
+
+def _several_data(record: Record, digests: set[str | None]) -> dict[str, str]:
+    """What the arm's name needs where different data have one name."""
+    mine = _data(record)
+    return {"of_data": f" on data {mine}" if len(digests) > 1 and mine else ""}
+
+
+def _long(runs: pd.DataFrame, histories: dict[str, Curves]) -> pd.DataFrame:
+    """Every run's evaluations, below each other in the order of the table of runs."""
+    parts = []
+    for _, run in runs.iterrows():
+        history = histories[run["run_id"]]
+        if not history.epochs.get("epoch"):
+            continue
+        part = pd.DataFrame(history.epochs)
+        length = run["steps_per_epoch"]
+        steps = np.nan if length is None or math.isnan(length) else length
+        part.insert(1, "step", (part["epoch"] * steps).round())
+        for place, name in enumerate(("run_id", "arm", "method", "batchnorm", "seed")):
+            part.insert(place, name, run[name])
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _varying(identities: list[dict[str, Any]]) -> list[str]:
@@ -97,12 +162,23 @@ def _telling(identities: list[dict[str, Any]], varying: list[str]) -> list[str]:
     return [name for name in varying if name in differing]
 
 
-def label(identity: dict[str, Any], telling: list[str]) -> str:
+def method_of(state: dict[str, Any], identity: dict[str, Any]) -> tuple[str, bool]:
+    """A run's method for a reader, and whether it is a fixed λ that schedules are compared with.
+
+    As its run.json says; one that does not was written before run.json did.
+    """
+    said, name = state.get("method") or {}, str(identity.get("method.name"))
+    label = said.get("label") or NAMES.get(name, name)
+    changed = any(identity.get(option, value) != value for option, value in CONTROL.items())
+    return label, said.get("baseline", name == "fixed") and not changed
+
+
+def label(identity: dict[str, Any], telling: list[str], method: str | None = None) -> str:
     """An arm's name for a reader: the method with its number, then the options of `telling`."""
     if not identity:
         return "?"
-    method = identity["method.name"]
-    words = [NAMES.get(method, method)]
+    name = identity["method.name"]
+    words = [method or NAMES.get(name, name)]
     if "alpha.percent" in identity:
         words.append(f"{identity['alpha.percent']:g} %")
     if "fixed_lambda.value" in identity:
@@ -125,6 +201,7 @@ def _row(
     record: Record,
     history: Curves,
     identity: dict[str, Any],
+    around: dict[str, Any],
     varying: list[str],
     telling: list[str],
 ) -> dict[str, Any]:
@@ -132,34 +209,88 @@ def _row(
     attempts = state.get("attempts") or [{}]
     last = attempts[-1]
     result, diverged = state.get("result") or {}, state.get("diverged") or {}
-    arm = {name: value for name, value in identity.items() if name != "seed"}
-    around = {name: value for name, value in arm.items() if name not in RULE}
+    method, baseline = method_of(state, identity)
+    seconds = sum(one.get("seconds") or 0.0 for one in attempts)
+    options = {name: identity.get(name) for name in ("fixed_lambda.value", *varying)}
+    problem = {name: value for name, value in around.items() if name.startswith((*PROBLEM, ALIKE))}
     return {
         "run_id": record.run_id,
         "status": state.get("status", "broken"),
-        "arm": label(identity, telling),
-        "arm_digest": digest(arm),
-        "context": digest(_circumstances(around)),
+        "arm": label(identity, telling, method),
+        "arm_digest": "arm-"
+        + digest(
+            {name: identity[name] for name in identity if name != "seed"}
+            | {ALIKE: around.get(ALIKE)}
+        ),
+        "context": digest_of(around),
+        "problem_digest": digest(problem),
         "method": identity.get("method.name"),
         "precision": identity.get("precision.name"),
-        "baseline": identity.get("method.name") == "fixed" and not _changed(identity),
+        "baseline": baseline,
         "batchnorm": identity.get("batchnorm.enabled"),
         "seed": identity.get("seed"),
-        **{name: identity.get(name) for name in varying if name != "method.name"},
+        **{name: value for name, value in options.items() if name != "method.name"},
+        **_late(state, history, identity),
         **{name: _number(result.get(name)) for name in FIGURES},
         "epochs_done": max(history.epochs.get("epoch", [0.0]), default=0.0),
+        **speed.of_run(history, state.get("steps_per_epoch"), seconds),
         "lambda_changes": path_text(history.lambdas),
         "shrinking_200": history.shrinking,
         "diverged_step": diverged.get("step"),
         "diverged_lambda": _number(diverged.get("lambda")),
         "attempts": len(state.get("attempts") or []),
-        "seconds": sum(one.get("seconds") or 0.0 for one in attempts),
+        "seconds": seconds,
         "images_per_second": last.get("images_per_second"),
         **_made_with(last),
-        "data": ((state.get("data") or {}).get("digest") or "")[:10] or None,
+        "data": _data(record),
         "command": state.get("command"),
         "problem": last_line(state.get("error") or "") or history.problem,
     }
+
+
+def _late(state: dict[str, Any], history: Curves, identity: dict[str, Any]) -> dict[str, Any]:
+    """The figures that arms are compared and chosen by, and whether the run only guesses.
+
+    Of the last tenth of the evaluated epochs, at least one and at most ten. Where the evaluations
+    cannot be read, run.json's figure of the same epochs stands in, if it has one.
+    """
+    accuracies = history.epochs.get("test_accuracy") or []
+    validation = history.epochs.get("validation_accuracy") or []
+    count = late(len(accuracies))
+    result, data = state.get("result") or {}, state.get("data") or {}
+    value = _number(result.get("mean_last_10_epochs"))
+    if accuracies:
+        value = float(np.mean(accuracies[-count:]))
+    elif (epochs := identity.get("epochs", 200)) < 100:
+        count = 1
+        value = _number(result.get("final_test_accuracy")) if late(epochs) == 1 else None
+    else:
+        count = 10
+    if state.get("status") != "completed":
+        value = None
+    classes, images = data.get("classes"), data.get("test") or 1000
+    chance = 100 / classes if classes else None
+    collapsed = None
+    if chance is not None and value is not None:
+        error = 100 * math.sqrt(chance / 100 * (1 - chance / 100) / images)
+        collapsed = value <= chance + COLLAPSED * error
+    return {
+        "accuracy": value,
+        "evaluations": count if value is not None else None,
+        "validation": float(np.mean(validation[-count:])) if validation and value else None,
+        "chance": chance,
+        "collapsed": collapsed,
+    }
+
+
+def late(evaluated: int) -> int:
+    """How many of a run's last evaluated epochs its figure is the mean of: one in ten, 1 to 10."""
+    return min(10, max(1, evaluated // 10))
+
+
+def _data(record: Record) -> str | None:
+    known = (record.state.get("data") or {}).get("digest")
+    return f"data-{known[:10]}" if known else None
 
 
 def _made_with(attempt: dict[str, Any]) -> dict[str, Any]:
@@ -175,21 +306,53 @@ def _made_with(attempt: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _circumstances(around: dict[str, Any]) -> dict[str, Any]:
-    """The options of every method: its own constants do not set it apart from the baseline."""
-    own = ("method.initial_lambda", "method.decay_factor", "method.cooldown", "method.final_lambda")
-    gone = (*own, "method.raise_when_converged", "protocol.lambda_min", "protocol.lambda_max")
+def _circumstances(identity: dict[str, Any], data: str | None) -> dict[str, Any]:
+    """What arms must share to be compared: not what decides λ, which is the comparison."""
     return {
         name: value
-        for name, value in around.items()
-        if name not in gone and not name.startswith(("method.kappa", "control."))
-    }
+        for name, value in identity.items()
+        if name == "method.optimizer" or not _decides(name)
+    } | ({ALIKE: data} if data else {})
 
 
-def _changed(identity: dict[str, Any]) -> bool:
-    return any(identity.get(name, value) != value for name, value in CONTROL.items())
+def _decides(name: str) -> bool:
+    """Whether an option is one of what decides λ, or the seed."""
+    own = ("protocol.lambda_min", "protocol.lambda_max", "seed", *RULE)
+    return name in own or name.startswith(("method.", "control.", "alpha.", "fixed_lambda."))
+
+
+def digest_of(around: dict[str, Any]) -> str:
+    """A short name for circumstances that no program takes for a number."""
+    return f"context-{digest(around)}"
 
 
 def _number(value: Any) -> float | None:
     """A number from JSON, where those that are not finite are strings (see `files.to_json`)."""
     return None if value is None else float(value)
+
+
+def _plain(identity: dict[str, Any]) -> dict[str, Any]:
+    """A run's options without nesting, lists as text so that they can be grouped by."""
+    return {
+        name: str(value) if isinstance(value, list) else value
+        for name, value in flat(identity).items()
+    }
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table for Excel, R and pandas.
+
+    UTF-8 with a byte-order mark, without which Excel shows λ as Î»; floats with ten digits, so that
+    0.0001 is not 0.00010000000000000003; whole numbers and truth values stay what they are where
+    some are missing.
+    """
+    frame = frame.drop(columns=[name for name in LEFT_OUT if name in frame])
+    shown = frame.convert_dtypes(convert_floating=False)
+    for name in shown:
+        if pd.api.types.is_float_dtype(shown[name]):
+            shown[name] = [_ten_digits(value) for value in shown[name]]
+    write_atomically(path, shown.to_csv(index=False).encode("utf-8-sig"))
+
+
+def _ten_digits(value: Any) -> str | None:
+    return None if pd.isna(value) else f"{value:.10g}"

@@ -7,16 +7,33 @@ import math
 import pandas as pd
 
 from . import stats
+from .words import listed, name, number, plural, rival, seeds, signed
 
-RULE = (
-    "Arms are compared by the mean test accuracy of their last 10 epochs, on the same seeds, with "
-    "the fixed λ that is best on the other seeds; p from a sign-flip permutation test, "
-    "Holm-adjusted over all comparisons of the study; intervals from a 95 % bootstrap over "
-    "seeds, which with a handful of seeds are too narrow."
-)
 MANY = 6
 """Names that are listed at most."""
 NOTHING = "No run of this study has come to a result yet."
+
+
+def rule(summary: pd.DataFrame) -> str:
+    """How arms are compared, for below the verdict."""
+    late = summary["evaluations"].max() if "evaluations" in summary else math.nan
+    count = "" if math.isnan(late) else f", here the last {int(late)}" if late > 1 else ", here one"
+    on_validation = "chosen_on" in summary and (summary["chosen_on"] == "validation").any()
+    chosen = (
+        "The fixed λ was chosen by validation accuracy, and schedules are compared with it alone."
+        if on_validation
+        else "There are no validation images, so whatever is called strongest or best was chosen "
+        "on test accuracy; a schedule is therefore said to beat the fixed λs only if it beats "
+        "every one of them."
+    )
+    return (
+        "Arms are compared by the mean test accuracy of the last tenth of training (at least one "
+        f"evaluated epoch, at most ten{count}), on the same seeds; a diverged run counts at chance "
+        f"level. {chosen} p from a sign-flip permutation test, adjusted after Holm for all "
+        "comparisons of the study where it is called adjusted; intervals of means and differences "
+        "are Student's, 95 %, adjusted as the p beside them. Fix the number of seeds before "
+        "looking: adding seeds until p falls below 0.05 makes false claims."
+    )
 
 
 def verdict(summary: pd.DataFrame) -> list[str]:
@@ -29,111 +46,214 @@ def verdict(summary: pd.DataFrame) -> list[str]:
         return [NOTHING]
     schedules = summary[~summary["baseline"]]
     if schedules.empty:
-        return [_best_fixed(summary)]
-    compared = schedules[schedules["pairs"] > 0].sort_values("p_holm")
-    sentences = [_sentence(arm) for _, arm in compared.iterrows()]
-    if not schedules["baselines"].any():
-        return [_no_baseline(summary)]
-    return [_headline(compared), *sentences, *_alone(schedules[schedules["pairs"] == 0])]
+        return [_leader(summary, "Only fixed λ so far"), *_collapsed(summary)]
+    if not schedules["rivals"].any():
+        said = "There is no result of a fixed λ under the same circumstances to compare with"
+        return [
+            _leader(summary, said),
+            *_alone(schedules[schedules["unmatched"] != ""]),
+            *_collapsed(summary),
+        ]
+    compared = schedules[schedules["pairs"] > 0]
+    compared = compared.assign(size=compared["difference"].abs()).sort_values(
+        ["p_adjusted", "size"], ascending=[True, False]
+    )
+    return [
+        _headline(compared),
+        *[_sentence(arm) for _, arm in compared.iterrows()],
+        *_alone(schedules[schedules["pairs"] == 0]),
+        *[text for _, arm in compared.iterrows() if (text := _speed(arm))],
+        *_diverged(summary),
+        *_collapsed(summary),
+    ]
 
 
-def _best_fixed(summary: pd.DataFrame) -> str:
-    ranked = summary.dropna(subset="mean").sort_values("mean", ascending=False)
-    if ranked.empty:
-        return "Only fixed λ so far, and every run of it diverged."
-    return f"Only fixed λ so far; the highest mean is that of {_leader(ranked)}."
-
-
-def _no_baseline(summary: pd.DataFrame) -> str:
-    ranked = summary.dropna(subset="mean").sort_values("mean", ascending=False)
-    text = "There is no result of a fixed λ under the same circumstances to compare with"
-    if ranked.empty:
-        return f"{text}, and every run of it diverged."
-    return f"{text}; the highest mean is that of {_leader(ranked)}."
-
-
-def _leader(ranked: pd.DataFrame) -> str:
+def _leader(summary: pd.DataFrame, said: str) -> str:
+    there = summary.dropna(subset="mean")
+    if there.empty:
+        return f"{said}, and every run diverged."
+    sound = there[there["diverged"] == 0]
+    ranked = (there if sound.empty else sound).sort_values("mean", ascending=False)
     best = ranked.iloc[0]
-    return f"{_name(best)}, {best['mean']:.2f} % ({_seeds(best['n'])})"
+    text = f"{said}; the highest mean is that of {name(best)}, {best['mean']:.2f} %"
+    unequal = ranked["n"].nunique() > 1
+    return f"{text} ({seeds(best['n'])}{', of which other arms have others' * unequal})."
 
 
 def _headline(compared: pd.DataFrame) -> str:
     if compared.empty:
         return "Nothing can be said yet: no schedule shares a seed with a fixed λ."
-    better = compared[_significant(compared) & (compared["difference"] > 0)]
-    sound = better[better["diverged"] == 0]
-    if len(sound):
-        names = ", ".join(_name(arm) for _, arm in sound.iterrows())
-        return f"Yes: {names} beat{'s' * (len(sound) == 1)} the best fixed λ."
+    better = compared[compared["beats_all"].astype(bool)]
+    everywhere = better[better["better_elsewhere"] == ""]
+    if len(everywhere):
+        names = listed([name(arm) for _, arm in everywhere.iterrows()], MANY)
+        return f"Yes: {names} beat{'s' * (len(everywhere) == 1)} {_all_rivals(everywhere)}."
     if len(better):
-        return "Where they train at all, some schedules beat the best fixed λ; but they diverge."
-    most, fewest = int(compared["pairs"].max()), stats.fewest_pairs(len(compared))
+        first = better.iloc[0]
+        return (
+            f"Not in general: {name(first)} beats {_all_rivals(better[:1])} under the same "
+            f"settings, but {first['better_elsewhere'].replace(' by ', ' is better by ')}."
+        )
+    comparisons = int(compared["comparisons"].max())
+    most, fewest = int(compared["pairs"].max()), stats.fewest_pairs(comparisons)
     if most == 1:
         return (
             "No claim can be made: one seed an arm says nothing about chance; "
             f"it takes at least {fewest} seeds."
         )
     if most < fewest:
-        among = f" before it is adjusted for {len(compared)} comparisons" * (len(compared) > 1)
+        among = f" before it is adjusted for {comparisons} comparisons" * (comparisons > 1)
         return (
             f"No claim can be made: with {most} seeds an arm the test cannot go below "
             f"p = {2 / 2**most:.3g}{among}; it takes at least {fewest} seeds."
         )
-    return "No schedule can be told to beat the best fixed λ."
+    said = "No schedule can be told to beat the fixed λ"
+    several = compared["rivals"].max() > 1
+    return f"{said}{'s' if several else ' = ' + number(compared['rival_lambda'].iloc[0])}" + (
+        "." if several else ", the only one tried."
+    )
 
 
-def _significant(arms: pd.DataFrame) -> pd.Series:
-    return arms["p_holm"] <= 1 - stats.LEVEL
+def _all_rivals(arms: pd.DataFrame) -> str:
+    """What `arms` beat: the only fixed λ, the one chosen, or all of them."""
+    first = arms.iloc[0]
+    if arms["rival"].nunique() == 1 and arms["rivals"].max() == 1:
+        return f"{rival(first)}, the only fixed λ tried"
+    if (arms["chosen_on"] == "validation").all():
+        return "the fixed λ that validation accuracy chose"
+    if (arms["diverged_rivals"] != "").any():
+        return "every fixed λ that trained on all its seeds"
+    if arms["rivals"].nunique() == 1:
+        return f"each of the {int(first['rivals'])} fixed λs tried"
+    return "every fixed λ tried"
 
 
 def _sentence(arm: pd.Series) -> str:
     pairs = int(arm["pairs"])
-    seen = f"{arm['difference']:+.2f} points"
+    seen = f"{signed(arm['difference'])} points"
     if not math.isnan(arm["difference_low"]):
-        seen += f" ({arm['difference_low']:+.2f} to {arm['difference_high']:+.2f})"
-    text = f"{_name(arm)}: {seen} against the best fixed λ on {_seeds(pairs)}"
+        seen += f" ({signed(arm['difference_low'])} to {signed(arm['difference_high'])})"
+    text = f"{name(arm)}: {seen} against {_rival(arm)}, on {seeds(pairs)}"
     if arm["diverged"]:
-        text += f", and diverged on {arm['diverged']} more"
-    if math.isnan(arm["p_holm"]):
-        return f"{text}."
-    text += f", p = {arm['p_holm']:.3g}"
-    if arm["p_holm"] <= 1 - stats.LEVEL:
-        return f"{text}: {'better' if arm['difference'] > 0 else 'worse'}."
-    if arm["seeds_needed"] is None or math.isnan(arm["seeds_needed"]):
-        return f"{text}: no difference."
-    more = max(1, int(arm["seeds_needed"]) - pairs)
+        runs = int(arm["n"] + arm["diverged"] + arm["unfinished"])
+        text += f"; {int(arm['diverged'])} of {runs} runs diverged and count at chance level"
+    if arm["diverged_rivals"]:
+        text += f"; no yardstick, since it diverged: {arm['diverged_rivals']}"
+    if not math.isnan(arm["p"]):
+        adjusted = arm["comparisons"] > 1
+        text += f", {'adjusted ' * adjusted}p = {arm['p_adjusted']:.3g}"
+    text = f"{text}: {_judgement(arm)}."
+    if arm["better_elsewhere"]:
+        ahead = arm["better_elsewhere"].replace(" by ", " is better by ")
+        text += f" At other settings {ahead}."
+    return text
+
+
+def _rival(arm: pd.Series) -> str:
+    said, count = rival(arm), int(arm["rivals"])
+    if count == 1:
+        return f"{said}, the only one tried"
+    if arm["chosen_on"] == "validation":
+        said += f", chosen by validation accuracy among {count} fixed λs"
+    else:
+        said += f", the strongest of {count} fixed λs (chosen on test accuracy)"
+    if arm["rival_at_edge"]:
+        said += ", which lies at the grid's edge: one beyond it may be stronger"
+    return said
+
+
+def _judgement(arm: pd.Series) -> str:
+    equivalent = arm["equivalent"] is True or arm["equivalent"] == True  # noqa: E712 (numpy's)
+    known = not math.isnan(arm["p_adjusted"])
+    significant = known and arm["p_adjusted"] <= 1 - stats.LEVEL + 1e-12
+    if equivalent:
+        told = "better, but " if arm["beats_all"] else "worse, but " if significant else ""
+        return f"{told}equivalent within the margin named"
+    if arm["beats_all"]:
+        return "better"
+    if significant and arm["difference"] < 0:
+        return "worse"
+    if arm["diverged"]:
+        return "not to be called better, since it diverged"
+    if not known:
+        return "too few seeds to tell"
+    if arm["seeds_needed"] is None or pd.isna(arm["seeds_needed"]):
+        return "no difference can be told"
+    in_all = int(arm["seeds_needed"])
+    more = max(1, in_all - int(arm["pairs"]))
     return (
-        f"{text}: not resolved; a difference of this size would take about "
-        f"{more} more seed{'s' * (more > 1)}."
+        f"not resolved; a true difference of this size would take about {plural(more, 'more seed')}"
+        f" ({max(in_all, int(arm['pairs']) + 1)} in all, a number to fix before looking)"
     )
+
+
+def _speed(arm: pd.Series) -> str:
+    """Whether an arm trains faster than its rival."""
+    difference = arm.get("epochs_to_target_difference")
+    if difference is None or pd.isna(difference):
+        return ""
+    low, high = arm["epochs_to_target_difference_low"], arm["epochs_to_target_difference_high"]
+    how = "as soon as" if difference == 0 else "later than" if difference > 0 else "sooner than"
+    size = "" if difference == 0 else f"{plural(abs(difference), 'epoch')} "
+    text = f"{name(arm)} reaches {arm['target']:.4g} % {size}{how} {rival(arm)}"
+    if not math.isnan(low):
+        bounds = sorted((low, high)) if difference > 0 else sorted((-low, -high))
+        if difference:
+            text += f" ({signed(bounds[0], 1)} to {signed(bounds[1], 1)})"
+    ours, theirs = int(arm["reached_target"]), int(arm["rival_reached_target"])
+    runs = int(arm["n"])
+    if ours < runs or theirs < int(arm["pairs"]):
+        text += (
+            f"; {ours} of {runs} runs reach it, of {rival(arm)} {theirs} of {int(arm['pairs'])}, "
+            "and the others count as if they did at their end"
+        )
+    if math.isnan(low):
+        text += "; too few seeds for an interval"
+    elif low <= 0 <= high and difference:
+        text += ", no difference in speed that could be told"
+    end = "better" if arm["beats_all"] else "no difference"
+    if not arm["beats_all"] and arm["p_adjusted"] <= 1 - stats.LEVEL and arm["difference"] < 0:
+        end = "worse"
+    tail = " in the end that could be told" if end == "no difference" else " in the end"
+    return f"{text}; {end}{tail}."
 
 
 def _alone(arms: pd.DataFrame) -> list[str]:
     """What is said of the schedules that could not be compared: each reason, and who it is of."""
     reasons: dict[str, list[str]] = {}
     for _, arm in arms.iterrows():
-        if arm["n"] == 0 and arm["diverged"]:
+        if arm["n"] == 0 and arm["diverged"] and not arm["rivals"]:
             reason = "Diverged on every seed"
-        elif arm["n"] == 0:
+        elif arm["n"] == 0 and not arm["diverged"]:
             reason = "Without a result yet"
-        elif arm["baselines"] == 0:
+        elif arm["rivals"] == 0:
             reason = "No result of a fixed λ under the same circumstances to compare with"
-        elif arm["baselines"] > 1 and arm["n"] == 1:
-            reason = "One seed is too few to choose the best fixed λ on other seeds"
+            if arm["unmatched"]:
+                reason += f" (the nearest, {arm['unmatched']})"
+        elif arm["diverged_rivals"]:
+            reason = f"No fixed λ is a yardstick, since they diverged ({arm['diverged_rivals']})"
         else:
             reason = "No fixed λ on the same seeds to compare with"
-        reasons.setdefault(reason, []).append(_name(arm))
-    return [f"{reason}: {_some(names)}." for reason, names in reasons.items()]
+        reasons.setdefault(reason, []).append(name(arm))
+    return [f"{reason}: {listed(names, MANY)}." for reason, names in reasons.items()]
 
 
-def _some(names: list[str]) -> str:
-    few = names if len(names) <= MANY else [*names[:MANY], f"and {len(names) - MANY} more"]
-    return ", ".join(few)
+def _diverged(summary: pd.DataFrame) -> list[str]:
+    """Fixed λs that diverged."""
+    fixed = summary[summary["baseline"] & (summary["diverged"] > 0)]
+    names = [
+        f"{name(arm)} on {int(arm['diverged'])} of {seeds(arm['n'] + arm['diverged'])}"
+        for _, arm in fixed.iterrows()
+    ]
+    return [f"Diverged: {listed(names, MANY)}."] if names else []
 
 
-def _seeds(count: int) -> str:
-    return f"{count} seed{'' if count == 1 else 's'}"
-
-
-def _name(arm: pd.Series) -> str:
-    return f"{arm['arm']} {'with' if arm['batchnorm'] else 'without'} batch-norm"
+def _collapsed(summary: pd.DataFrame) -> list[str]:
+    """Runs that ended at chance level."""
+    there = summary[summary["collapsed"] > 0]
+    names = [
+        f"{name(arm)}, {int(arm['collapsed'])} of {int(arm['n'])} collapsed "
+        f"(median {arm['median']:.2f} %, mean {arm['mean']:.2f} %)"
+        for _, arm in there.iterrows()
+    ]
+    return [f"At chance level: {listed(names, MANY)}."] if names else []

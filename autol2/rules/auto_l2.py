@@ -22,79 +22,26 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, SupportsFloat, TypedDict
+import sys
+from collections.abc import Mapping
+from typing import Any, SupportsFloat, TypedDict
 
 import torch
 from torch.optim import Optimizer
 
-from .controller import Controller, Decision, Method, Protocol, Rule
+from .controller import Controller, Decision
+from .convert import convert as convert
+from .groups import apply_lambda as apply_lambda
+from .groups import sign_flip as sign_flip
+from .groups import warn
+from .lambda_scheduler import LambdaScheduler
+from .rule import Method, Protocol, Rule, whole
+from .step_mean import StepMean, processes
 
-Convention = Literal["sum", "half", "weight_decay", "per_step"]
-
-LAMBDA_MAX = 10.0
-"""The paper's suggestion of an upper bound; the default under the corrected protocol."""
+ROUNDING = 1e-6
+"""By so much a share may lie outside of [0, 1]."""
 
 _log = logging.getLogger("autol2")
-
-
-def convert(value: float, source: Convention, target: Convention, lr: float = math.nan) -> float:
-    """The same strength of decay in another convention.
-
-    Args:
-        value: the strength in the convention `source`.
-        source: one of
-
-            - ``sum``: λ of the penalty λ·Σθ² (the paper, this package);
-            - ``half``: λ of the penalty ½·λ·‖θ‖² (Lewkowycz & Gur-Ari, 2020, and most textbooks);
-            - ``weight_decay``: torch's argument, of coupled (SGD, Adam) and of decoupled
-              (AdamW) optimizers alike;
-            - ``per_step``: the share that each step takes off the weights, where decay is not
-              multiplied by the learning rate (Loshchilov & Hutter, 2019, equation 12, with η = 1).
-        target: likewise.
-        lr: the learning rate; needed only from or to ``per_step``.
-
-    Returns:
-        The strength in the convention `target`. Equal strengths take the same share off the weights
-        at each step of plain SGD. An adaptive optimizer scales a coupled decay as it does the
-        gradient; no number makes it equal to a decoupled one.
-
-    Raises:
-        ValueError: an unknown convention, or no learning rate where one is needed.
-    """
-    in_weight_decay = {"sum": 2.0, "half": 1.0, "weight_decay": 1.0, "per_step": 1 / lr}
-    for convention in (source, target):
-        if convention not in in_weight_decay:
-            raise ValueError(f"{convention!r} is not one of {', '.join(in_weight_decay)}")
-    if "per_step" in (source, target) and not lr > 0:
-        raise ValueError("per_step needs the learning rate: lr=0.01")
-    if source == target:
-        return value
-    return value * in_weight_decay[source] / in_weight_decay[target]
-
-
-def apply_lambda(optimizer: Optimizer, lambda_: float) -> None:
-    """Set ``weight_decay`` to 2·`lambda_` in every parameter group without ``auto_l2=False``."""
-    for group in _groups(optimizer):
-        if isinstance(group["weight_decay"], torch.Tensor):
-            group["weight_decay"].fill_(2 * lambda_)
-        else:
-            group["weight_decay"] = 2 * lambda_
-
-
-def sign_flip(groups: Iterable[Mapping[str, Any]]) -> str | None:
-    """A warning where lr·weight_decay ≥ 1 in one of an optimizer's parameter groups, else None."""
-    for group in groups:
-        decay = float(group["lr"]) * float(group["weight_decay"])
-        if decay >= 1:
-            return (
-                f"lr·weight_decay = {decay:.3g} is at least 1 (λ = "
-                f"{float(group['weight_decay']) / 2:g}, lr = {float(group['lr']):g}): each step "
-                f"multiplies the weights by {1 - decay:.3g}, so they vanish or flip their signs; "
-                f"lower lr or lambda_max"
-            )
-    return None
 
 
 class Settings(TypedDict, total=False):
@@ -102,7 +49,7 @@ class Settings(TypedDict, total=False):
 
     alpha: float
     protocol: Protocol
-    every: int
+    measure_every: int | None
     steps_per_epoch: int | None
     fixed_lambda: float
     initial_lambda: float
@@ -111,9 +58,11 @@ class Settings(TypedDict, total=False):
     lambda_min: float
     lambda_max: float | None
     raise_when_converged: int
+    all_parameters: bool | None
+    sync: bool
 
 
-class AutoL2:
+class AutoL2(LambdaScheduler):
     """Controls an optimizer's ``weight_decay`` by the training loss and error.
 
     Build it after the optimizer, and call `step` after each ``optimizer.step()``::
@@ -128,16 +77,38 @@ class AutoL2:
             optimizer.step()
             l2.step(loss, (scores.argmax(1) != labels).float().mean())
 
-    The optimizer's own ``weight_decay`` is overwritten in every parameter group, including groups
-    added later (from the next `step` on). A group that says ``auto_l2=False`` is left alone::
+    A task without an error (a language model, a regression) says ``l2.step(loss)``: the rule looks
+    at the loss alone. Where a step has several batches (gradient accumulation), each is handed in
+    with `add`, and `step` needs no arguments; the means are weighted by what was counted::
 
-        torch.optim.SGD([{"params": weights}, {"params": biases, "auto_l2": False}], lr=0.01)
+        for batch in step:
+            loss, error, tokens = …
+            l2.add(loss, error, tokens)
+        optimizer.step()
+        l2.step()
+
+    With a process group of several processes the means are taken over all of them, so that λ is the
+    same everywhere; each process has to call `step`.
+
+    The optimizer's own ``weight_decay`` is overwritten, also in groups added later (from the next
+    `step` on). A group that says ``auto_l2=False`` is left alone, and so is one whose
+    ``weight_decay`` is 0 beside others that have some; see `all_parameters`. A group can have a
+    controller of its own, with settings that differ from the others'::
+
+        torch.optim.SGD(
+            [
+                {"params": backbone, "auto_l2": {"initial_lambda": 0.01}},
+                {"params": head, "auto_l2": {"method": "fixed", "fixed_lambda": 1e-4}},
+                {"params": biases, "auto_l2": False},
+            ],
+            lr=0.01,
+        )
 
     Learning rate schedulers and ``GradScaler`` work beside it; a step that the scaler skips counts
     unless `step` is not called for it. Each change of λ makes ``torch.compile`` compile a compiled
-    ``optimizer.step`` again, unless ``weight_decay`` was given as a tensor (SGD), which is changed
-    in place. In distributed training give every process the same numbers, or their weights part.
-    Changes are logged to the logger ``autol2`` at level INFO.
+    ``optimizer.step`` once more (twice in a training whose λ moves seven times, since the second
+    compilation takes any value); leave ``weight_decay`` a number: as a tensor it is not compiled at
+    all. Changes are logged to the logger ``autol2`` at level INFO.
 
     Args:
         optimizer: any torch optimizer with a ``weight_decay``. It is set to 2λ. For SGD that is the
@@ -146,13 +117,16 @@ class AutoL2:
         method: auto_l2 (paper, Algorithm 1), threshold (2), advance (3), combined (4) or fixed.
         alpha: the threshold α of threshold and combined, in percent.
         protocol: ``corrected`` (what the paper's text means; for new work), ``published`` (what
-            drew its figures; needs to know where epochs begin) or ``pseudocode`` (as printed:
-            advance and combined diverge). See `autol2.rules.controller`.
-        every: steps between two measurements (the paper's k). Only then are loss and error read, so
-            a GPU is waited for once in `every` steps.
+            drew its figures; needs to know where epochs begin), ``pseudocode`` (as printed:
+            advance and combined diverge) or ``original`` (auto_l2 alone, as its authors released
+            it). See `autol2.rules.controller`.
+        measure_every: steps between two measurements (the paper's k); 5, and 10 under ``original``.
+            Only then are loss and error read (and at the first step, to check them), so that a GPU
+            is waited for once in so many steps.
         steps_per_epoch: optimizer steps in an epoch, ``len(loader)`` without gradient accumulation.
             Under ``published`` the clock falls back at each epoch: give this, or call
-            `start_epoch`. Where epochs are known, every k-th step of an epoch is measured.
+            `start_epoch`. Where epochs are known, every k-th step of an epoch is measured; under
+            ``original`` every k-th step of the run, the first one included.
         fixed_lambda: λ of ``method="fixed"``.
         initial_lambda: λ at the first step of the other methods.
         decay_factor: λ is multiplied by it when it decays and divided by it when it is raised.
@@ -160,6 +134,11 @@ class AutoL2:
         lambda_min, lambda_max: bounds of λ; without `lambda_max` it is 10 under ``corrected``.
         raise_when_converged: raise λ after so many measurements without a new minimum of loss or
             error; 0 never does.
+        all_parameters: whether parameter groups with a ``weight_decay`` of 0, beside others that
+            have some, are decayed too (the paper penalises all parameters). None leaves them
+            alone, with a warning that names them; False without one.
+        sync: take the means over all processes of the default process group. False where each
+            process trains a network of its own.
 
     Raises:
         ValueError: an argument makes no sense, or the optimizer has no ``weight_decay``.
@@ -176,7 +155,7 @@ class AutoL2:
         *,
         alpha: float = 5.0,
         protocol: Protocol = "corrected",
-        every: int = 5,
+        measure_every: int | None = None,
         steps_per_epoch: int | None = None,
         fixed_lambda: float = 0.0,
         initial_lambda: float = 0.1,
@@ -185,179 +164,301 @@ class AutoL2:
         lambda_min: float = 0.0,
         lambda_max: float | None = None,
         raise_when_converged: int = 0,
+        all_parameters: bool | None = None,
+        sync: bool = True,
     ) -> None:
-        if every < 1:
-            raise ValueError("every must be at least 1")
-        if steps_per_epoch is not None and steps_per_epoch < 1:
-            raise ValueError("steps_per_epoch must be at least 1")
-        if lambda_max is None:
-            lambda_max = LAMBDA_MAX if protocol == "corrected" else math.inf
-        self._controller = Controller(
-            Rule(
-                method=method,
-                protocol=protocol,
-                alpha=alpha,
-                fixed_lambda=fixed_lambda,
-                initial_lambda=initial_lambda,
-                decay_factor=decay_factor,
-                cooldown=cooldown,
-                lambda_min=lambda_min,
-                lambda_max=lambda_max,
-                raise_when_converged=raise_when_converged,
-            )
+        self._rule = Rule(
+            method=method,
+            protocol=protocol,
+            alpha=alpha,
+            fixed_lambda=fixed_lambda,
+            initial_lambda=initial_lambda,
+            decay_factor=decay_factor,
+            cooldown=cooldown,
+            lambda_min=lambda_min,
+            lambda_max=lambda_max,
+            raise_when_converged=raise_when_converged,
         )
-        for index, group in enumerate(optimizer.param_groups):
-            if "weight_decay" not in group:
+        if measure_every is None:
+            measure_every = 10 if protocol == "original" else 5
+        self.measure_every = whole("measure_every", measure_every)
+        if self.measure_every < 1:
+            raise ValueError("measure_every must be at least 1")
+        self.steps_per_epoch: int | None = None
+        if steps_per_epoch is not None:
+            self.steps_per_epoch = whole("steps_per_epoch", steps_per_epoch)
+            if self.steps_per_epoch < 1:
+                raise ValueError("steps_per_epoch must be at least 1")
+            if self._within_epochs and self.steps_per_epoch < self.measure_every:
                 raise ValueError(
-                    f"{type(optimizer).__name__} has no weight_decay in parameter group {index}: "
-                    f"AutoL2 needs an optimizer with one, such as SGD, Adam or AdamW"
+                    f"an epoch of {self.steps_per_epoch} steps is never measured with "
+                    f"measure_every={self.measure_every}: λ could not move; try "
+                    f"measure_every={self.steps_per_epoch}"
                 )
-            if isinstance(group["weight_decay"], torch.Tensor):  # torch lets groups share it
-                group["weight_decay"] = group["weight_decay"].clone()
-        if not _groups(optimizer):
-            raise ValueError("every parameter group says auto_l2=False: there is nothing to do")
-        self.optimizer = optimizer
-        self.every = every
-        self.steps_per_epoch = steps_per_epoch
-        self.last_step = 0
+        super().__init__(optimizer, all_parameters)
+        self.sync = bool(sync)
+        self._controller = Controller(self._rule)
+        self._own: dict[int, Controller] = {}
+        """Controllers of groups that came with settings, by the groups' numbers."""
+        self._mean = StepMean()
         self._epoch_step = 0
         self._epochs_known = steps_per_epoch is not None
-        self._warned = False
-        self._found = [float(group["weight_decay"]) for group in _groups(optimizer)]
+        self._measured_in_epoch = True
+        self._checked = False
+        self._before_restoring: dict[int, float] = {}
         self._apply()
 
-    def step(self, loss: SupportsFloat, error: SupportsFloat) -> Decision:
+    # ---------------------------------------------------------------- steps
+
+    @property
+    def needs_measurements(self) -> bool:
+        """Whether `step` needs the training loss: not where λ is fixed."""
+        controllers = [self._controller, *self._own.values()]
+        return any(controller.measures for controller in controllers)
+
+    @property
+    def due(self) -> bool:
+        """Whether the next `step` looks at the loss and error."""
+        if not self._within_epochs:
+            return self.last_step % self.measure_every == 0
+        return self._clock % self.measure_every == 0
+
+    def add(
+        self, loss: SupportsFloat, error: SupportsFloat | None = None, count: SupportsFloat = 1
+    ) -> None:
+        """Take in a batch of the coming step; where that is not due, at no cost.
+
+        Args:
+            loss: mean training loss of the batch, without a penalty; a number or a tensor.
+            error: share of it that was classified wrongly, from 0 to 1; None where the task has no
+                error, so that the rule looks at the loss alone.
+            count: samples or tokens that these are means over, the weight of this batch in the
+                step's means. 0 for a batch without any (all labels ignored, or skipped).
+
+        Raises:
+            ValueError: `loss` or `error` is not one number, or `error` is no share of 1.
+        """
+        for name, value in (("loss", loss), ("error", error)):
+            if isinstance(value, torch.Tensor) and value.numel() != 1:
+                raise ValueError(
+                    f"{name} must be one number, not a tensor of shape {list(value.shape)}: take "
+                    f"its mean over the batch"
+                )
+        if not self._checked and float(count):
+            self._checked = True
+            if error is not None:
+                _share(float(error))
+        if self.due:
+            self._mean.add(loss, error, count)
+
+    def step(  # type: ignore[override]
+        self,
+        loss: SupportsFloat | None = None,
+        error: SupportsFloat | None = None,
+        count: SupportsFloat = 1,
+    ) -> Decision:
         """Count one optimizer step, and measure it where it is due.
 
         Args:
-            loss: mean training loss of the step's batch, without a penalty; a number or a tensor.
-            error: share of the batch that was classified wrongly, from 0 to 1; likewise. Under
-                ``published`` ties matter: 1 − accuracy, both of the whole batch.
+            loss: as in `add`; None if every batch of the step was handed in by `add`.
+            error: likewise. None where the task has no error: the rule looks at the loss alone.
+                Under ``published`` ties matter: 1 − accuracy, both of the whole batch.
+            count: likewise; it matters where several batches or processes make the step.
 
         Returns:
-            λ of the next step, the event (``none``, ``decayed`` or ``raised``) and its reason.
+            λ of the next step, the event (``none``, ``decayed`` or ``raised``) and its reason; of
+            the groups without a controller of their own, unless each has one.
 
         Raises:
             ValueError: `error` is not a share of 1.
             RuntimeError: ``weight_decay`` is not what AutoL2 has set; or the protocol is published
                 and the epochs are unknown.
         """
-        if self._controller.rule.protocol == "published" and not self._epochs_known:
+        if self._repeated(str(sys._getframe(1).f_globals.get("__name__"))):
+            return self._stay("the same optimizer step again")
+        if self._rule.protocol == "published" and not self._epochs_known:
             raise RuntimeError(
                 "protocol='published' counts steps within an epoch: give AutoL2 "
                 "steps_per_epoch=len(loader), or call start_epoch() before each epoch"
             )
-        if self.steps_per_epoch is not None and self._epoch_step == self.steps_per_epoch:
-            self._epoch_step = 0
-        clock = (self._epoch_step if self._epochs_known else self.last_step) + 1
-        if clock % self.every:
-            decision = Decision(
-                self.get_last_lambda(), "none", f"measured every {self.every} steps"
-            )
+        if loss is not None:
+            self.add(loss, error, count)
+        if self.due and self.needs_measurements:
+            decision = self._measure()
         else:
-            decision = self._measure(_number(loss), _number(error), clock)
-        self.last_step += 1
-        self._epoch_step += 1
-        if len(_groups(self.optimizer)) != self._count:
-            self._apply()  # groups were added
+            decision = self._stay(f"measured every {self.measure_every} steps")
+        self._epoch_step = self._clock if self._epochs_known else self._epoch_step + 1
+        self._mean.clear()
+        self._count_step()
+        if self._groups.look():  # groups were added
+            self._apply()
         return decision
 
     def start_epoch(self) -> None:
         """Say that the next step is the first of an epoch, where epochs differ in length."""
+        if self._epochs_known and self._epoch_step and not self._measured_in_epoch:
+            self.warn_if_unmeasured()
         self._epoch_step = 0
         self._epochs_known = True
+        self._measured_in_epoch = False
+
+    def warn_if_unmeasured(self) -> None:
+        """Warn if no step of the epoch so far was measured, since it has too few."""
+        if self._measured_in_epoch or not self._within_epochs or not self.needs_measurements:
+            return
+        self._measured_in_epoch = True
+        warn(
+            f"an epoch of {self._epoch_step} steps is never measured with "
+            f"measure_every={self.measure_every}, so λ stays {self.get_last_lambda():g}: try "
+            f"measure_every={max(self._epoch_step, 1)}"
+        )
+
+    @property
+    def _within_epochs(self) -> bool:
+        """Whether measurements are counted within an epoch, where epochs are known."""
+        return self._rule.protocol != "original"
+
+    @property
+    def _clock(self) -> int:
+        """The next step, counted from 1 within its epoch; over the run where none is known."""
+        if not self._epochs_known:
+            return self.last_step + 1
+        if self.steps_per_epoch is not None and self._epoch_step >= self.steps_per_epoch:
+            return 1
+        return self._epoch_step + 1
+
+    # ---------------------------------------------------------------- measuring
+
+    def _measure(self) -> Decision:
+        given = len(self._mean) > 0
+        loss, error, count = self._mean.take(self.sync)
+        if error is not None and not math.isnan(error):
+            error = _share(error)
+        self._check()
+        self._measured_in_epoch = True
+        if not count:
+            several = self.sync and processes() > 1
+            if not given and not several and not self._checked:
+                self._checked = True
+                warn(
+                    "step() was called without a loss and nothing was added before it: λ cannot "
+                    "move; call step(loss, error), or add(loss, error) for each batch"
+                )
+            return self._stay("nothing was counted")
+        if not math.isfinite(loss):
+            _log.warning("step %d: the loss is %g", self.last_step + 1, loss)
+        accuracy = None if error is None else 100.0 * (1.0 - error)
+        indices = self._groups.indices()
+        first = next((n for n in indices if n not in self._own), None)
+        decisions = [self._react(self._controller, loss, accuracy, "")] if first is not None else []
+        for index, controller in self._own.items():
+            decisions.append(self._react(controller, loss, accuracy, f" of group {index}"))
+        if any(decision.event != "none" for decision in decisions):
+            self._apply()
+        self._warn_of_sign_flip()
+        return decisions[0]
+
+    def _react(
+        self, controller: Controller, loss: float, accuracy: float | None, whose: str
+    ) -> Decision:
+        before, step = controller.lambda_, self.last_step + 1
+        decision = controller.measure(loss, accuracy, step, self._clock)
+        if decision.lambda_ != before:
+            _log.info(
+                "step %d: λ%s %g → %g (%s)", step, whose, before, decision.lambda_, decision.reason
+            )
+        return decision
+
+    def _check(self) -> None:
+        if not self._groups.agrees(self._lambda_of):
+            raise RuntimeError(
+                f"the optimizer's weight_decay is {self._groups.decays()}, but AutoL2 has set "
+                f"{', '.join(f'{2 * self._lambda_of(n):g}' for n in self._groups.indices())}: "
+                f"after optimizer.load_state_dict, load AutoL2's state of the same checkpoint too; "
+                f"a group that something else decays says auto_l2=False"
+            )
+
+    def _stay(self, reason: str) -> Decision:
+        return Decision(self.get_last_lambda(), "none", reason)
+
+    # ---------------------------------------------------------------- controllers
+
+    def _lambda_of(self, index: int) -> float:
+        return self._own.get(index, self._controller).lambda_
 
     def get_last_lambda(self) -> float:
-        """λ, as the next optimizer step will use it."""
-        return self._controller.lambda_
+        """λ, as the next optimizer step will use it, of groups without a controller of their own.
+
+        Where each has one, that of the first.
+        """
+        indices = self._groups.indices()
+        return self._lambda_of(next((n for n in indices if n not in self._own), indices[0]))
+
+    def _apply(self) -> None:
+        self._groups.look()
+        for index, settings in enumerate(self._groups.settings):
+            if settings is not None and index not in self._own:
+                self._own[index] = Controller(self._rule_with(index, settings))
+        super()._apply()
+
+    def _rule_with(self, index: int, settings: Mapping[str, Any]) -> Rule:
+        """The rule with a group's own settings."""
+        known = {**self._rule.plain(), "lambda_max": self._rule.lambda_max}
+        unknown = settings.keys() - (known.keys() - {"protocol"})
+        if unknown:
+            raise ValueError(
+                f"parameter group {index} has auto_l2={dict(settings)}: there is no setting "
+                f"{', '.join(sorted(unknown))} of a group; there are "
+                f"{', '.join(name for name in known if name != 'protocol')}"
+            )
+        return Rule(**{**known, **settings})
+
+    # ---------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
         """All that later steps depend on, in plain numbers; save the optimizer's state with it."""
         return {
+            **super().state_dict(),
             "controller": self._controller.state_dict(),
-            "every": self.every,
-            "last_step": self.last_step,
+            "own": [[index, one.state_dict()] for index, one in self._own.items()],
+            "measure_every": self.measure_every,
+            "steps_per_epoch": self.steps_per_epoch,
             "epoch_step": self._epoch_step,
             "epochs_known": self._epochs_known,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state`, after ``optimizer.load_state_dict`` of the same checkpoint.
+    def _keep(self) -> dict[str, Any]:
+        return {**super()._keep(), "_own": dict(self._own)}
 
-        Raises:
-            ValueError: the optimizer's ``weight_decay`` is not that of `state`, or `state` was
-                saved with other settings; nothing is changed then.
-        """
-        if state.keys() != self.state_dict().keys():
-            raise ValueError(f"not a state of AutoL2: it has {sorted(state)}")
-        if state["every"] != self.every:
-            raise ValueError(f"saved with every={state['every']}, not {self.every}")
-        restored = Controller(self._controller.rule)
-        restored.load_state_dict(state["controller"])
-        # A wrapper that was built after the optimizer's state was loaded has overwritten it.
-        known = [[float(group["weight_decay"]) for group in _groups(self.optimizer)]]
-        if self.last_step == 0:
-            known.append(self._found)
-        if not any(_all_are(found, 2 * restored.lambda_) for found in known):
-            raise ValueError(
-                f"the optimizer's weight_decay is {known[0]}, but the restored λ asks for "
-                f"{2 * restored.lambda_:g}: load the optimizer's state first, from the checkpoint "
-                f"that this state is from"
-            )
-        self._controller = restored
-        self.last_step = state["last_step"]
-        self._epoch_step = state["epoch_step"]
-        self._epochs_known = state["epochs_known"] or self.steps_per_epoch is not None
-        self._apply()
+    def _saved_lambda_of(self, index: int) -> float:
+        return self._before_restoring.get(index, self._lambda_of(index))
 
-    def _measure(self, loss: float, error: float, clock: int) -> Decision:
-        if not (0 <= error <= 1 or math.isnan(error)):
-            raise ValueError(f"error is a share of the batch, from 0 to 1, not {error:g}")
-        self._check()
-        before = self.get_last_lambda()
-        accuracy = 100.0 * (1.0 - error)
-        decision = self._controller.measure(loss, accuracy, self.last_step + 1, clock)
-        if decision.lambda_ != before:
-            self._apply()
-            _log.info(
-                "step %d: λ %g → %g (%s)",
-                self.last_step + 1,
-                before,
-                decision.lambda_,
-                decision.reason,
-            )
-        self._warn_of_sign_flip()
-        return decision
-
-    def _check(self) -> None:
-        found = [float(group["weight_decay"]) for group in _groups(self.optimizer)]
-        if not _all_are(found[: self._count], 2 * self.get_last_lambda()):
-            raise RuntimeError(
-                f"the optimizer's weight_decay is {found}, but AutoL2 has set "
-                f"{2 * self.get_last_lambda():g}: after optimizer.load_state_dict, load AutoL2's "
-                f"state of the same checkpoint too; a group that something else decays says "
-                f"auto_l2=False"
-            )
-
-    def _apply(self) -> None:
-        apply_lambda(self.optimizer, self.get_last_lambda())
-        self._count = len(_groups(self.optimizer))
-        self._warn_of_sign_flip()
-
-    def _warn_of_sign_flip(self) -> None:
-        if not self._warned and (warning := sign_flip(_groups(self.optimizer))):
-            self._warned = True
-            warnings.warn(warning, RuntimeWarning, stacklevel=3)
+    def _restore(self, state: Mapping[str, Any], accept_changes: bool) -> None:
+        super()._restore(state, accept_changes)
+        if not accept_changes:
+            self._compare(state, ("measure_every", "steps_per_epoch"))
+        saved = {int(index): one for index, one in state["own"]}
+        restored = {}
+        self._before_restoring = {}
+        for index in self._groups.indices():
+            one = saved.get(index, state["controller"])
+            self._before_restoring[index] = float(one["lambda"])
+            if index in self._own:
+                restored[index] = Controller(self._own[index].rule)
+                restored[index].load_state_dict(one, accept_changes=accept_changes)
+        controller = Controller(self._rule)
+        controller.load_state_dict(state["controller"], accept_changes=accept_changes)
+        self._controller, self._own = controller, restored
+        self._epoch_step = int(state["epoch_step"])
+        if self.steps_per_epoch is not None:
+            self._epoch_step %= self.steps_per_epoch + 1
+        self._epochs_known = bool(state["epochs_known"]) or self.steps_per_epoch is not None
+        self._measured_in_epoch = True
+        self._mean.clear()
 
 
-def _groups(optimizer: Optimizer) -> list[dict[str, Any]]:
-    return [group for group in optimizer.param_groups if group.get("auto_l2", True)]
-
-
-def _number(value: SupportsFloat) -> float:
-    return float(value.detach() if isinstance(value, torch.Tensor) else value)
-
-
-def _all_are(found: list[float], expected: float) -> bool:
-    """Whether all are `expected`; a tensor holds it in single precision."""
-    return all(math.isclose(value, expected, rel_tol=1e-6) for value in found)
+def _share(error: float) -> float:
+    """`error`, within [0, 1] but for its rounding."""
+    if not (-ROUNDING <= error <= 1 + ROUNDING or math.isnan(error)):
+        raise ValueError(f"error is a share of the batch, from 0 to 1, not {error:g}")
+    return min(max(error, 0.0), 1.0) if not math.isnan(error) else error

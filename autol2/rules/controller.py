@@ -15,7 +15,14 @@ pseudocode
     raising, the minimum is still ∞ at the second measurement, so λ rises until training diverges.
 corrected
     What the text means: as pseudocode, but the minimum starts at the first measurement, takes in
-    every one after it has been compared, and λ has an upper bound.
+    every one after it has been compared, λ has an upper bound, and the threshold lies on the right
+    side of a minimum M below 0: M + α/100·|M| is worse, M - α/100·|M| better.
+original
+    That of the authors of Auto L2 (Lewkowycz & Gur-Ari, 2020, released code), for auto_l2 alone.
+    Ties count as worse, of the same signal at both measurements; a step is measured before its
+    update, the first one (0) included; the cool-down 0.1/λ holds from the start.
+
+A task without an error (a language model, a regression) is judged by its loss alone.
 
 Plain Python: no tensors, no files. A measurement costs the same however many came before.
 """
@@ -24,88 +31,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
-Method = Literal["fixed", "auto_l2", "threshold", "advance", "combined"]
-Protocol = Literal["published", "pseudocode", "corrected"]
+from .rule import LAMBDA_MAX as LAMBDA_MAX
+from .rule import METHODS as METHODS
+from .rule import PROTOCOLS as PROTOCOLS
+from .rule import Method as Method
+from .rule import Protocol as Protocol
+from .rule import Rule as Rule
+from .rule import plain
+
 Event = Literal["none", "decayed", "raised"]
-
-LAMBDA_MAX = 10.0
-"""The upper bound of λ under corrected, unless a rule says otherwise."""
-
-METHODS = ("fixed", "auto_l2", "threshold", "advance", "combined")
-PROTOCOLS = ("published", "pseudocode", "corrected")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Which rule, with which constants. The paper's values are the defaults.
-
-    Raises:
-        ValueError: a constant makes no sense.
-    """
-
-    method: str
-    """fixed, auto_l2 (Algorithm 1), threshold (2), advance (3) or combined (4)."""
-    protocol: str = "published"
-    """published, pseudocode or corrected."""
-    alpha: float = 0.0
-    """The threshold α in percent; counts as 0 in methods that have none."""
-    fixed_lambda: float = 0.0
-    """λ of the method fixed."""
-    initial_lambda: float = 0.1
-    """λ at the first step of an adaptive method."""
-    decay_factor: float = 0.1
-    """λ is multiplied by it when it decays, divided by it when it is raised."""
-    cooldown: float = 0.1
-    """After a change to λ, it rests for ``cooldown / λ`` steps."""
-    lambda_min: float = 0.0
-    """λ of an adaptive method never falls below this."""
-    lambda_max: float | None = None
-    """λ of an adaptive method never rises above this. None becomes 10 under corrected and ∞ under
-    the other protocols, which have no bound."""
-    raise_when_converged: int = 0
-    """Raise λ after this many measurements in a row without a new minimum of loss or error (the
-    paper's future work); 0 never does. The count goes on during the cool-down, but λ rises only
-    outside of it and where the measurement changes λ in no other way. Each change of λ, whatever
-    made it, starts the count anew."""
-
-    def __post_init__(self) -> None:
-        highest = self.lambda_max
-        if highest is None:
-            highest = LAMBDA_MAX if self.protocol == "corrected" else math.inf
-            object.__setattr__(self, "lambda_max", highest)
-        checks = {
-            f"method must be one of {', '.join(METHODS)}": self.method in METHODS,
-            f"protocol must be one of {', '.join(PROTOCOLS)}": self.protocol in PROTOCOLS,
-            "alpha must be a percentage of at least 0": 0 <= self.alpha < math.inf,
-            "fixed_lambda must be at least 0": 0 <= self.fixed_lambda < math.inf,
-            "initial_lambda must be at least 0": 0 <= self.initial_lambda < math.inf,
-            "decay_factor must lie between 0 and 1": 0 < self.decay_factor < 1,
-            "cooldown must be at least 0": 0 <= self.cooldown < math.inf,
-            "lambda_min must be at least 0": 0 <= self.lambda_min < math.inf,
-            "lambda_max must be at least lambda_min": highest >= self.lambda_min,
-            "raise_when_converged must be at least 0": self.raise_when_converged >= 0,
-        }
-        for message, holds in checks.items():
-            if not holds:
-                raise ValueError(message)
-
-    @property
-    def ratio(self) -> float:
-        """r = 1 + α/100, 1 in methods without a threshold."""
-        return 1 + self.alpha / 100 if self.method in ("threshold", "combined") else 1.0
-
-    def bounded(self, lambda_: float) -> float:
-        """`lambda_`, or the bound that it lies beyond."""
-        assert self.lambda_max is not None
-        return min(max(lambda_, self.lambda_min), self.lambda_max)
-
-    @property
-    def raises(self) -> bool:
-        """Whether λ may also rise when loss or error gets better."""
-        return self.method in ("advance", "combined")
 
 
 @dataclass(frozen=True)
@@ -130,8 +67,17 @@ class _Measurement:
         return 100.0 - self.accuracy
 
     @property
+    def measured(self) -> bool:
+        """Whether there is an accuracy."""
+        return math.isfinite(self.accuracy)
+
+    @property
     def finite(self) -> bool:
-        return math.isfinite(self.loss) and math.isfinite(self.accuracy)
+        """Whether it says anything: an accuracy that is NaN was not measured."""
+        return math.isfinite(self.loss) and not math.isinf(self.accuracy)
+
+    def plain(self) -> list[float | str]:
+        return [plain(self.loss), plain(self.accuracy)]
 
 
 _NOTHING = _Measurement(math.inf, -math.inf)
@@ -149,8 +95,6 @@ class Controller:
         lambda_: λ of the next step.
     """
 
-    measures = True
-
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         if rule.method == "fixed":
@@ -161,16 +105,29 @@ class Controller:
         self._minimum = _NOTHING
         self._previous = _NOTHING
         self._rests_until = 0.0
+        if rule.protocol == "original":
+            self._rests_until = self._cooldown
         self._best = _NOTHING
         self._stale = 0
 
-    def measure(self, loss: float, accuracy: float, step: int, epoch_step: int) -> Decision:
+    @property
+    def measures(self) -> bool:
+        """Whether measurements can change λ."""
+        return self.rule.method != "fixed"
+
+    def lambda_at(self, step: int) -> float:
+        """λ of the next step, whichever number it has."""
+        return self.lambda_
+
+    def measure(self, loss: float, accuracy: float | None, step: int, epoch_step: int) -> Decision:
         """Take in the measurement of a step, made with the present λ.
 
         Args:
             loss: mean training loss of the step's batch, without the penalty.
-            accuracy: training accuracy of the step's batch in percent.
-            step: the step, counted from 1 over the whole run.
+            accuracy: training accuracy of the step's batch in percent. None or NaN where it was
+                not measured: the loss alone decides then.
+            step: the step, counted from 1 over the whole run. Under original it is the step whose
+                update comes next, so that its i is ``step - 1``.
             epoch_step: the step, counted from 1 within its epoch.
 
         Returns:
@@ -178,21 +135,20 @@ class Controller:
         """
         if self.rule.method == "fixed":
             return Decision(self.lambda_, "none", "λ is fixed")
-        now = _Measurement(loss, accuracy)
+        now = _Measurement(float(loss), math.nan if accuracy is None else float(accuracy))
+        step, epoch_step = int(step), int(epoch_step)
         self._count += 1
         self._track_convergence(now)
         if self.rule.protocol == "published":
             decision = self._published(now, epoch_step - 1)
+        elif self.rule.protocol == "original":
+            decision = self._original(now, step - 1)
         elif self.rule.protocol == "pseudocode":
             decision = self._pseudocode(now, step)
         else:
             decision = self._corrected(now, step)
         self._previous = now
         return decision
-
-    def lambda_at(self, step: int) -> float:
-        """λ of the next step; see `autol2.rules.method.LambdaPolicy`."""
-        return self.lambda_
 
     def observe(self) -> None:
         """Nothing: λ is set; see `autol2.rules.method.LambdaPolicy`."""
@@ -226,6 +182,16 @@ class Controller:
     def _corrected(self, now: _Measurement, clock: int) -> Decision:
         decision = self._stay(clock) if self._count <= 2 else self._strict(now, clock)
         self._take_in(self._previous)
+        return decision
+
+    def _original(self, now: _Measurement, clock: int) -> Decision:
+        decision = self._stay(clock)
+        if self._count > 2 and clock > self._rests_until:
+            if why := self._no_better(now):
+                decision = self._decay(clock, why)
+            decision = self._or_converged(decision, clock)
+        if decision.event == "none":
+            self._take_in(self._previous)
         return decision
 
     def _strict(self, now: _Measurement, clock: int) -> Decision:
@@ -264,25 +230,42 @@ class Controller:
                 return None
         return ", then ".join(words)
 
+    def _no_better(self, now: _Measurement) -> str | None:
+        """Original: the same of loss and accuracy is no better than its best at both."""
+        least, before = self._minimum, self._previous
+        if least.loss <= before.loss and least.loss <= now.loss:
+            return f"loss {before.loss:.4g}, then {now.loss:.4g} ≥ {least.loss:.4g}"
+        if least.accuracy >= before.accuracy and least.accuracy >= now.accuracy:
+            first, second = before.accuracy, now.accuracy
+            return f"accuracy {first:.4g}, then {second:.4g} ≤ {least.accuracy:.4g}"
+        return None
+
     def _increases(self, now: _Measurement) -> str | None:
         """Pseudocode: the same of loss and error is above its minimum·r at both measurements."""
-        r, least, before = self.rule.ratio, self._minimum, self._previous
-        if self.rule.protocol == "corrected" and not (now.finite and before.finite):
+        before, corrected = self._previous, self.rule.protocol == "corrected"
+        if corrected and not (now.finite and before.finite):
             return None
         for what in ("loss", "error"):
-            first, second, bound = (getattr(one, what) for one in (before, now, least))
+            first, second, bound = (getattr(one, what) for one in (before, now, self._minimum))
+            r, times = self.rule.ratio, self._times
+            if corrected and bound < 0 and r > 1:
+                r = 2 - r
+                times = f" · {r:g}"
             if first > bound * r and second > bound * r:
-                return f"{what} {first:.4g}, then {second:.4g} > {bound:.4g}{self._times}"
+                return f"{what} {first:.4g}, then {second:.4g} > {bound:.4g}{times}"
         return None
 
     def _decreases(self, now: _Measurement) -> str | None:
         """Pseudocode: the same of loss and error, times r, is below its minimum at both."""
-        r, least, before = self.rule.ratio, self._minimum, self._previous
+        r, before = self.rule.ratio, self._previous
         if not (now.finite and before.finite):
             return None
         for what in ("loss", "error"):
-            first, second, bound = (getattr(one, what) for one in (before, now, least))
-            if first * r < bound and second * r < bound:
+            first, second, bound = (getattr(one, what) for one in (before, now, self._minimum))
+            if self.rule.protocol == "corrected" and bound <= 0:
+                if first < bound * r and second < bound * r:
+                    return f"{what} {first:.4g}, then {second:.4g} < {bound:.4g}{self._times}"
+            elif first * r < bound and second * r < bound:
                 return f"{what} {first:.4g}, then {second:.4g}{self._times} < {bound:.4g}"
         return None
 
@@ -309,9 +292,14 @@ class Controller:
             verb = "fall" if event == "decayed" else "rise"
             return Decision(self.lambda_, "none", f"λ = {self.lambda_:g} cannot {verb}: {why}")
         self.lambda_ = lambda_
-        self._rests_until = clock + (self.rule.cooldown / lambda_ if lambda_ else math.inf)
+        self._rests_until = clock + self._cooldown
         self._stale = 0
         return Decision(lambda_, event, why)
+
+    @property
+    def _cooldown(self) -> float:
+        """For how many steps the present λ rests after a change."""
+        return self.rule.cooldown / self.lambda_ if self.lambda_ else math.inf
 
     def _track_convergence(self, now: _Measurement) -> None:
         best = _least(self._best, now)
@@ -324,8 +312,9 @@ class Controller:
             return decision
         return self._raise(
             clock,
-            f"converged: no loss below {self._best.loss:.4g} and no error below "
-            f"{self._best.error:.4g} % in {self._stale} measurements",
+            f"converged: no loss below {self._best.loss:.4g}"
+            + (f" and no error below {self._best.error:.4g} %" if self._best.measured else "")
+            + f" in {self._stale} measurements",
         )
 
     def _take_in(self, one: _Measurement) -> None:
@@ -343,36 +332,51 @@ class Controller:
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """All that later decisions depend on, as plain numbers and strings."""
+        """All that later decisions depend on, as strings and finite numbers (JSON has no ∞)."""
         return {
-            "rule": asdict(self.rule),
+            "rule": self.rule.plain(),
             "lambda": self.lambda_,
             "count": self._count,
-            "minimum": [self._minimum.loss, self._minimum.accuracy],
-            "previous": [self._previous.loss, self._previous.accuracy],
-            "rests_until": self._rests_until,
-            "best": [self._best.loss, self._best.accuracy],
+            "minimum": self._minimum.plain(),
+            "previous": self._previous.plain(),
+            "rests_until": plain(self._rests_until),
+            "best": self._best.plain(),
             "stale": self._stale,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, accept_changes: bool = False) -> None:
         """Continue from `state`.
 
+        Args:
+            state: what `state_dict` returned.
+            accept_changes: go on under this controller's rule although `state` was saved under
+                another one: from its λ (the rule's own where λ is fixed), within the rule's bounds.
+
         Raises:
-            ValueError: it was saved under another rule, or is no controller's state.
+            ValueError: it was saved under another rule, or is no controller's state; nothing is
+                changed then.
         """
-        expected = self.state_dict()
-        if state.keys() != expected.keys():
+        if state.keys() != self.state_dict().keys():
             raise ValueError(f"not a controller's state: it has {sorted(state)}")
-        if state["rule"] != expected["rule"]:
-            raise ValueError(f"saved under another rule: {state['rule']}")
-        self.lambda_ = state["lambda"]
-        self._count = state["count"]
-        self._minimum = _Measurement(*state["minimum"])
-        self._previous = _Measurement(*state["previous"])
-        self._rests_until = state["rests_until"]
-        self._best = _Measurement(*state["best"])
-        self._stale = state["stale"]
+        differences = self.rule.differences(state["rule"])
+        if differences and not accept_changes:
+            raise ValueError(
+                f"saved under another rule: {differences}; accept_changes=True goes on under the "
+                f"new one"
+            )
+        if self.rule.method == "fixed":
+            lambda_ = self.rule.fixed_lambda
+        else:
+            lambda_ = float(state["lambda"])
+            if differences:
+                lambda_ = self.rule.bounded(lambda_)
+        self.lambda_ = lambda_
+        self._count = int(state["count"])
+        self._minimum = _Measurement(*map(float, state["minimum"]))
+        self._previous = _Measurement(*map(float, state["previous"]))
+        self._rests_until = float(state["rests_until"])
+        self._best = _Measurement(*map(float, state["best"]))
+        self._stale = int(state["stale"])
 
 
 def _least(one: _Measurement, other: _Measurement) -> _Measurement:

@@ -26,8 +26,9 @@ INITIALIZATIONS = ("published", "paper")
 class LambdaPolicy(Protocol):
     """What decides λ during one run."""
 
-    measures: bool
-    """Whether λ depends on measurements, so that each has to be read back at once."""
+    @property
+    def measures(self) -> bool:
+        """Whether λ depends on measurements, so that each has to be read back at once."""
 
     def lambda_at(self, step: int) -> float:
         """λ that a step is trained with, given its number from 0.

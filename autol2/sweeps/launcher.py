@@ -12,23 +12,24 @@ import signal
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.table import Table
 
-from ..cli.composition import SweepLoader
+from ..cli.composition import as_typed, resolved, restored, sources, sweep_loader
 from ..cli.progress import Terminal, counted
-from ..config import parse
+from ..config import Config
 from ..errors import UserError
 from ..runs.identity import run_id
-from ..runs.run import FINISHED, read_state
+from ..runs.run import read_state
 from .batch import Batch, Task, hopeless
-from .study import HOPELESS, Job, RunStatus, add_to_manifest, read_manifest, status_of
+from .manifest import add_to_manifest, read_manifest
+from .run_status import HOPELESS, Job, RunStatus, status_of
+from .vain import job_of
 
 Plan = list[tuple[Task, RunStatus]]
 
@@ -56,6 +57,7 @@ class StudyLauncher(Launcher):
     def __init__(self, **options: Any) -> None:
         self.options = options
         self.console = Terminal()
+        self.jobs: dict[Task, Job | None] = {}
         for option, least in self.AT_LEAST.items():
             if options[option] < least:
                 raise UserError(
@@ -66,8 +68,7 @@ class StudyLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Keep what Hydra hands over, with a loader that its sweeper, too, checks all runs by."""
-        loader = SweepLoader(hydra_context.config_loader)
-        hydra_context.config_loader = cast("ConfigLoader", loader)
+        self.loader = sweep_loader(hydra_context)
         self.hydra_context, self.config = hydra_context, config
 
     def launch(
@@ -82,12 +83,15 @@ class StudyLauncher(Launcher):
                     )
         if not job_overrides:
             raise UserError("there is nothing to sweep over: a range or glob has no values")
+        self.loader.expect(self.config, job_overrides)
+        self._sources = sources(self.config.hydra.overrides.hydra)
         tasks = [self._task(overrides) for overrides in job_overrides]
         plan = self._decide({task.folder: task for task in tasks}.values())
         self._show(plan)
         if self.options["dry_run"]:
             return [_returned(overrides, 0.0) for overrides in job_overrides]
         wanted = [task for task, how in plan if self._wanted(how)]
+        self.under_way = [task for task, how in plan if how.under_way]
         if wanted:
             remember((task, {}) for task, _ in plan)
             self._act(wanted)
@@ -100,39 +104,51 @@ class StudyLauncher(Launcher):
         ]
 
     def _task(self, overrides: Sequence[str]) -> Task:
-        loader = self.hydra_context.config_loader
-        config = parse(loader.load_sweep_config(self.config, list(overrides)))
+        options = resolved(self.loader.load_sweep_config(self.config, overrides), overrides)
+        config = restored(options)
         folder = Path(config.outputs) / config.study / run_id(config)
-        # A job composes by itself, so what makes it so must be said: an experiment's settings are
-        # in the overrides already, since Hydra merges the two.
-        tried = len(read_state(folder).get("attempts", []))
-        return Task(str(folder.absolute()), tuple(overrides), tried)
+        state = read_state(folder)
+        typed = (as_typed(word, options) for word in overrides)
+        return Task(
+            str(folder.absolute()),
+            (*self._sources, *typed),
+            len(state.get("attempts", [])),
+            state.get("updated", 0.0),
+            options,
+        )
 
     def _decide(self, tasks: Collection[Task]) -> Plan:
-        names, states = self._job_names(tasks), {task: task.state for task in tasks}
-        unfinished = {
-            name
-            for task, name in names.items()
-            if name is not None and states[task].get("status") not in FINISHED
+        entries, states = self._entries(tasks), {task: task.state for task in tasks}
+        submitted = {
+            str(entry["job"]): entry.get("submitted")
+            for task, entry in entries.items()
+            if "job" in entry and not task.finished(states[task])
         }
-        jobs = self._jobs(unfinished)
-        return [
-            (
-                task,
-                status_of(states[task], jobs.get(names[task] or ""), self.options["max_retries"]),
-            )
-            for task in tasks
-        ]
+        jobs = self._jobs(submitted)
+        found = {task: job_of(task.run_id, entries[task], states[task], jobs) for task in tasks}
+        self.jobs |= found
+        return [(task, self._status(task, states[task], found[task])) for task in tasks]
 
-    def _job_names(self, tasks: Collection[Task]) -> dict[Task, str | None]:
-        """The job, if any, that each of `tasks` was last submitted in."""
+    def _status(self, task: Task, state: Mapping[str, Any], job: Job | None) -> RunStatus:
+        how = status_of(state, job, self.options["max_retries"])
+        if how.status != "done" or task.finished(state):
+            return how
+        if job is not None and job.active:
+            return RunStatus("queued", job.about)
+        return RunStatus("missing", "rerun=true does it over")
+
+    def _config(self, task: Task) -> Config:
+        return restored(task.config)
+
+    def _entries(self, tasks: Collection[Task]) -> dict[Task, dict[str, Any]]:
+        """What the manifest knows of each of `tasks`."""
         known = {
             study: read_manifest(study, strict=True) for study in {task.study for task in tasks}
         }
-        return {task: known[task.study].get(task.run_id, {}).get("job") for task in tasks}
+        return {task: known[task.study].get(task.run_id, {}) for task in tasks}
 
-    def _jobs(self, names: Collection[str]) -> dict[str, Job]:
-        """What the scheduler says of the jobs `names`, if there is one."""
+    def _jobs(self, submitted: Mapping[str, float | None]) -> dict[str, Job]:
+        """What the scheduler, if there is one, says of jobs; see `slurm.jobs`."""
         return {}
 
     def _wanted(self, how: RunStatus) -> bool:
@@ -170,7 +186,7 @@ class StudyLauncher(Launcher):
         self.console.print(f"[{number}/{count}] {task.run_id}: {words}", markup=False)
 
     def _sum_up(self, tasks: list[Task], wanted: list[Task]) -> None:
-        open_ = [task for task in tasks if task.state.get("status") not in FINISHED]
+        open_ = [task for task in tasks if not task.finished(task.state)]
         done = len(tasks) - len(open_)
         self.console.print(f"{done} of {len(tasks)} runs have come to a result", markup=False)
         if not open_:

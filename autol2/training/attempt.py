@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..cli.progress import RunProgress, Terminal, duration
+from ..config import Config
 from ..data.dataset import Dataset
 from ..errors import UserError
 from ..runs import checkpoint
 from ..runs.identity import digest, flat
-from ..runs.run import Run, result, summary
+from ..runs.run import Held, Run, result, summary
 from ..trackers.tracker import Mirror, Shown, mirror
-from .hardware import environment, peak_memory
+from .hardware import environment, out_of_memory, peak_memory
 from .signals import StopRequest
 from .trainer import Diverged, Trainer
 
@@ -46,10 +46,24 @@ def attempt(run: Run, data: Dataset, device: torch.device) -> int:
         except (UserError, OSError):
             raise
         except Exception as error:
+            memory = memory_line(run.config, data, device) if out_of_memory(error) else ""
             run.begin(from_step=0)
-            run.end("failed", type(error).__name__, error=traceback.format_exc())
+            run.end("failed", type(error).__name__, error=memory or traceback.format_exc())
+            if memory:
+                raise UserError(memory) from error
             raise
         return one.do()
+
+
+def memory_line(config: Config, data: Dataset, device: torch.device) -> str:
+    """What to do about memory that is used up."""
+    where = "the GPU" if device.type == "cuda" else "this machine"
+    shape = "×".join(map(str, data.train_images.shape[2:]))
+    return (
+        f"the memory of {where} is used up by batches of {config.batch_size} images of {shape}: "
+        f"use a smaller batch_size or evaluation.batch_size, a smaller network (as in "
+        f"model.width=64), or precision=bf16"
+    )
 
 
 class Attempt:
@@ -82,8 +96,14 @@ class Attempt:
                 self._train(stop)
         except Diverged as end:
             return self._diverged(end)
+        except Held:  # the directory is another process's now
+            raise
         except Exception as error:
-            self._failed(error)
+            if out_of_memory(error):
+                line = memory_line(self.config, self.trainer.data, self.trainer.device)
+                self._failed(error, line)
+                raise UserError(line) from error
+            self._failed(error, traceback.format_exc())
             raise
         if stop.signal is None:
             return self._completed()
@@ -91,13 +111,15 @@ class Attempt:
 
     def _begin(self) -> None:
         run, trainer = self.run, self.trainer
-        root = self.config.data.root
+        place = self.config.data.place
         run.state["data"] = {
             "digest": trainer.data.digest,
-            "root": str(Path(root).expanduser().resolve()) if root else None,
+            "root": str(place) if place else None,
             "train": len(trainer.data.train_images),
+            "validation": len(trainer.data.validation_images),
             "test": len(trainer.data.test_images),
             "classes": len(trainer.data.classes),
+            "passed_over": trainer.data.passed_over,
         }
         run.state["steps_per_epoch"] = trainer.steps_per_epoch
         run.begin(from_step=self.first, **self.environment)
@@ -138,7 +160,12 @@ class Attempt:
 
     def _evaluate(self, stop: StopRequest) -> None:
         before = time.monotonic()
-        if self.trainer.evaluate(lambda: stop.signal is not None):
+
+        def give_up() -> bool:
+            self.run.beat(self._progress)
+            return stop.signal is not None
+
+        if self.trainer.evaluate(give_up):
             self._report_evaluation()
         self.spent_evaluating += time.monotonic() - before
 
@@ -193,11 +220,11 @@ class Attempt:
         self._say(summary(self.run.state))
         return 0
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, text: str) -> None:
         with contextlib.suppress(OSError):  # a full disk is what may have gone wrong
             self.trainer.close()
         with contextlib.suppress(OSError):
-            self.run.end("failed", type(error).__name__, error=traceback.format_exc())
+            self.run.end("failed", type(error).__name__, error=text)
 
     def _interrupted(self, name: str, number: int) -> int:
         self.run.end("interrupted", name, **self._pace())
@@ -218,6 +245,8 @@ class Attempt:
             peak_memory_bytes=peak_memory(),
             images_per_second=round(self._images(steps) / seconds, 1),
         )
+        if (graph := self.trainer.graph) is not None:
+            self.run.state["attempts"][-1]["cuda_graph"] = graph.refused or "used"
         return {"progress": self._progress()}
 
     # ---------------------------------------------------------------- words

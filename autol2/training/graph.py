@@ -56,11 +56,18 @@ class _Recording(NamedTuple):
 class RecordedGradients:
     """`Work` that is recorded when a batch size first comes, and repeated from then on.
 
+    A recording is used only if its first repetition gives, bit for bit, what the work itself gives.
+    Where it does not, or cannot be made, the work is done as it is from then on.
+
     Args:
         work: the work; it must not wait for the device.
         parameters: whose gradients it computes.
         changes: the tensors that it changes: buffers, figures.
+        warn: told once, in a line, why there is no recording.
         record: how to record.
+
+    Attributes:
+        refused: why there is no recording; empty as long as there is one.
     """
 
     def __init__(
@@ -68,18 +75,27 @@ class RecordedGradients:
         work: Work,
         parameters: Sequence[Tensor],
         changes: Sequence[Tensor],
+        warn: Callable[[str], None],
         record: Record = record_cuda_graph,
     ) -> None:
         self._work, self._parameters, self._changes = work, list(parameters), list(changes)
-        self._record = record
+        self._warn, self._record = warn, record
         self._recordings: dict[int, _Recording] = {}
         self._place = torch.zeros(1, dtype=torch.int64, device=self._parameters[0].device)
+        self.refused = ""
 
     def __call__(self, index: Tensor, place: Tensor) -> None:
         """Do the work; the parameters' ``grad`` are then those of this batch."""
         self._place.copy_(place)
-        if len(index) not in self._recordings:
-            self._recordings[len(index)] = self._new(index)
+        if not self.refused and len(index) not in self._recordings:
+            try:
+                self._recordings[len(index)] = self._new(index)
+            except Exception as error:
+                self._refuse(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        if self.refused:
+            self._forget_gradients()
+            self._work(index, self._place)
+            return
         recording = self._recordings[len(index)]
         recording.images.copy_(index)
         recording.repeat()
@@ -87,12 +103,60 @@ class RecordedGradients:
             parameter.grad = gradient
 
     def _new(self, index: Tensor) -> _Recording:
+        """A recording for batches of `index`'s size, found to do what the work does.
+
+        Raises:
+            RuntimeError: it does something else.
+        """
         own = index.clone()
+        before = [tensor.detach().clone() for tensor in self._changes]
+        random = _random_state(index.device)
 
         def work() -> None:
-            for parameter in self._parameters:
-                parameter.grad = None  # so that the backward pass writes, and does not add
+            self._forget_gradients()  # so that the backward pass writes, and does not add
             self._work(own, self._place)
 
+        work()
+        expected = [*self._gradients(), *(tensor.detach().clone() for tensor in self._changes)]
+        self._restore(before, random, index.device)
         repeat = self._record(work, self._changes)
-        return _Recording(own, repeat, [parameter.grad for parameter in self._parameters])
+        recording = _Recording(own, repeat, [one.grad for one in self._parameters])
+        self._restore(before, random, index.device)
+        repeat()
+        found = [*self._gradients(), *self._changes]
+        alike = all(map(_same_bits, expected, found))
+        self._restore(before, random, index.device)
+        if not alike:
+            raise RuntimeError("its first repetition differs from the step itself")
+        return recording
+
+    def _gradients(self) -> list[Tensor]:
+        grads = (one.grad for one in self._parameters)
+        return [torch.zeros(0) if grad is None else grad.detach().clone() for grad in grads]
+
+    def _restore(
+        self, before: Sequence[Tensor], random: Tensor | None, device: torch.device
+    ) -> None:
+        with torch.no_grad():
+            for tensor, value in zip(self._changes, before, strict=True):
+                tensor.copy_(value)
+        if random is not None:
+            torch.cuda.set_rng_state(random, device)
+
+    def _forget_gradients(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def _refuse(self, why: str) -> None:
+        self.refused = why
+        self._recordings.clear()
+        self._warn(f"no CUDA graph, so that each step is launched piece by piece ({why})")
+
+
+def _random_state(device: torch.device) -> Tensor | None:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal, NaN for NaN."""
+    return one.shape == other.shape and bool(torch.equal(one.nan_to_num(), other.nan_to_num()))

@@ -6,6 +6,8 @@ import contextlib
 import os
 import platform
 import resource
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,25 +16,73 @@ import torch
 from ..config import Config
 from ..errors import UserError
 
+SLURM_GPUS = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE")
+"""SLURM sets these in a job that was given GPUs."""
+
 
 def device(config: Config) -> torch.device:
     """The device that `config` asks for.
 
     Raises:
-        UserError: it is not there, or cannot do the precision asked for.
+        UserError: it is not there, or cannot do the precision asked for; or ``device=auto`` would
+            train on the CPU although there is a GPU.
     """
     cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if config.device.startswith("cuda"):
         index = int(config.device.partition(":")[2] or 0)
         if index >= cuda:
             there = f"{cuda} CUDA device(s)" if cuda else "no CUDA device"
-            raise UserError(f"device={config.device}: this machine has {there}; use device=cpu")
+            unseen = "" if cuda else f" ({why})" if (why := unseen_gpu()) else ""
+            raise UserError(
+                f"device={config.device}: PyTorch finds {there} here{unseen}; use device=cpu"
+            )
     name = config.device
     if name == "auto":
         name = "cuda" if cuda else "cpu"
+        if not cuda and (why := unseen_gpu()):
+            raise UserError(f"{why}; or train on the CPU with device=cpu")
     if config.precision.name == "tf32" and name == "cpu":
         raise UserError("precision=tf32 needs an NVIDIA GPU: use precision=fp32 or precision=bf16")
     return torch.device(name)
+
+
+def unseen_gpu() -> str:
+    """Why a GPU that is there, or that this job was given, is not used; empty if there is none."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None and hidden.strip() in ("", "-1", "NoDevFiles"):
+        return ""  # GPUs are hidden on purpose
+    found = nvidia_smi()
+    given = [name for name in SLURM_GPUS if os.environ.get(name)]
+    if os.environ.get("SLURM_GPUS_ON_NODE") == "0":
+        given = []
+    if not found and not given:
+        return ""
+    there = found or f"this job was given a GPU ({given[0]}={os.environ[given[0]]})"
+    if torch.version.cuda is None:
+        return (
+            f"{there}, but this PyTorch ({torch.__version__}) is built without CUDA: install one "
+            f"that has it, as https://pytorch.org says"
+        )
+    if hidden is not None and found:
+        return f"{there}, but CUDA_VISIBLE_DEVICES={hidden!r} hides it from PyTorch"
+    return (
+        f"{there}, but PyTorch {torch.__version__}, which needs a driver for CUDA "
+        f"{torch.version.cuda}, cannot use it: update the driver, or install PyTorch for an older "
+        f"CUDA, as https://pytorch.org says"
+    )
+
+
+def nvidia_smi() -> str:
+    """The first GPU and its driver, as nvidia-smi has them; empty where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    name, comma, driver = done.stdout.strip().partition("\n")[0].rpartition(", ")
+    return f"there is a GPU, {name} with driver {driver}" if comma else ""
 
 
 def prepare(config: Config) -> torch.device:
@@ -46,7 +96,18 @@ def prepare(config: Config) -> torch.device:
     if chosen.type != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.deterministic = True
+        # Streams and graphs belong to the current device, whatever tensors they work on.
+        torch.cuda.set_device(chosen)
     return chosen
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that the memory of the device, or of the machine, is used up."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and (
+        "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    )
 
 
 def environment(device: torch.device) -> dict[str, str | int]:

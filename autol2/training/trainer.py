@@ -101,6 +101,8 @@ class Trainer:
         self.penalties = torch.zeros(self.steps_per_epoch, device=device)
         """Of each step of the epoch: mean loss and correct images; where it is measured, Σθ² and
         the penalty's Σθ² (see `optimizer.penalized_squares`)."""
+        self.reads_at_once = self.policy.measures or device.type == "cpu"
+        """Whether a measurement is read back at once, or at the end of its epoch."""
         self.own_lambdas = torch.zeros(self.steps_per_epoch, device=device)
         """λ of each step of the epoch, where the optimizer finds it."""
         self.read = 0
@@ -108,8 +110,14 @@ class Trainer:
         self.order = torch.empty(0, dtype=torch.int64)
         self.gradients: Work = self._gradients
         """Does a step's forward and backward pass."""
-        if device.type == "cuda":
-            self.gradients = RecordedGradients(self._gradients, self.parameters, self.changing())
+        self.graph: RecordedGradients | None = None
+        if device.type == "cuda" and config.cuda_graph == "auto":
+            self.graph = self.gradients = RecordedGradients(
+                self._gradients,
+                self.parameters,
+                self.changing(),
+                lambda line: self.changes.append(f"warning: {line}"),
+            )
         self.warm = False
         """Whether this process has done a step."""
         self.measurements: Records
@@ -150,7 +158,7 @@ class Trainer:
         self.step += 1
         self.evaluation_pending = self._evaluation_due()
         ended = position + 1 == self.steps_per_epoch
-        if ended or (measured and (self.policy.measures or self.device.type == "cpu")):
+        if ended or (measured and self.reads_at_once):
             self.read_back()
 
     def _gradients(self, index: Tensor, place: Tensor) -> None:

@@ -1,0 +1,168 @@
+"""Does training work on this GPU? ``python -m autol2.bench.gpu_check``, or ``make gpu-check``.
+
+The first thing to do on a new machine. It trains the network for a few epochs and ends in PASS, or
+in a line for each check that failed, to be reported with the lines above it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from ..cli.command import command
+from ..config import Config, parse
+from ..data.dataset import Dataset, load
+from ..runs import checkpoint
+from ..training import hardware
+from ..training.trainer import Trainer
+from .limits import machine_gflops, step_flops
+from .timing import seconds
+
+BOUND = 1e-3
+"""Relative difference of the weights up to which a GPU and the CPU agree after an epoch in fp32."""
+
+
+@command("gpu_check")
+def main(cfg: DictConfig) -> int:
+    """The Hydra entry point: 0 where everything passed, 1 where something did not."""
+    config = parse(cfg)
+    device = hardware.prepare(config)
+    print(f"device: {device}, {hardware.environment(device)['hardware']}")
+    print(hardware.nvidia_smi() or "nvidia-smi: not there")
+    print(f"PyTorch {torch.__version__}, for CUDA {torch.version.cuda or 'none'}")
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="autol2-gpu-check-") as folder:
+        for name, found in check(config, load(config.data), device, Path(folder)):
+            failed += bool(found)
+            print(f"{name}: {f'FAILED, {found}' if found else 'passed'}", flush=True)
+    print(f"FAILED: {failed} of the checks above; report all of these lines" if failed else "PASS")
+    return int(failed > 0)
+
+
+def check(
+    config: Config, data: Dataset, device: torch.device, folder: Path
+) -> Iterator[tuple[str, str]]:
+    """Each check's name, and how it failed; empty where it passed."""
+    runs = _Runs(data, folder)
+    eager, recorded = (replace(config, cuda_graph=mode) for mode in ("off", "auto"))
+    plain = runs.trained("eager", eager, device)
+    if device.type == "cuda":
+        graph = runs.trained("graph", recorded, device)
+        assert graph.graph is not None
+        refused = graph.graph.refused
+        yield "CUDA graph", f"it was not used: {refused}" if refused else ""
+        yield "CUDA graph, bits", _different(plain, graph)
+    stopped = runs.stopped(recorded, device)
+    yield "a resumed run, bits", _different(plain, stopped)
+    yield "a resumed run, records", runs.different_records("eager", "stopped")
+    if device.type == "cuda":
+        once = replace(config, epochs=1)
+        here = runs.trained("here", once, device)
+        there = runs.trained("there", replace(once, device="cpu"), torch.device("cpu"))
+        distance = _distance(here, there)
+        yield (
+            "GPU against CPU after an epoch",
+            "" if distance < BOUND else f"weights differ by {distance:.1e}, bound {BOUND:g}",
+        )
+    print(_speed(plain, config, data, device))
+
+
+class _Runs:
+    """Trainings of one data set, each in a folder of its own."""
+
+    def __init__(self, data: Dataset, folder: Path) -> None:
+        self._data, self._folder = data, folder
+
+    def trained(self, name: str, config: Config, device: torch.device) -> Trainer:
+        """A trainer that has done all of its steps."""
+        trainer = self._trainer(name, config, device)
+        trainer.begin()
+        self._go_on(trainer, trainer.steps)
+        trainer.close()
+        return trainer
+
+    def stopped(self, config: Config, device: torch.device) -> Trainer:
+        """Likewise, but half-way it was saved and loaded by another."""
+        first = self._trainer("stopped", config, device)
+        first.begin()
+        self._go_on(first, first.steps // 2 + 1)
+        checkpoint.save(first.folder, first.state_dict())
+        first.close()
+        second = self._trainer("stopped", config, device)
+        state: dict[str, Any] = checkpoint.read(first.folder / checkpoint.NAME)
+        second.load_state_dict(state)
+        self._go_on(second, second.steps)
+        second.close()
+        return second
+
+    def different_records(self, one: str, other: str) -> str:
+        """Which of two runs' records differ."""
+        names = ("measurements.csv", "epochs.csv")
+        differing = [
+            name
+            for name in names
+            if (self._folder / one / name).read_bytes()
+            != (self._folder / other / name).read_bytes()
+        ]
+        return f"{', '.join(differing)} differ" if differing else ""
+
+    def _trainer(self, name: str, config: Config, device: torch.device) -> Trainer:
+        (self._folder / name).mkdir(exist_ok=True)
+        return Trainer(config, self._data, self._folder / name, device)
+
+    @staticmethod
+    def _go_on(trainer: Trainer, until: int) -> None:
+        while trainer.step < until:
+            trainer.train_step()
+            if trainer.evaluation_pending:
+                trainer.evaluate()
+
+
+def _different(one: Trainer, other: Trainer) -> str:
+    theirs = other.model.state_dict()
+    names = [
+        name
+        for name, value in one.model.state_dict().items()
+        if not torch.equal(value, theirs[name])
+    ]
+    return f"{len(names)} tensors differ, among them {names[0]}" if names else ""
+
+
+def _distance(one: Trainer, other: Trainer) -> float:
+    def weights(trainer: Trainer) -> torch.Tensor:
+        flat = [parameter.detach().cpu().double().flatten() for parameter in trainer.parameters]
+        return torch.cat(flat)
+
+    return float((weights(one) - weights(other)).norm() / weights(other).norm())
+
+
+def _speed(trainer: Trainer, config: Config, data: Dataset, device: torch.device) -> str:
+    """Steps a second, and what share of the fastest products they come to."""
+    index = torch.arange(config.batch_size, device=device) % len(data.train_images)
+    place = torch.zeros(1, dtype=torch.int64, device=device)
+    steps = 20 if device.type == "cuda" else 2
+
+    def work() -> None:
+        for _ in range(steps):
+            trainer.gradients(index, place)
+            trainer.optimizer.step()
+
+    work()
+    per_step = seconds(work, device) / steps
+    sides = data.train_images.shape[2:]
+    gflops = step_flops(trainer.model, config.batch_size, sides) / per_step / 1e9
+    best = max(machine_gflops(config, trainer.model, sides, 2).values())
+    return (
+        f"speed: {1 / per_step:.4g} steps a second, {gflops:.4g} GFLOP/s, {gflops / best:.0%} of "
+        f"this device's fastest product"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Colours of figures: each can be seen on white, and has a counterpart for dark pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
+
+WHITE, BLACK = "#ffffff", "#16181b"
+"""Backgrounds: of figures and light pages, of dark pages."""
+TEXT, SOFT, GRID = "#1a1a1a", "#5c5c5c", "#d9d9d9"
+"""Of words and axes, of what is less important, of grids."""
+CURVES = (
+    *("#0072b2", "#d55e00", "#008560", "#b0388f", "#8a6d00", "#3d3d3d"),
+    *("#8a1c1c", "#6f5bd6", "#0096a6", "#5d8c00", "#e0457b", "#8d6e63"),
+)
+"""Of curves, which never share one."""
+DARK = {
+    **dict(
+        zip(
+            CURVES,
+            (
+                *("#4ba3f5", "#ff8a3d", "#1fbf8f", "#f07fd3", "#e3c13a", "#e6e6e6"),
+                *("#f25c5c", "#a797ff", "#35d6e8", "#a5d93b", "#ffa3c4", "#b98f80"),
+            ),
+            strict=True,
+        )
+    ),
+    WHITE: BLACK,
+    TEXT: "#e8e8e8",
+    SOFT: "#a8a8a8",
+    GRID: "#3a3d42",
+}
+"""What stands for a colour on a dark page."""
+VISIBLE = 3.0
+"""Contrast that a line needs with what is behind it (WCAG 2.2, 1.4.11)."""
+DASHES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
+    *("solid", (0, (6, 2)), (0, (2, 1.5))),
+    *((0, (6, 2, 1.5, 2)), (0, (1, 1.6))),
+)
+
+
+def ramp(count: int) -> list[str]:
+    """So many colours from dark to light, for values that have an order."""
+    return [to_hex(shade) for shade in mpl.colormaps["viridis"](np.linspace(0, 0.56, count))]
+
+
+def on_dark(colour: str) -> str:
+    """What stands for a colour, "#rrggbb", on a dark page."""
+    if colour in DARK:
+        return DARK[colour]
+    red_green_blue, white = np.array(to_rgb(colour)), 0.0
+    while contrast(to_hex(red_green_blue + (1 - red_green_blue) * white), BLACK) < 1.5 * VISIBLE:
+        white += 0.02
+    return to_hex(red_green_blue + (1 - red_green_blue) * white)
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, "#rrggbb": from 1 (none) to 21 (black on white), as WCAG 2.2 defines it."""
+    darker, lighter = sorted((_luminance(to_rgb(one)), _luminance(to_rgb(other))))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(red_green_blue: Sequence[float]) -> float:
+    linear = [
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+        for value in red_green_blue
+    ]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))

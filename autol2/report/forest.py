@@ -1,0 +1,276 @@
+"""Figures with a row an arm: its differences to the strongest fixed λ, and each seed's accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from . import plot
+from .arms import FIGURE
+from .colours import SOFT, TEXT
+from .names import arm_name
+from .plot import Drawing
+from .runs import Curves
+from .tables import Tables
+from .words import signed
+
+ROW, AROUND = 0.38, 0.85
+"""Inches of an arm's row, and of what is around the rows of a panel."""
+LOW_ROW = 0.3
+"""Inches of a row with a single line of words."""
+MANY = 22
+"""Rows of a drawing, which more would not let fit on a printed page."""
+APART = 10.0
+"""Points below the best mean at which the axis of accuracies ends; and to both sides of no
+difference, that of differences."""
+SEED: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linestyle": "none", "alpha": 0.75}
+SEED_LINE = Line2D([], [], color=SOFT, label="one seed", **SEED)
+
+
+@plot.settings()
+def differences(
+    made: Tables, histories: Mapping[str, Curves], colours: Mapping[str, str], folder: Path
+) -> list[Drawing]:
+    """Draw each schedule less its strongest rival: every seed, the mean and its interval.
+
+    Beside it stands the probability that the schedule comes out above the rival on a seed.
+    """
+    arms = made.summary
+    if arms.empty:
+        return []
+    arms = arms[~arms["baseline"].astype(bool) & (arms["pairs"] > 0)].head(MANY)
+    parts = groups(arms)
+    if not parts:
+        return []
+    chances = "probability_of_improvement" in arms and arms["probability_of_improvement"].notna()
+    with_chances = bool(np.any(chances))
+    ratios = [3.0, 2.1, 1.3] if with_chances else [3.0, 2.1]
+    figure = plot.new_figure(sum(ROW * len(part) + AROUND for _, part in parts) + 0.2)
+    panels = figure.subplots(
+        len(parts),
+        len(ratios),
+        squeeze=False,
+        width_ratios=ratios,
+        height_ratios=[ROW * len(part) + AROUND for _, part in parts],
+    )
+    known = [0.0]
+    for (name, part), (left, words, *right) in zip(parts, panels, strict=True):
+        plot.heading(left, name)
+        rows(left, [_against(arm) for _, arm in part.iterrows()])
+        left.axvline(0, color=TEXT, linewidth=0.8)
+        words.set_axis_off()
+        words.set_ylim(left.get_ylim())
+        for y, (_, arm) in enumerate(part.iterrows()):
+            colour = colours[arm["arm"]]
+            seeds = of_seeds(made.runs, arm)
+            left.plot(seeds, np.full(len(seeds), y + 0.2), color=colour, **SEED)
+            ends = arm["difference_low"], arm["difference_high"]
+            estimate(left, y - 0.08, arm["difference"], *ends, colour)
+            words.text(0, y, _said(arm), va="center")
+            known += [value for value in (*seeds, arm["difference"], *ends) if not np.isnan(value)]
+            for axes in right:
+                low, high = arm.get("poi_low", np.nan), arm.get("poi_high", np.nan)
+                estimate(axes, y, arm["probability_of_improvement"], low, high, colour)
+        left.set_xlabel("difference in test accuracy (points)")
+        for axes in right:
+            rows(axes, [""] * len(part))
+            axes.axvline(0.5, color=TEXT, linewidth=0.8)
+            axes.set_xlim(-0.03, 1.03)
+            axes.set_xticks([0, 0.5, 1])
+            axes.set_xlabel("probability\nof improvement")
+    first, last = max(min(known), -APART), min(max(known), APART)
+    margin = 0.06 * (last - first) or 1.0
+    for (_, part), (left, *_) in zip(parts, panels, strict=True):
+        left.set_xlim(first - margin, last + margin)
+        for y, (_, arm) in enumerate(part.iterrows()):
+            if abs(arm["difference"]) > APART:
+                below = arm["difference"] < 0
+                words, side = ("◀", {"ha": "left"}) if below else ("▶", {"ha": "right"})
+                how = {"va": "center", "color": colours[arm["arm"]], **side}
+                left.text(0 if below else 1, y, words, transform=left.get_yaxis_transform(), **how)
+    caption = (
+        "Each schedule less the strongest fixed λ on the same seeds: right of 0 the schedule is "
+        "better. Dots: single seeds; squares: their mean, with its 95 % interval where three "
+        "seeds or more allow one, adjusted as the p beside it."
+    )
+    if any(abs(value) > APART for value in known):
+        caption += f" What is more than {APART:g} points away (◀ ▶) is told in figures alone."
+    if with_chances:
+        caption += (
+            " Probability of improvement: how often a seed of the schedule comes out above one of "
+            "that fixed λ, with its 95 % interval; 0.5 is no difference."
+        )
+    alt = "Forest plot of differences in test accuracy to the strongest fixed λ. " + "; ".join(
+        f"{name}: "
+        + ", ".join(
+            f"{arm_name(arm['arm'])} {_said(arm)} points against {_rival(arm)}"
+            for _, arm in of.iterrows()
+        )
+        for name, of in parts
+    )
+    title = "Schedules against the strongest fixed λ"
+    return [plot.save(figure, "differences", title, caption, alt + ".", folder, legend=False)]
+
+
+@plot.settings()
+def accuracies(
+    made: Tables, histories: Mapping[str, Curves], colours: Mapping[str, str], folder: Path
+) -> list[Drawing]:
+    """Draw each arm's test accuracies: every seed, the mean and the interquartile mean."""
+    arms = made.summary
+    if arms.empty:
+        return []
+    parts = groups(arms[arms["n"] > 0])
+    pages = [
+        (heading, part.iloc[first : first + MANY])
+        for heading, part in parts
+        for first in range(0, len(part), MANY)
+    ]
+    return [
+        _accuracies("accuracies" + f"_{place}" * (place > 1), made.runs, *page, colours, folder)
+        for place, page in enumerate(pages, 1)
+    ]
+
+
+def _accuracies(
+    name: str,
+    runs: pd.DataFrame,
+    heading: str,
+    arms: pd.DataFrame,
+    colours: Mapping[str, str],
+    folder: Path,
+) -> Drawing:
+    figure = plot.new_figure(LOW_ROW * len(arms) + AROUND + 0.3)
+    axes = figure.subplots()
+    rows(axes, [arm_name(arm) for arm in arms["arm"]])
+    floor = arms["mean"].max() - APART
+    with_middle = "iqm" in arms and bool(arms["iqm"].notna().any())
+    for y, (_, arm) in enumerate(arms.iterrows()):
+        colour = colours[arm["arm"]]
+        seeds = np.array(list(values(runs, arm["arm_digest"]).values()))
+        inside, below = seeds[seeds >= floor], seeds[seeds < floor]
+        axes.plot(inside, np.full(len(inside), y + 0.25), color=colour, **SEED)
+        if len(below):
+            words = f"◀ {len(below)} of {len(seeds)} below, down to {below.min():.1f} %"
+            words += f"; mean {arm['mean']:.1f} %" * bool(arm["mean"] < floor)
+            place = axes.get_yaxis_transform()
+            axes.text(0.005, y + 0.25, words, color=colour, va="center", transform=place)
+        if arm["mean"] >= floor:
+            estimate(axes, y - 0.08, arm["mean"], arm["low"], arm["high"], colour)
+        if with_middle and arm["iqm"] >= floor:
+            estimate(axes, y - 0.3, arm["iqm"], arm["iqm_low"], arm["iqm_high"], SOFT, "D", 1.0)
+    first, last = axes.get_xlim()
+    first, last = max(first, floor), min(last, 100.5)
+    if axes.texts:
+        first -= 0.55 * (last - first)  # room for the words
+    axes.set_xlim(first, last)
+    axes.set_xlabel("test accuracy (%)")
+    keys = [SEED_LINE, key("s", 1.8, "mean and its 95 % interval")]
+    if with_middle:
+        keys.append(key("D", 1.0, "interquartile mean and its 95 % interval"))
+    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
+    caption = (
+        "The test accuracy that arms are compared by, of each seed, with its mean over seeds"
+        + " and the mean of the middle half of them" * with_middle
+        + f". The axis ends {APART:g} points below the best mean; what lies below is counted."
+    )
+    alt = f"Dot plot of each arm's test accuracy {heading}: " + ", ".join(
+        f"{arm_name(arm['arm'])} {arm['mean']:.2f} % over {arm['n']:g} seed{'s' * (arm['n'] > 1)}"
+        for _, arm in arms.iterrows()
+    )
+    title = f"Accuracy of every seed, {heading}"
+    return plot.save(figure, name, title, caption, alt + ".", folder, legend=False)
+
+
+def groups(arms: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The arms without, then those with batch-norm, each with a heading.
+
+    Runs of somebody's own loop need not say whether they had it: they come first, without one.
+    """
+    parts = [
+        ("", arms[arms["batchnorm"].isna()]),
+        ("without batch-norm", arms[arms["batchnorm"] == False]),  # noqa: E712
+        ("with batch-norm", arms[arms["batchnorm"] == True]),  # noqa: E712
+    ]
+    return [(heading, part) for heading, part in parts if len(part)]
+
+
+def rows(axes: Axes, names: Sequence[str]) -> None:
+    """Make room for a row an arm, from top to bottom."""
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7))
+
+
+def estimate(
+    axes: Axes,
+    y: float,
+    value: float,
+    low: float,
+    high: float,
+    colour: str,
+    marker: str = "s",
+    width: float = 1.8,
+) -> None:
+    """Draw an estimate and its interval, where there is one."""
+    axes.plot([low, high], [y, y], color=colour, linewidth=width, solid_capstyle="butt")
+    axes.plot([value], [y], marker=marker, color=colour, markersize=4 + width / 2)
+
+
+def key(marker: str, width: float, words: str) -> Line2D:
+    """What stands for an estimate and its interval in a legend."""
+    how = {"marker": marker, "markersize": 4 + width / 2, "linewidth": width}
+    return Line2D([], [], color=SOFT, label=words, **how)
+
+
+def values(runs: pd.DataFrame, arm_digest: str) -> dict[int, float]:
+    """The accuracy that arms are compared by, of each seed; that of chance if it diverged."""
+    of = runs[runs["arm_digest"] == arm_digest]
+    done = of[(of["status"] == "completed") & of[FIGURE].notna()]
+    found = {
+        int(seed): float(value) for seed, value in zip(done["seed"], done[FIGURE], strict=True)
+    }
+    lost = of[of["status"] == "diverged"]
+    chances = lost["chance"].fillna(0.0)
+    return found | {int(seed): float(at) for seed, at in zip(lost["seed"], chances, strict=True)}
+
+
+def of_seeds(runs: pd.DataFrame, arm: pd.Series) -> list[float]:
+    """Each seed's difference between an arm and its rival."""
+    around = runs[(runs["context"] == arm["context"]) & (runs["arm"] == arm.get("rival"))]
+    if around.empty:
+        return []
+    rival = values(runs, around["arm_digest"].iloc[0])
+    own = values(runs, arm["arm_digest"])
+    return [own[seed] - rival[seed] for seed in own if seed in rival]
+
+
+def _rival(arm: pd.Series) -> str:
+    rival = arm["rival"]
+    return arm_name(rival) if isinstance(rival, str) else "the fixed λ"
+
+
+def _against(arm: pd.Series) -> str:
+    seeds = f"{arm['pairs']:g} seed{'s' * (arm['pairs'] > 1)}"
+    return f"{arm_name(arm['arm'])}\nagainst {_rival(arm)}, {seeds}"
+
+
+def _said(arm: pd.Series) -> str:
+    """The difference, its interval and p in figures."""
+    text = signed(arm["difference"])
+    if not np.isnan(arm["difference_low"]):
+        text += f" ({signed(arm['difference_low'])} to {signed(arm['difference_high'])})"
+    p = arm["p_adjusted"]
+    if np.isnan(p):
+        return text
+    return text + (", p < 0.001" if p < 0.001 else f", p = {p:.2g}")

@@ -1,0 +1,48 @@
+"""A figure as part of a page: text that can be searched, and colours that follow the page's."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable
+
+from .colours import WHITE, on_dark
+from .plot import Drawing
+
+COLOUR = re.compile(r"(?<=: )#[0-9a-f]{6}\b")
+
+
+def markup(drawing: Drawing) -> str:
+    """The drawing's SVG as an element of a page.
+
+    Its colours are variables, for `variables` to give values; what it refers to has names that no
+    other figure of the page uses.
+    """
+    svg = drawing.svg.read_text(encoding="utf-8")
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\n?|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = svg.replace(f"fill: {WHITE}", "fill: none")
+    used = set(re.findall(r"#([\w-]+)", svg))
+    svg = re.sub(
+        r' id="([\w.-]+)"',
+        lambda found: f' id="{drawing.name}-{found[1]}"' if found[1] in used else "",
+        svg,
+    )
+    svg = re.sub(r'(url\(#|href="#)', rf"\1{drawing.name}-", svg)
+    svg = COLOUR.sub(lambda found: f"var(--c{found[0][1:]})", svg)
+    box = re.search(r'viewBox="[^"]+"', svg)
+    assert box is not None, f"{drawing.svg} has no viewBox"
+    head = f'<svg {box[0]} role="img" aria-label="{html.escape(drawing.alt)}" font-family='
+    head += '"DejaVu Sans, Verdana, Arial, sans-serif">'
+    svg = head + svg[svg.index(">") + 1 :]
+    svg = re.sub(r"(font: [\d.]+px|font: bold [\d.]+px) [^;\"]+", r"\1 var(--figure-font)", svg)
+    return re.sub(r"\n\s*|\s+(?=/?>)", " ", svg).strip()
+
+
+def variables(drawings: Iterable[Drawing]) -> dict[str, tuple[str, str]]:
+    """Each colour variable of drawings, with its value on a light and on a dark page."""
+    found = {
+        colour for one in drawings for colour in COLOUR.findall(one.svg.read_text(encoding="utf-8"))
+    }
+    return {f"--c{colour[1:]}": (colour, on_dark(colour)) for colour in sorted(found)}

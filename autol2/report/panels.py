@@ -1,0 +1,313 @@
+"""Panels of curves: test accuracy, its end, λ, and what the penalty does to weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+from . import plot
+from .colours import TEXT
+from .plot import Curve, Drawing, Row
+from .published import MARKS, path_of
+from .runs import Curves
+from .words import number
+
+PUBLISHED: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.9}
+"""Of the published runs' λ: dashes thinner than any of ours."""
+CROSS: dict[str, Any] = {"marker": "x", "markersize": 5, "markeredgewidth": 1.2}
+"""Of their test accuracy."""
+LAMBDA_ZERO = 1e-6
+"""Where λ = 0 is drawn on a logarithmic axis."""
+SHORT = 10.0
+"""Epochs that are shown at least where published runs are marked."""
+HEIGHT = 2.25
+"""Inches of a row of panels."""
+END = 0.25
+"""Of training that the panel of its end shows."""
+FEW = 4
+"""Evaluations that this panel shows at least; without more of them there is none."""
+APART = 10.0
+"""Points (of accuracy) below the best at which a curve leaves that panel."""
+POINTS = 100
+"""Of a curve that are drawn, about; the panel of the end has its own."""
+
+
+@plot.settings()
+def histories(name: str, title: str, rows: Sequence[Row], length: int, folder: Path) -> Drawing:
+    """Draw test accuracy, its end and λ of each row's curves.
+
+    Args:
+        name: the files' name.
+        title: what is compared.
+        rows: from top to bottom.
+        length: steps of an epoch.
+        folder: where to.
+    """
+    curves = [curve for _, curves in rows for curve in curves]
+    everyone = [run for curve in curves for run in (*curve.runs, *curve.ended)]
+    marked = any(len(curve.marks) for curve in curves)
+    ends = [run.epochs["epoch"] for run in everyone if evaluated(run)]
+    reach = max([SHORT] * marked + [epochs[-1] for epochs in ends], default=1.0)
+    since = _end(ends, reach)
+    starts = [run.lambdas[0][0] for run in everyone if run.lambdas]
+    labels, counted = plot.seeds_said(curves)
+    label_of = {id(curve): label for curve, label in zip(curves, labels, strict=True)}
+    figure = plot.new_figure(HEIGHT * len(rows) + 0.4)
+    grid = figure.subplots(len(rows), 2 if since is None else 3, squeeze=False)
+    left_out = False
+    for panels, (heading, of_row) in zip(grid, rows, strict=True):
+        plot.heading(panels[0], heading)
+        for curve in of_row:
+            _accuracy(panels[0], curve, reach, label_of[id(curve)])
+            _lambda(panels[-1], curve, length)
+        _dress(panels[0], "test accuracy (%)")
+        panels[0].set_xlim(0, 1.03 * reach)
+        if not panels[0].lines or not any(evaluated(run) for one in of_row for run in one.runs):
+            panels[0].set_ylim(0, 100)
+        if since is not None:
+            for curve in of_row:
+                _accuracy(panels[1], curve, reach, None, since)
+            _dress(panels[1], "test accuracy (%)")
+            panels[1].set_title("end of training")
+            panels[1].set_xlim(since, reach + (reach - since) * 0.04)
+            left_out |= _close_up(panels[1], of_row, since)
+        _dress(panels[-1], "λ")
+        _logarithmic(panels[-1], min(starts, default=5) / length, max(1.0, reach) * 1.05)
+    caption = (
+        f"{title}: test accuracy{'' if since is None else ', its end enlarged,'} and λ against "
+        f"epoch. {counted}"
+    )
+    if any(len(curve.runs) > 2 for curve in curves):
+        caption += " Band: 95 % interval of that mean (t distribution)."
+    if any(len(curve.runs) > 1 for curve in curves):
+        caption += " λ: median of the seeds, and from the lowest to the highest."
+    if left_out:
+        caption += f" Curves more than {APART:g} points below the best leave the enlarged panel."
+    if any(curve.ended for curve in curves):
+        caption += " Thin lines: runs that ended before the others, which no mean includes."
+    if marked:
+        caption += " Crosses and thin dashes: the published runs."
+        grid[0][0].plot([], [], color="0.3", label="published run", **CROSS, **PUBLISHED)
+    if any(run.diverged for run in everyone):
+        caption += " ✖: a run diverged there."
+    if any(value == 0 for run in everyone for _, value in run.lambdas):
+        caption += f" λ = 0 is drawn at {number(LAMBDA_ZERO)}."
+    return plot.save(figure, name, title, caption, _alt(title, rows, reach), folder)
+
+
+@plot.settings()
+def norms(
+    name: str, rows: Sequence[tuple[str, list[Curve], str, str]], caption: str, folder: Path
+) -> Drawing:
+    """Draw ‖w‖ and the effective learning rate lr/‖w‖² of a layer in each row.
+
+    Args:
+        name: the files' name.
+        rows: from top to bottom: heading, curves, the layer in epochs.csv and in words.
+        caption: how to read it.
+        folder: where to.
+    """
+    figure = plot.new_figure(HEIGHT * len(rows) + 0.4)
+    grid = figure.subplots(len(rows), 2, squeeze=False)
+    curves = [curve for _, curves, _, _ in rows for curve in curves]
+    labels, counted = plot.seeds_said(curves)
+    label_of = {id(curve): label for curve, label in zip(curves, labels, strict=True)}
+    for panels, (heading, of_row, layer, words) in zip(grid, rows, strict=True):
+        plot.heading(panels[0], f"{heading}, {words}")
+        for axes, column, what in (
+            (panels[0], f"norm_{layer}", "length ‖w‖ of its weights"),
+            (panels[1], f"effective_lr_{layer}", "effective learning rate lr/‖w‖²"),
+        ):
+            for curve in of_row:
+                _course(axes, curve, column, label_of[id(curve)])
+            _dress(axes, what)
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+            axes.yaxis.set_minor_formatter(FuncFormatter(lambda _, __: ""))
+    title = "What the penalty does to the weights"
+    layers = ", ".join(dict.fromkeys(words for _, _, _, words in rows))
+    ends = "; ".join(
+        f"{heading}, {words}: " + _ends(of_row, f"norm_{layer}", "", "no length recorded")
+        for heading, of_row, layer, words in rows
+    )
+    alt = f"Line charts of the length and the effective learning rate of {layers}. At the end: "
+    return plot.save(figure, name, title, f"{caption} {counted}", f"{alt}{ends}.", folder)
+
+
+def evaluated(run: Curves) -> bool:
+    """Whether there is an accuracy of it."""
+    return bool(run.epochs.get("epoch"))
+
+
+def over_seeds(curve: Curve, column: str) -> pd.DataFrame:
+    """A column of epochs.csv [epochs, runs], as far as every averaged run has come."""
+    seeds = [
+        pd.Series(run.epochs[column], index=np.round(run.epochs["epoch"], 6), dtype=float)
+        for run in curve.runs
+        if evaluated(run) and column in run.epochs
+    ]
+    return pd.concat(seeds, axis=1).sort_index().dropna() if seeds else pd.DataFrame()
+
+
+def _thinned(frame: pd.DataFrame) -> pd.DataFrame:
+    """At most about `POINTS` rows, among them the last one."""
+    every = max(1, -(-len(frame) // POINTS))
+    return frame.iloc[(len(frame) - 1) % every :: every]
+
+
+def _end(epochs: Sequence[Sequence[float]], reach: float) -> float | None:
+    """The epoch at which the panel of the end begins; None where it would show everything."""
+    longest = sorted(max(epochs, key=len, default=[]))
+    if len(longest) <= 2 * FEW:
+        return None
+    return float(min((1 - END) * reach, longest[-FEW]))
+
+
+def _dress(axes: Axes, what: str) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.set_ylabel(what)
+
+
+def _logarithmic(axes: Axes, first: float, last: float) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(first, last)
+    axes.xaxis.set_major_locator(LogLocator(numticks=5))
+    axes.yaxis.set_major_locator(LogLocator(numticks=7))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axis.set_minor_formatter(FuncFormatter(lambda _, __: ""))
+
+
+def _course(axes: Axes, curve: Curve, column: str, label: str | None, since: float = 0.0) -> None:
+    """A column of epochs.csv against epoch: the mean of the seeds and its interval."""
+    frame = over_seeds(curve, column)
+    frame = _thinned(frame[frame.index >= since] if len(frame) else frame)
+    if frame.empty:
+        axes.plot([], [], label=label, **curve.line)  # still has its place in the legend
+    else:
+        mean, low, high = plot.mean_and_band(frame.to_numpy().T)
+        marker = "o" if len(frame) == 1 else None
+        axes.plot(frame.index, mean, label=label, marker=marker, markersize=4, **curve.line)
+        if not np.isnan(low).all():
+            axes.fill_between(frame.index, low, high, color=curve.colour, alpha=0.18, linewidth=0)
+    for run in curve.ended:
+        if evaluated(run) and column in run.epochs and run.epochs["epoch"][-1] >= since:
+            marker = "." if len(run.epochs["epoch"]) == 1 else None
+            how = {**curve.line, "linewidth": 0.8, "marker": marker, "markersize": 3}
+            axes.plot(run.epochs["epoch"], run.epochs[column], **how)
+
+
+def _accuracy(
+    axes: Axes, curve: Curve, reach: float, label: str | None, since: float = 0.0
+) -> None:
+    _course(axes, curve, "test_accuracy", label, since)
+    for run in (*curve.runs, *curve.ended):
+        if run.diverged and evaluated(run):
+            _cross_out(axes, curve, run.diverged, run.epochs["test_accuracy"][-1])
+        elif run.diverged:  # before there was an accuracy: at the foot of the panel
+            foot = axes.get_xaxis_transform()
+            _cross_out(axes, curve, run.diverged, 0.03, transform=foot)
+    for _, mark in curve.marks.iterrows():
+        seen = {epoch: mark[column] for epoch, column in MARKS.items() if epoch <= reach}
+        how = {**CROSS, "color": curve.colour, "linestyle": "none"}
+        axes.plot(list(seen), list(seen.values()), zorder=3, **how)
+
+
+def _close_up(axes: Axes, curves: Sequence[Curve], since: float) -> bool:
+    """Show what is near the best curve since an epoch; whether a curve is left out by that."""
+    lows, highs, lasts = [], [], []
+    for curve in curves:
+        frame = over_seeds(curve, "test_accuracy")
+        frame = frame[frame.index >= since] if len(frame) else frame
+        if frame.empty:
+            continue
+        mean, low, high = plot.mean_and_band(frame.to_numpy().T)
+        lows.append(float(np.nanmin([mean, low])))
+        highs.append(float(np.nanmax([mean, high])))
+        lasts.append(float(mean[-1]))
+    if not lasts:
+        return False
+    near = [last > max(lasts) - APART for last in lasts]
+    low = min(value for value, shown in zip(lows, near, strict=True) if shown)
+    high = max(value for value, shown in zip(highs, near, strict=True) if shown)
+    low, high = max(low, max(lasts) - APART), min(high, max(lasts) + APART)
+    margin = 0.06 * (high - low) or 0.5
+    axes.set_ylim(low - margin, high + margin)
+    return not all(near)
+
+
+def _cross_out(axes: Axes, curve: Curve, epoch: float, value: float, **how: Any) -> None:
+    axes.plot([epoch], [value], "X", color=curve.colour, mec=TEXT, mew=0.7, ms=8, **how)
+
+
+def _lambda(axes: Axes, curve: Curve, length: int) -> None:
+    paths = [_path(run, length) for run in curve.runs if run.lambdas]
+    if paths:
+        grid = np.unique([epoch for path in paths for epoch, _ in path])
+        values = np.array([_at(path, grid) for path in paths])
+        median = np.nanquantile(values, 0.5, axis=0, method="lower")
+        axes.step(grid, median, where="post", **curve.line)
+        if len(values) > 1:
+            low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+            how = {"color": curve.colour, "alpha": 0.18, "linewidth": 0}
+            axes.fill_between(grid, low, high, step="post", **how)
+    for run in curve.ended:
+        if run.lambdas:
+            epochs, values = zip(*_path(run, length), strict=True)
+            axes.step(epochs, values, where="post", **{**curve.line, "linewidth": 0.8})
+    for run in (*curve.runs, *curve.ended):
+        if run.diverged and run.lambdas:
+            _cross_out(axes, curve, *_path(run, length)[-1])
+    for _, mark in curve.marks.iterrows():
+        path = path_of(mark)
+        axes.step(
+            [epoch for epoch, _ in path],
+            [value or LAMBDA_ZERO for _, value in path],
+            where="post",
+            color=curve.colour,
+            **PUBLISHED,
+        )
+
+
+def _path(run: Curves, length: int) -> list[tuple[float, float]]:
+    return [(step / length, value or LAMBDA_ZERO) for step, value in run.lambdas]
+
+
+def _at(path: list[tuple[float, float]], grid: np.ndarray) -> np.ndarray:
+    """λ of a path at the epochs of `grid`: each value holds until the next, NaN after the end."""
+    epochs = [epoch for epoch, _ in path]
+    places = np.searchsorted(epochs, grid, side="right") - 1
+    values = np.array([value for _, value in path])[np.maximum(places, 0)]
+    return np.where(grid <= epochs[-1], values, np.nan)
+
+
+def _alt(title: str, rows: Sequence[Row], reach: float) -> str:
+    parts = [
+        f"{heading}: " + _ends(curves, "test_accuracy", " %", "no accuracy yet")
+        for heading, curves in rows
+    ]
+    words = f"Line charts, {title}: test accuracy and λ against epoch, to epoch {reach:g}. "
+    return words + "At the end: " + "; ".join(parts) + "."
+
+
+def _ends(curves: Sequence[Curve], column: str, unit: str, nothing: str) -> str:
+    """Where each curve ends, the highest first."""
+    ends = []
+    for curve in curves:
+        frame = over_seeds(curve, column)
+        if len(frame):
+            lambdas = [run.lambdas[-1][1] for run in curve.runs if run.lambdas]
+            moves = any(len({value for _, value in run.lambdas}) > 1 for run in curve.runs)
+            last = f" with λ at {number(float(np.median(lambdas)))}" if moves and unit else ""
+            ends.append((float(frame.iloc[-1].mean()), f"{curve.label} ", f"{unit}{last}"))
+    ordered = sorted(ends, key=lambda one: -one[0])
+    return ", ".join(f"{label}{end:.4g}{after}" for end, label, after in ordered) or nothing

@@ -1,0 +1,345 @@
+"""A study of one's own training loop: two CSV files in the study's folder, written and read here.
+
+``runs.csv`` has a row a run and ``epochs.csv`` a row an evaluated epoch; autol2/report/README.md
+says what their columns are. Whatever writes them, ``python -m autol2.report study=NAME`` reports on
+them; `record` does so from Python. No torch here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+
+from ..config import study_name
+from ..errors import UserError, require
+from ..runs.files import write_atomically
+from ..runs.identity import digest, flat
+from ..sweeps.study import Record
+from .arms import NAMES
+from .runs import MORE, Curves, by_epoch, highs
+
+RUNS, EPOCHS = "runs.csv", "epochs.csv"
+STATUSES = ("completed", "diverged", "running", "failed", "interrupted")
+FACTS = ("status", "steps_per_epoch", "classes", "test_images", "seconds", "hardware", "threads")
+"""Columns of runs.csv that say how a run went and are no option of it."""
+
+
+class Recording:
+    """One run that is being recorded; see `record`."""
+
+    def __init__(self, folder: Path, run: str, row: Mapping[str, object], resume: bool) -> None:
+        self.folder, self.run, self.row = folder, run, dict(row)
+        self._began, self._before = time.monotonic(), 0.0
+        with self._locked():
+            known = _frame(folder / RUNS)
+            if resume and "seconds" in known:
+                mine = pd.to_numeric(known.loc[known["run"] == run, "seconds"], errors="coerce")
+                self._before = float(mine.fillna(0).max()) if len(mine) else 0.0
+            if not resume and (folder / EPOCHS).exists():
+                _write(folder / EPOCHS, _without(_frame(folder / EPOCHS), run))
+            self._note("running")
+
+    def epoch(self, epoch: float, *, test_accuracy: float, **figures: float) -> None:
+        """Add an evaluation; one at the same epoch, of a resumed run, replaces the earlier one.
+
+        Args:
+            epoch: epochs done, from 1 for the first one's end; fractions are fine.
+            test_accuracy: in percent.
+            figures: others, as ``lambda_``, ``train_loss``, ``test_loss``, ``train_accuracy``,
+                ``validation_loss``, ``validation_accuracy``.
+
+        Raises:
+            UserError: there is no such figure, or the epoch or an accuracy is out of range.
+        """
+        row = {name.rstrip("_"): float(value) for name, value in figures.items()}
+        unknown = sorted(set(row) - set(MORE))
+        require(
+            not unknown, f"epoch() knows no {', '.join(unknown)}: choose from {', '.join(MORE)}"
+        )
+        require(epoch > 0, f"epoch is how many are done, above 0, not {epoch:g}")
+        accuracies = {"test_accuracy": float(test_accuracy), **row}
+        for name, value in accuracies.items():
+            require(
+                not name.endswith("accuracy") or math.isnan(value) or 0 <= value <= 100,
+                f"{name} is a percentage from 0 to 100, not {value:g}",
+            )
+        with self._locked():
+            path = self.folder / EPOCHS
+            _append(path, {"run": self.run, "epoch": epoch, **accuracies})
+
+    def end(self, status: str = "completed") -> None:
+        """Note how the run ended: ``completed``, ``diverged`` or ``failed``.
+
+        Raises:
+            UserError: there is no such status.
+        """
+        require(status in STATUSES, f"status={status} is not one of {', '.join(STATUSES)}")
+        with self._locked():
+            self._note(status)
+
+    def _note(self, status: str) -> None:
+        seconds = round(self._before + time.monotonic() - self._began, 3)
+        row = {"run": self.run, **self.row, "status": status, "seconds": seconds}
+        known = _without(_frame(self.folder / RUNS), self.run)
+        _write(self.folder / RUNS, pd.concat([known, pd.DataFrame([row]).astype(object)]))
+
+    def _locked(self) -> FileLock:
+        return FileLock(self.folder / ".recording.lock")
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        known = _frame(self.folder / RUNS)
+        if (known.loc[known["run"] == self.run, "status"] == "running").all():
+            stopped = kind is not None and not issubclass(kind, Exception)
+            self.end("interrupted" if stopped else "failed" if kind else "completed")
+
+
+def record(
+    study: str,
+    *,
+    method: str,
+    seed: int,
+    fixed_lambda: float | None = None,
+    outputs: str | Path = "outputs",
+    run: str | None = None,
+    resume: bool = False,
+    **options: object,
+) -> Recording:
+    """Begin to record a run of your own training loop; use it in a ``with``.
+
+    Args:
+        study: the study that it belongs to, a folder below `outputs`.
+        method: what decides λ, as in ``"auto_l2"`` or a name of yours.
+        seed: runs with one seed are compared with each other.
+        fixed_lambda: λ where it is constant; this makes the run a baseline.
+        outputs: where studies are kept.
+        run: its name; by default made of the above.
+        resume: go on with what was recorded of the run, instead of beginning anew.
+        options: what else describes the run: ``batchnorm``, ``alpha``, ``data``, ``lr``, …; runs
+            are compared where these are equal, those of the method itself (``alpha`` and what
+            begins with ``method_``) aside. ``steps_per_epoch``, ``classes``, ``test_images``,
+            ``hardware`` and ``threads`` say how it went and make no difference.
+
+    Raises:
+        UserError: the study's name is none, or its folder cannot be written.
+    """
+    row: dict[str, object] = {"method": method, "fixed_lambda": fixed_lambda, "seed": seed}
+    row |= {name.replace("method_", "method."): value for name, value in options.items()}
+    told = {name: value for name, value in row.items() if name not in (*FACTS, "seed")}
+    words = [method, *([f"{fixed_lambda:g}"] if fixed_lambda is not None else []), f"s{seed}"]
+    name = run or "-".join([*words, digest({key: str(value) for key, value in told.items()})])
+    folder = Path(outputs) / study_name(study)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Recording(folder, name, row, resume)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def read(study: Path) -> list[tuple[Record, Curves]]:
+    """The runs that runs.csv and epochs.csv in a study's folder tell of; none without them.
+
+    Raises:
+        UserError: the files are not as documented.
+    """
+    if not (study / RUNS).exists():
+        return []
+    runs, epochs = _frame(study / RUNS), _frame(study / EPOCHS)
+    for path, frame, needed in (
+        (study / RUNS, runs, ("run", "method", "seed")),
+        (study / EPOCHS, epochs, ("run", "epoch", "test_accuracy")),
+    ):
+        absent = [name for name in needed if name not in frame]
+        require(not absent, f"{path} has no column {', '.join(absent)}")
+    twice = runs["run"][runs["run"].duplicated()].tolist()
+    require(not twice, f"{study / RUNS}: there are two rows for run {twice[:1]}")
+    numeric = [name for name in ("epoch", "step", "test_accuracy", *MORE) if name in epochs]
+    for name in numeric:
+        epochs[name] = _numbers(epochs, name, study / EPOCHS)
+    tops = epochs["test_accuracy"].max()
+    require(
+        not 0 < tops <= 1,
+        f"{study / EPOCHS}: test_accuracy is in percent, and no value is above 1: write 72.5, "
+        f"not 0.725",
+    )
+    read = [_run(study, row, epochs) for row in runs.to_dict("records")]
+    seen: dict[str, str] = {}
+    for one, _ in read:
+        name = digest(one.state["identity"] | {"data": one.state["data"]})
+        require(
+            name not in seen,
+            f"{study / RUNS}: runs {seen.get(name)} and {one.run_id} have the same method, "
+            f"options and seed",
+        )
+        seen[name] = one.run_id
+    return read
+
+
+def _run(study: Path, row: dict[Any, Any], epochs: pd.DataFrame) -> tuple[Record, Curves]:
+    told = {name: _value(value) for name, value in row.items() if not pd.isna(value)}
+    where, name = f"{study / RUNS}, run {row['run']}", str(row["run"])
+    status = str(told.get("status", "completed"))
+    require(status in STATUSES, f"{where}: status {status!r} is not one of {', '.join(STATUSES)}")
+    seed = told.get("seed")
+    require(isinstance(seed, int), f"{where}: seed is {seed!r}, not a whole number")
+    require("method" in told, f"{where}: it has no method")
+    for column in ("fixed_lambda", "alpha", "steps_per_epoch", "classes", "seconds"):
+        value = told.get(column, 0)
+        require(
+            isinstance(value, int | float) and not isinstance(value, bool) and value >= 0,
+            f"{where}: {column} is {value!r}, not a number of at least 0",
+        )
+    length = told.get("steps_per_epoch")
+    mine = epochs[epochs["run"] == row["run"]].sort_values("epoch", kind="stable")
+    mine = mine.drop_duplicates("epoch", keep="last")
+    if status != "completed":
+        mine = mine[mine["test_accuracy"].notna()]
+    curves = _curves(mine, told, length)
+    if status == "completed" and mine.empty:
+        curves = Curves(problem="epochs.csv has no rows of it")
+    accuracies = curves.epochs.get("test_accuracy") or []
+    state: dict[str, Any] = {
+        "status": status,
+        "seed": seed,
+        "identity": _identity(told),
+        "method": {"label": _label(told), "baseline": "fixed_lambda" in told},
+        "steps_per_epoch": length,
+        "data": {
+            "digest": digest({"data": told["data"]}) if "data" in told else None,
+            "classes": told.get("classes"),
+            "test": told.get("test_images"),
+        },
+        "attempts": [{one: told.get(one) for one in ("seconds", "hardware", "threads")}],
+    }
+    if accuracies:
+        state["result"] = {
+            "final_test_accuracy": accuracies[-1],
+            "best_test_accuracy": max(accuracies),
+        }
+    if status == "diverged":
+        last = curves.epochs.get("epoch") or [0.0]
+        curves.diverged = last[-1]
+        state["diverged"] = {"step": round(last[-1] * (length or 1)), "lambda": math.nan}
+    return Record(study / name, state), curves
+
+
+def _curves(rows: pd.DataFrame, told: dict[str, Any], length: int | None) -> Curves:
+    rows = rows.assign(epoch_done=rows["epoch"])
+    if "lambda" not in rows or rows["lambda"].isna().all():
+        rows = rows.assign(**{"lambda": told.get("fixed_lambda", math.nan)})
+    try:
+        if not (rows["epoch"] > 0).all():
+            raise ValueError("epochs.csv: epoch is how many are done, above 0")
+        read = by_epoch(rows)
+    except ValueError as error:
+        return Curves(problem=f"its records cannot be read: {error}")
+    path = [
+        (max(1, round(epoch * (length or 1))), value)
+        for epoch, value in zip(read["epoch"], read["lambda"], strict=True)
+        if not math.isnan(value)
+    ]
+    changes = [
+        one
+        for place, one in enumerate(path)
+        if place in (0, len(path) - 1) or one[1] != path[place - 1][1]
+    ]
+    return Curves(read, changes, highs(rows))
+
+
+def _identity(told: dict[str, Any]) -> dict[str, Any]:
+    """The options of a run, named as those of runs that were trained here."""
+    names = {
+        "method": "method.name",
+        "fixed_lambda": "fixed_lambda.value",
+        "alpha": "alpha.percent",
+        "batchnorm": "batchnorm.enabled",
+        "data": "data.name",
+    }
+    found: dict[str, Any] = {}
+    for name, value in told.items():
+        if name not in (*FACTS, "run"):
+            found[names.get(name, name)] = value
+    for name in ("fixed_lambda.value", "alpha.percent"):
+        if name in found:
+            found[name] = float(found[name])
+    found["method.name"] = str(found["method.name"])
+    return flat(found)
+
+
+def _label(told: dict[str, Any]) -> str:
+    if "fixed_lambda" in told:
+        return NAMES["fixed"] if told["method"] == "fixed" else f"{told['method']} λ"
+    return NAMES.get(str(told["method"]), str(told["method"]))
+
+
+def _value(value: Any) -> Any:
+    """A cell as a truth value or a number, where it is one."""
+    text = str(value).strip()
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if math.isfinite(number) and number == int(number) and "e" not in text.lower():
+        return int(number)
+    return number
+
+
+def _numbers(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
+    found = pd.to_numeric(frame[name], errors="coerce")
+    missing = frame[name].isna() | frame[name].astype(str).str.lower().isin(["", "nan"])
+    wrong = frame[found.isna() & ~missing]
+    require(
+        wrong.empty,
+        f"{path}: {name} is {'' if wrong.empty else wrong[name].iloc[0]!r}, not a number",
+    )
+    return found
+
+
+def _frame(path: Path) -> pd.DataFrame:
+    """The cells of a CSV file as text; no rows where it is not there.
+
+    Raises:
+        UserError: it is no CSV file.
+    """
+    try:
+        return pd.read_csv(path, dtype=str, encoding="utf-8-sig")
+    except (FileNotFoundError, pd.errors.EmptyDataError):
+        return pd.DataFrame({"run": pd.Series(dtype=object)})
+    except ValueError as error:
+        raise UserError(f"{path} is no CSV file in UTF-8: {error}") from error
+
+
+def _without(frame: pd.DataFrame, run: str) -> pd.DataFrame:
+    return frame[frame["run"] != run].astype(object)
+
+
+def _write(path: Path, frame: pd.DataFrame) -> None:
+    write_atomically(path, frame.to_csv(index=False).encode())
+
+
+def _append(path: Path, row: dict[str, object]) -> None:
+    """Add a row; only one that brings a new column has the file written anew."""
+    header = path.read_text(encoding="utf-8-sig").split("\n", 1)[0] if path.exists() else ""
+    columns = header.split(",")
+    if set(row) <= set(columns):
+        line = pd.DataFrame([row], columns=columns).to_csv(index=False, header=False)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+        return
+    _write(path, pd.concat([_frame(path), pd.DataFrame([row]).astype(object)]))

@@ -1,0 +1,131 @@
+"""A schedule against the fixed λs: which is the strongest, and does the schedule beat them all?
+
+A schedule *beats the fixed λs* only if it beats every one of them on the seeds that both have (an
+intersection-union test: its p is the largest of theirs); choosing the best fixed λ on the very runs
+that are compared would claim too much. Where runs have validation images, the fixed λ is chosen by
+them, and it alone is compared with.
+
+A run that diverged counts as guessing (the chance level). A fixed λ that diverged on some seeds and
+is then behind is no yardstick: its mean over the seeds that it survived says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import stats
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an arm came to."""
+
+    arm: str
+    """Its digest."""
+    label: str
+    """Its name for a reader."""
+    by_seed: Mapping[int, float]
+    """Test accuracy of each seed; of a diverged run the chance level."""
+    diverged: int = 0
+    """Runs that diverged."""
+    value: float = math.nan
+    """λ, where it is a fixed one."""
+    validation: Mapping[int, float] = field(default_factory=dict)
+    """Validation accuracy of each seed; empty where there is none."""
+
+    def less(self, other: Scores) -> list[float]:
+        """The differences to another arm on the seeds that both have."""
+        common = sorted(self.by_seed.keys() & other.by_seed.keys())
+        return [self.by_seed[seed] - other.by_seed[seed] for seed in common]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A schedule against the strongest fixed λ, and what it says about all of them."""
+
+    rival: Scores
+    """The one that leaves the schedule least ahead; with validation, the one chosen by it."""
+    rivals: int
+    """Fixed λs with a result, in all."""
+    compared: int
+    """Those of them that decide."""
+    at_edge: bool
+    """Whether `rival` lies at an end of the grid of values, so that there may be a stronger one."""
+    chosen_on: str
+    """``test`` or ``validation`` accuracy."""
+    differences: list[float]
+    """The schedule less `rival`, a seed each."""
+    better: bool
+    """Whether the schedule's mean is above that of every one of them."""
+    p: float
+    """Two-sided. Ahead of all: the largest p, of beating each. Behind one: the smallest p of those
+    ahead, times their number, of being beaten by any. NaN where a test has too few pairs."""
+    set_aside: list[Scores]
+    """Fixed λs that diverged on some seeds and are no yardstick."""
+
+
+def compare(schedule: Scores, fixed: Sequence[Scores]) -> Comparison | None:
+    """The schedule against the fixed λs; None where they share no seed, or none is a yardstick."""
+    found = {one.arm: schedule.less(one) for one in fixed}
+    there = [one for one in fixed if found[one.arm]]
+    chosen = by_validation([one for one in there if not one.diverged])
+    set_aside = [one for one in there if one.diverged and np.mean(found[one.arm]) > 0]
+    rivals = [chosen] if chosen else [one for one in there if one not in set_aside]
+    if not rivals:
+        return None
+    means = {one.arm: float(np.mean(found[one.arm])) for one in rivals}
+    strongest = min(rivals, key=lambda one: (means[one.arm], -one.value))
+    p_values = {one.arm: stats.sign_flip_p(found[one.arm]) for one in rivals}
+    better = all(mean > 0 for mean in means.values())
+    if better:
+        p = float(np.max(list(p_values.values())))  # NaN where one of them is
+    else:
+        ahead = [p_values[arm] for arm, mean in means.items() if mean < 0]
+        ahead = [p for p in ahead if not math.isnan(p)]
+        p = min(1.0, min(ahead) * len(rivals)) if ahead else math.nan
+        if means[strongest.arm] == 0:
+            p = p_values[strongest.arm]
+    return Comparison(
+        strongest,
+        len(there),
+        len(rivals),
+        at_edge(strongest, there),
+        "validation" if chosen else "test",
+        found[strongest.arm],
+        better,
+        p,
+        set_aside,
+    )
+
+
+def by_validation(fixed: Sequence[Scores]) -> Scores | None:
+    """The arm with the highest validation accuracy on the seeds that all have; None without any."""
+    seeds = set.intersection(*(set(one.validation) for one in fixed)) if fixed else set()
+    if not seeds:
+        return None
+    return max(fixed, key=lambda one: np.mean([one.validation[seed] for seed in sorted(seeds)]))
+
+
+def strongest(arms: Sequence[Scores]) -> Scores | None:
+    """The arm with the highest mean on the seeds that all of them have; None without such a seed.
+
+    Those that never diverged come first.
+    """
+    sound = [one for one in arms if not one.diverged] or list(arms)
+    if chosen := by_validation(sound):
+        return chosen
+    seeds = set.intersection(*(set(one.by_seed) for one in sound)) if sound else set()
+    if not seeds:
+        return None
+    return max(sound, key=lambda one: np.mean([one.by_seed[seed] for seed in sorted(seeds)]))
+
+
+def at_edge(one: Scores, among: Sequence[Scores]) -> bool:
+    """Whether λ is the smallest (and not 0) or the largest of at least two that were tried."""
+    values = {other.value for other in among if not math.isnan(other.value)}
+    smallest, largest = min(values, default=0.0), max(values, default=0.0)
+    return len(values) > 1 and (one.value == largest or one.value == smallest > 0)

@@ -1,0 +1,164 @@
+"""Figures of the speed of training: epochs to an accuracy, and steps to the best one against λ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from . import forest, plot, speed
+from .colours import CURVES, SOFT, TEXT
+from .forest import AROUND, LOW_ROW, MANY, SEED, SEED_LINE
+from .names import arm_name
+from .plot import Drawing
+from .runs import Curves
+from .tables import Tables
+from .words import number, plural
+
+NOT_REACHED: dict[str, Any] = {**SEED, "marker": ">", "markersize": 5, "markerfacecolor": "none"}
+PANELS = 4
+"""Of steps to the best accuracy, at most: a set of circumstances each."""
+
+
+@plot.settings()
+def to_target(
+    made: Tables, histories: Mapping[str, Curves], colours: Mapping[str, str], folder: Path
+) -> list[Drawing]:
+    """Draw how many epochs each seed of each arm takes to reach its target accuracy."""
+    arms = made.summary
+    if arms.empty:
+        return []
+    parts = forest.groups(arms[(arms["n"] > 0) & (arms["reached_target"] > 0)].head(MANY))
+    if not parts:
+        return []
+    heights = [LOW_ROW * len(part) + AROUND for _, part in parts]
+    figure = plot.new_figure(sum(heights) + 0.5)
+    panels = figure.subplots(
+        len(parts), 2, squeeze=False, width_ratios=[1.5, 1], height_ratios=heights
+    )
+    said, known, late = [], [1.0], False
+    for (heading, part), (left, right) in zip(parts, panels, strict=True):
+        to = " or ".join(f"{target:.2f} %" for target in sorted(part["target"].unique()))
+        plot.heading(left, f"to {to} {heading}")
+        forest.rows(left, [arm_name(arm) for arm in part["arm"]])
+        forest.rows(right, [""] * len(part))
+        right.axvline(0, color=TEXT, linewidth=0.8)
+        words = []
+        for y, (_, arm) in enumerate(part.iterrows()):
+            colour = colours[arm["arm"]]
+            runs = made.runs[made.runs["arm_digest"] == arm["arm_digest"]]
+            times = speed.reached(runs, arm["target"])
+            for reached, how in ((True, SEED), (False, NOT_REACHED)):
+                epochs = times["epochs"][times["reached"] == reached]
+                left.plot(epochs, np.full(len(epochs), y + 0.25), color=colour, **how)
+            late |= not times["reached"].all()
+            mean = arm["epochs_to_target"]
+            forest.estimate(left, y - 0.1, mean, np.nan, np.nan, colour)
+            ends = [arm[f"epochs_to_target_difference{end}"] for end in ("", "_low", "_high")]
+            if not pd.isna(ends[0]):
+                forest.estimate(right, y, *ends, colour)
+                known += [abs(end) for end in ends if not pd.isna(end)]
+            only = f" ({arm['reached_target']} of {arm['n']} seeds reached it)"
+            words.append(
+                f"{arm_name(arm['arm'])} {plural(float(mean), 'epoch')}"
+                + only * (arm["reached_target"] < arm["n"])
+            )
+        left.set_xlabel("epochs to the target")
+        left.set_xlim(left=0)
+        right.set_xlabel("less those of the strongest fixed λ\n(left of 0: faster)")
+        said.append(f"to {to} {heading}: " + ", ".join(words))
+    for _, right in panels:
+        right.set_xlim(-1.06 * max(known), 1.06 * max(known))
+    keys = [SEED_LINE, forest.key("s", 1.8, "mean over seeds, of the difference with an interval")]
+    if late:
+        keys.append(Line2D([], [], color=SOFT, label="not reached by its end", **NOT_REACHED))
+    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
+    caption = (
+        "Epochs until the test accuracy first reaches the target, and less those of the strongest "
+        "fixed λ on the same seeds, with an interval adjusted as that of the accuracies."
+    )
+    if late:
+        caption += (
+            " A run that never reaches it counts with all of its epochs, so that means are too "
+            "low and differences lean towards none."
+        )
+    alt = "Dot plot of the epochs until a target accuracy is reached, " + "; ".join(said) + "."
+    title = "Speed of training"
+    return [plot.save(figure, "speed", title, caption, alt, folder, legend=False)]
+
+
+@plot.settings()
+def to_best(
+    made: Tables, histories: Mapping[str, Curves], colours: Mapping[str, str], folder: Path
+) -> list[Drawing]:
+    """Draw steps to the best test accuracy against λ, of every run of a fixed λ."""
+    fits = pd.concat([fits for _, fits in forest.groups(made.fits)] or [made.fits]).head(PANELS)
+    if fits.empty:
+        return []
+    down = -(-len(fits) // 2)
+    figure = plot.new_figure(2.9 * down)
+    panels = figure.subplots(down, 2, squeeze=False).ravel()
+    said = []
+    for (_, fit), axes in zip(fits.iterrows(), panels, strict=False):
+        runs = made.runs
+        runs = runs[runs["baseline"].astype(bool) & (runs["status"] == "completed")]
+        runs = runs[(runs["context"] == fit["context"]) & (runs["fixed_lambda.value"] > 0)]
+        heading = _circumstances(runs)
+        plot.heading(axes, heading)
+        said.append(f"{heading}: {_to_best(axes, runs, fit)}")
+    for axes in panels[len(fits) :]:
+        axes.set_axis_off()
+    caption = (
+        "Steps to the best test accuracy at each fixed λ above 0; the best of test accuracies "
+        "tells a time here, not a result. Dots: runs; hollow ones were still getting better when "
+        "training ended, and are not part of the fit t* = c/λ (dashed; Lewkowycz and Gur-Ari, "
+        "2020). That law holds where a free fit of the slope comes to about -1."
+    )
+    alt = "Steps to the best test accuracy against λ, logarithmic axes. " + "; ".join(said) + "."
+    title = "Steps to the best accuracy against λ"
+    return [plot.save(figure, "best_step", title, caption, alt, folder, legend=False)]
+
+
+def _circumstances(runs: pd.DataFrame) -> str:
+    """What the runs of a panel have beside their λ."""
+    ((heading, _),) = forest.groups(runs)
+    rest = arm_name(str(runs["arm"].iloc[0])).partition(" = ")[2].partition(" ")[2]
+    return ", ".join(part for part in (heading, rest) if part)
+
+
+def _to_best(axes: Axes, runs: pd.DataFrame, fit: pd.Series) -> str:
+    """Draw the runs of one panel and their fit; what they show."""
+    early = runs["epochs_to_best"] < runs["epochs_done"]
+    for part, face in ((runs[early], CURVES[0]), (runs[~early], "none")):
+        how = {"color": CURVES[0], "markersize": 4, "markerfacecolor": face, "alpha": 0.8}
+        axes.plot(part["fixed_lambda.value"], part["steps_to_best"], "o", **how)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("λ")
+    axes.set_ylabel("steps to the best accuracy")
+    axes.margins(0.12)
+    medians = runs.groupby("fixed_lambda.value")["steps_to_best"].median()
+    axes.set_xticks(medians.index, [number(value) for value in medians.index])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    shown = ", ".join(f"{steps:.0f} at λ = {number(value)}" for value, steps in medians.items())
+    if np.isnan(fit["constant"]):
+        return f"{shown}; too few ended after their best to fit"
+    values = runs["fixed_lambda.value"][early]
+    ends = np.array([values.min(), values.max()])
+    axes.plot(ends, fit["constant"] / ends, color=CURVES[1], linestyle=(0, (5, 2)))
+    constant = float(f"{fit['constant']:.2g}")
+    words = f"t* = {number(constant)}/λ"
+    free = f"free slope {fit['slope']:.2f}"
+    if not np.isnan(fit["slope_low"]):
+        free += f" ({fit['slope_low']:.2f} to {fit['slope_high']:.2f})"
+    axes.set_title(f"{words}, {free}", loc="right", color=CURVES[1])
+    return f"{shown}; fit {words}, {free}"

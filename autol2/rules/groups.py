@@ -1,0 +1,195 @@
+"""The parameter groups of an optimizer, and which of them have their weight decay set."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+FLAG = "auto_l2"
+"""The key of a parameter group that says whether (or with which settings) its decay is set."""
+NO_DECAY = "no_decay"
+"""Its value where a trainer keeps the group without decay: it is left alone likewise, unless all
+parameters are meant."""
+
+
+class Groups:
+    """Those parameter groups whose ``weight_decay`` is set.
+
+    A group that says ``auto_l2=False`` is left alone. So is one with a ``weight_decay`` of 0 beside
+    others that have some (biases, norms), unless `all_parameters` is true. What was decided when a
+    group was first seen stays, whatever flags a checkpoint of the optimizer brings.
+
+    Args:
+        optimizer: the optimizer.
+        all_parameters: whether groups with a decay of 0 beside others are set too. None leaves them
+            alone as well, with a warning that names them.
+
+    Raises:
+        ValueError: there is nothing to set.
+    """
+
+    def __init__(self, optimizer: Optimizer, all_parameters: bool | None = None) -> None:
+        self.optimizer, self.all_parameters = optimizer, all_parameters
+        self.set_: list[bool] = []
+        """Of each group, whether its decay is set."""
+        self.settings: list[Mapping[str, Any] | None] = []
+        """Of each group, the settings that it came with."""
+        self.look()
+        if not any(self.set_):
+            raise ValueError(
+                "every parameter group is left alone (auto_l2=False): there is nothing to do"
+            )
+        self.found = [_number(group.get("weight_decay")) for group in optimizer.param_groups]
+        """The decay of each group before any was set."""
+
+    def look(self) -> bool:
+        """Take in groups that were added; whether there were any."""
+        groups = self.optimizer.param_groups
+        first = len(self.set_)
+        fresh = range(first, len(groups))
+        unsaid = [n for n in fresh if FLAG not in groups[n]]
+        zero = [n for n in unsaid if _number(groups[n].get("weight_decay")) == 0]
+        # A group that is added without a decay of its own has the optimizer's default.
+        default = _number(self.optimizer.defaults.get("weight_decay"))
+        others = any(_number(groups[n].get("weight_decay")) for n in fresh if n not in zero)
+        beside = default != 0 if first else others
+        spared = zero if beside and not self.all_parameters else []
+        if spared and self.all_parameters is None:
+            warn(
+                f"weight_decay stays 0 in parameter group {_listed(spared)}, beside others that "
+                f"have some: all_parameters=True decays them too, all_parameters=False (or "
+                f"auto_l2=False in the group) leaves them alone without this warning",
+                UserWarning,
+            )
+        for index in fresh:
+            flag = groups[index].get(FLAG, index not in spared)
+            if flag == NO_DECAY:
+                flag = bool(self.all_parameters)
+            self.set_.append(flag is not False)
+            self.settings.append(flag if isinstance(flag, Mapping) else None)
+            if self.set_[index]:
+                self._check_group(index)
+        return len(fresh) > 0
+
+    def _check_group(self, index: int) -> None:
+        group, name = self.optimizer.param_groups[index], type(self.optimizer).__name__
+        if "weight_decay" not in group:
+            raise ValueError(
+                f"{name} has no weight_decay in parameter group {index}: use an optimizer with "
+                f"one, such as SGD, Adam or AdamW"
+            )
+        decay = group["weight_decay"]
+        if decay is None:
+            raise ValueError(
+                f"{name} has weight_decay=None in parameter group {index}: give it a number "
+                f"(0.0 will do), or leave the group alone with auto_l2=False"
+            )
+        if isinstance(decay, torch.Tensor):  # torch lets groups share it
+            group["weight_decay"] = decay.clone()
+
+    def indices(self) -> list[int]:
+        """The groups whose decay is set, by their numbers."""
+        return [index for index, is_set in enumerate(self.set_) if is_set]
+
+    def apply(self, lambda_of: Callable[[int], float]) -> None:
+        """Set ``weight_decay`` to 2λ, with λ of each group's number."""
+        for index in self.indices():
+            _set(self.optimizer.param_groups[index], lambda_of(index))
+
+    def agrees(self, lambda_of: Callable[[int], float]) -> bool:
+        """Whether each ``weight_decay`` is 2λ, as exactly as its type holds it."""
+        groups = self.optimizer.param_groups
+        return all(_is(groups[n].get("weight_decay"), 2 * lambda_of(n)) for n in self.indices())
+
+    def agreed_at_first(self, lambda_of: Callable[[int], float]) -> bool:
+        """Whether each ``weight_decay`` was 2λ before any was set."""
+        groups = self.optimizer.param_groups
+        return all(
+            n < len(self.found) and _is(self.found[n], 2 * lambda_of(n), groups[n]["weight_decay"])
+            for n in self.indices()
+        )
+
+    def decays(self) -> list[float]:
+        """``weight_decay`` of the groups that are set."""
+        return [float(self.optimizer.param_groups[n]["weight_decay"]) for n in self.indices()]
+
+
+def apply_lambda(optimizer: Optimizer, lambda_: float) -> None:
+    """Set ``weight_decay`` to 2·`lambda_` in every parameter group without ``auto_l2=False``."""
+    for group in optimizer.param_groups:
+        if group.get(FLAG, True) is not False:
+            _set(group, lambda_)
+
+
+def sign_flip(groups: Iterable[Mapping[str, Any]]) -> str | None:
+    """A warning where decay takes all of the weights or more in one of `groups`, else None.
+
+    That is where lr·weight_decay ≥ 1; for SGD with momentum μ, whose steps add up, where
+    lr·weight_decay/(1 - μ) ≥ 1 (times 1 - dampening). Groups without a learning rate of their own
+    (Adafactor's relative steps) are passed over.
+    """
+    for group in groups:
+        lr, weight_decay = group.get("lr"), group.get("weight_decay")
+        if lr is None or weight_decay is None:
+            continue
+        lr, weight_decay = float(lr), float(weight_decay)
+        decay, momentum = lr * weight_decay, 0.0
+        if "dampening" in group:  # SGD: its momentum takes in the decay
+            momentum = float(group.get("momentum") or 0)
+        if momentum and momentum < 1:
+            decay *= (1 - float(group["dampening"])) / (1 - momentum)
+        if decay >= 1:
+            strength = f"(λ = {weight_decay / 2:g}, lr = {lr:g}"
+            if momentum:
+                return (
+                    f"lr·weight_decay/(1 - momentum) = {decay:.3g} is at least 1 {strength}, "
+                    f"momentum = {momentum:g}): the pushes of successive steps add up to more than "
+                    f"the weights, so they swing through 0; lower lr or lambda_max"
+                )
+            return (
+                f"lr·weight_decay = {decay:.3g} is at least 1 {strength}): each step "
+                f"multiplies the weights by {1 - decay:.3g}, so they vanish or flip their signs; "
+                f"lower lr or lambda_max"
+            )
+    return None
+
+
+def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
+    """Warn at the line outside of this package that led here."""
+    package, level = __name__.partition(".")[0], 1
+    frame = sys._getframe(0)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
+        (f"{package}.",)
+    ):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _set(group: dict[str, Any], lambda_: float) -> None:
+    if isinstance(group["weight_decay"], torch.Tensor):
+        group["weight_decay"].fill_(2 * lambda_)
+    else:
+        group["weight_decay"] = 2 * lambda_
+
+
+def _is(found: Any, expected: float, like: Any = None) -> bool:
+    """Whether `found` is `expected` in the precision of `like` (by default, its own)."""
+    like = found if like is None else like
+    if isinstance(like, torch.Tensor):
+        expected = float(torch.tensor(expected, dtype=like.dtype))
+        found = float(torch.tensor(float(found), dtype=like.dtype))
+    return found is not None and math.isclose(float(found), expected, rel_tol=1e-6)
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _listed(numbers: list[int]) -> str:
+    return " and ".join(map(str, numbers))

@@ -1,0 +1,222 @@
+"""`LambdaScheduler`: what `AutoL2` and the weight decay schedules have in common."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, SupportsFloat
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .controller import Decision
+from .groups import Groups, sign_flip, warn
+
+
+class LambdaScheduler(LRScheduler, ABC):
+    """Sets an optimizer's ``weight_decay`` to 2λ after each step.
+
+    It passes for a ``torch.optim.lr_scheduler.LRScheduler``, as torch's ``ReduceLROnPlateau`` does,
+    so that Lightning's ``configure_optimizers`` and Accelerate's ``prepare`` take it. The learning
+    rate it leaves alone.
+
+    Args:
+        optimizer: any torch optimizer with a ``weight_decay``.
+        all_parameters: whether parameter groups with a ``weight_decay`` of 0, beside others that
+            have some, are decayed too. None leaves them alone, with a warning that names them.
+
+    Attributes:
+        optimizer: the optimizer.
+        last_step: optimizer steps counted so far.
+    """
+
+    def __init__(self, optimizer: Optimizer, all_parameters: bool | None = None) -> None:
+        # Not super().__init__(), which would take over the learning rate.
+        self.optimizer = optimizer
+        self.last_step = 0
+        self._groups = Groups(optimizer, all_parameters)
+        self._warned = False
+        self._accelerated: bool | None = None
+        """Under Accelerate, whether the optimizer has made a step that was not counted yet."""
+        self._step_count = 0  # Accelerate adds to it during accumulation
+        self.last_epoch = 0
+        self.base_lrs = self.get_last_lr()
+
+    @property
+    def needs_measurements(self) -> bool:
+        """Whether `step` needs the training loss."""
+        return False
+
+    @property
+    def due(self) -> bool:
+        """Whether the next `step` looks at the loss and error."""
+        return False
+
+    def add(
+        self, loss: SupportsFloat, error: SupportsFloat | None = None, count: SupportsFloat = 1
+    ) -> None:
+        """Take in a batch of the coming step; a schedule does not look at it."""
+
+    @abstractmethod
+    def step(  # type: ignore[override]
+        self,
+        loss: SupportsFloat | None = None,
+        error: SupportsFloat | None = None,
+        count: SupportsFloat = 1,
+    ) -> Decision:
+        """Count one optimizer step and set λ of the next."""
+
+    @abstractmethod
+    def _lambda_of(self, index: int) -> float:
+        """λ of the parameter group with the number `index` at the next step."""
+
+    def start_epoch(self) -> None:
+        """Say that the next step is the first of an epoch; a schedule does not mind."""
+
+    def get_last_lambda(self) -> float:
+        """λ, as the next optimizer step will use it; the first group's where they differ."""
+        return self._lambda_of(self._groups.indices()[0])
+
+    def get_last_lambdas(self) -> list[float | None]:
+        """λ of each parameter group at the next step; None where it is left alone."""
+        return [
+            self._lambda_of(index) if is_set else None
+            for index, is_set in enumerate(self._groups.set_)
+        ]
+
+    def get_last_lr(self) -> list[Any]:
+        """The learning rate of each parameter group, which is not changed here."""
+        rates = [group.get("lr") for group in self.optimizer.param_groups]
+        return [rate.clone() if isinstance(rate, torch.Tensor) else rate for rate in rates]
+
+    def get_lr(self) -> list[Any]:
+        """Likewise."""
+        return self.get_last_lr()
+
+    # ---------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later steps depend on, as strings, finite numbers and lists of them."""
+        return {
+            "kind": type(self).__name__,
+            "last_step": self.last_step,
+            "groups": list(self._groups.set_),
+        }
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], *, accept_changes: bool = False
+    ) -> None:
+        """Continue from a state, after ``optimizer.load_state_dict`` of the same checkpoint.
+
+        Args:
+            state_dict: what `state_dict` returned.
+            accept_changes: go on with the settings of this object, although the state was saved
+                under others.
+
+        Raises:
+            ValueError: the optimizer's ``weight_decay`` is not that of the state, or it was saved
+                with other settings; nothing is changed then.
+        """
+        before = self._keep()
+        try:
+            self._restore(state_dict, accept_changes)
+            # A wrapper that was built after the optimizer's state was loaded has overwritten it.
+            agrees = self._groups.agrees(self._saved_lambda_of) or (
+                before["last_step"] == 0 and self._groups.agreed_at_first(self._saved_lambda_of)
+            )
+            if not agrees:
+                expected = sorted({2 * self._saved_lambda_of(n) for n in self._groups.indices()})
+                raise ValueError(
+                    f"the optimizer's weight_decay is {self._groups.decays()}, but the restored λ "
+                    f"asks for {', '.join(f'{one:g}' for one in expected)}: load the optimizer's "
+                    f"state first, from the checkpoint that this state is from"
+                )
+        except ValueError:
+            self.__dict__.update(before)
+            raise
+        self._apply()
+
+    def continue_from(self, other: LambdaScheduler) -> None:
+        """Go on where `other` stopped, with a new optimizer whose ``weight_decay`` is not yet set.
+
+        Raises:
+            ValueError: `other` has other settings.
+        """
+        self._restore(other.state_dict(), accept_changes=False)
+        self._apply()
+
+    def _keep(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+    def _saved_lambda_of(self, index: int) -> float:
+        """λ that the restored state was saved with."""
+        return self._lambda_of(index)
+
+    def _restore(self, state: Mapping[str, Any], accept_changes: bool) -> None:
+        """Take over `state`, without a look at the optimizer's ``weight_decay``."""
+        own = self.state_dict()
+        if state.keys() != own.keys():
+            raise ValueError(f"not a state of {type(self).__name__}: it has {sorted(state)}")
+        self._groups.look()
+        if not accept_changes:
+            self._compare(state, ("kind", "groups"))
+        self.last_step = self.last_epoch = int(state["last_step"])
+
+    def _compare(self, state: Mapping[str, Any], names: tuple[str, ...]) -> None:
+        own = self.state_dict()
+        for name in names:
+            if state[name] != own[name]:
+                what = name
+                if name == "groups":
+                    what = "other parameter groups decayed (all_parameters, auto_l2=False): groups"
+                raise ValueError(
+                    f"saved with {what}={state[name]}, not {own[name]}; accept_changes=True goes "
+                    f"on with the new one"
+                )
+
+    # ---------------------------------------------------------------- the optimizer
+
+    def _count_step(self) -> None:
+        self.last_step += 1
+        self.last_epoch = self.last_step
+        self._step_count += 1
+
+    def _apply(self) -> None:
+        self._groups.look()
+        self._groups.apply(self._lambda_of)
+        self._warn_of_sign_flip()
+
+    def _warn_of_sign_flip(self) -> None:
+        groups = self.optimizer.param_groups
+        decayed = [groups[index] for index in self._groups.indices()]
+        if not self._warned and (warning := sign_flip(decayed)):
+            self._warned = True
+            warn(warning)
+
+    def _repeated(self, caller: str) -> bool:
+        """Whether Accelerate calls `step` again for the same optimizer step.
+
+        Its scheduler's wrapper does so once for each process.
+
+        Args:
+            caller: the name of the module that calls `step`.
+        """
+        if caller != "accelerate.scheduler":
+            return False
+        if self._accelerated is None:
+            self.optimizer.register_step_post_hook(self._note_step)
+            self._accelerated = True
+        stepped, self._accelerated = self._accelerated, False
+        return not stepped
+
+    def _note_step(self, *_: object) -> None:
+        self._accelerated = True
+
+
+def plain_or_nan(value: SupportsFloat | None) -> float:
+    """`value` as a plain number; NaN for None."""
+    if value is None:
+        return math.nan
+    return float(value.detach() if isinstance(value, torch.Tensor) else value)

@@ -1,0 +1,137 @@
+"""Loss and error of an optimizer step that is made of several batches, on several processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import SupportsFloat
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Number = SupportsFloat
+"""A number or a tensor of one element."""
+
+
+class StepMean:
+    """Means of loss and error over the batches of a step, and over the processes that make it.
+
+    Each batch weighs as much as was counted in it: 1 and 99 tokens are 100 tokens. A batch that
+    counts 0 (all of its labels are ignored) weighs nothing, though its loss be NaN::
+
+        mean = StepMean()
+        for batch in step:                         # gradient accumulation
+            loss, error, tokens = …
+            mean.add(loss, error, tokens)
+        loss, error, tokens = mean.take(sync=True)  # the same on every process
+
+    Args:
+        group: the process group whose members share a step; by default, all processes.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.group = group
+        self._batches: list[tuple[Number, Number | None, Number]] = []
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def add(self, loss: Number, error: Number | None = None, count: Number = 1) -> None:
+        """Take in a batch, without waiting for the device.
+
+        Args:
+            loss: its mean loss.
+            error: its mean error; None where the task has none.
+            count: over how many samples or tokens these are means.
+        """
+        batch = tuple(
+            one.detach() if isinstance(one, Tensor) else one for one in (loss, error, count)
+        )
+        self._batches.append(batch)  # type: ignore[arg-type]
+
+    def clear(self) -> None:
+        """Forget the batches."""
+        self._batches.clear()
+
+    def take(self, sync: bool = True) -> tuple[float, float | None, float]:
+        """Mean loss, mean error and their count since the last call.
+
+        Args:
+            sync: take the means over all processes, where there are several. Each of them has to
+                call this then, those that have taken in nothing too.
+
+        Returns:
+            Mean loss (NaN where nothing was counted), mean error (None where there was none) and
+            the count.
+        """
+        batches, several = list(self._batches), sync and processes(self.group) > 1
+        self.clear()
+        if len(batches) == 1 and not several:  # as it was given, without rounding
+            loss, error, count = (None if one is None else float(one) for one in batches[0])
+            assert loss is not None
+            if count:
+                return loss, error, float(count)
+            return math.nan, None, 0.0
+        sums = self._sums(batches)
+        if several:
+            on = sums.to(_device(self.group, sums.device))
+            dist.all_reduce(on, group=self.group)
+            sums = on
+        loss_sum, count, error_sum, errors = map(float, sums.tolist())
+        return (
+            loss_sum / count if count else math.nan,
+            error_sum / errors if errors else None,
+            count,
+        )
+
+    def _sums(self, batches: Sequence[tuple[Number, Number | None, Number]]) -> Tensor:
+        """Of loss·count, count, error·count and the count of batches with an error: float64 [4]."""
+        tensors = [one for batch in batches for one in batch if isinstance(one, Tensor)]
+        device = tensors[0].device if tensors else torch.device("cpu")
+        if device.type == "mps":  # it has no double precision
+            device = torch.device("cpu")
+
+        def column(values: Sequence[Number]) -> Tensor:
+            plain = [
+                value.reshape(()).to(device, torch.float64)
+                if isinstance(value, Tensor)
+                else torch.tensor(float(value), dtype=torch.float64, device=device)
+                for value in values
+            ]
+            return (
+                torch.stack(plain) if plain else torch.zeros(0, dtype=torch.float64, device=device)
+            )
+
+        def weighted(values: Tensor, counts: Tensor) -> Tensor:
+            return torch.where(counts > 0, values * counts, torch.zeros_like(values)).sum()
+
+        counts = column([count for _, _, count in batches])
+        losses = column([loss for loss, _, _ in batches])
+        with_error = [(error, count) for _, error, count in batches if error is not None]
+        errors = column([error for error, _ in with_error])
+        error_counts = column([count for _, count in with_error])
+        # An error that is NaN was not measured, unless nothing was counted anyway.
+        error_counts = torch.where(errors.isnan(), torch.zeros_like(errors), error_counts)
+        return torch.stack(
+            [
+                weighted(losses, counts),
+                counts.sum(),
+                weighted(errors, error_counts),
+                error_counts.sum(),
+            ]
+        )
+
+
+def processes(group: dist.ProcessGroup | None = None) -> int:
+    """How many processes train together."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 1
+    return dist.get_world_size(group)
+
+
+def _device(group: dist.ProcessGroup | None, given: torch.device) -> torch.device:
+    """Where the group's backend can reduce."""
+    config = str(dist.get_backend_config(group))  # cpu:gloo,cuda:nccl
+    kinds = [pair.partition(":")[0] for pair in config.split(",")]
+    return given if given.type in kinds else torch.device(kinds[0])

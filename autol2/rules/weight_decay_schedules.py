@@ -1,0 +1,187 @@
+"""Weight decay schedules for anyone's training loop, with the interface of `AutoL2`.
+
+They set ``weight_decay`` to 2λ, look at no measurement, and keep no more than a count of steps; so
+they say what PyTorch's issue 22343 asks for. Call ``step()`` after each ``optimizer.step()``, and
+after the learning rate scheduler's; or hand them over where a learning rate scheduler is expected.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any, SupportsFloat
+
+from torch.optim import Optimizer
+
+from .controller import Decision, Event
+from .curves import cosine, linear
+from .lambda_scheduler import LambdaScheduler
+from .rule import number, plain, whole
+
+
+class WeightDecaySchedule(LambdaScheduler):
+    """Base class of schedules: λ of a group, whatever the loss.
+
+    Args:
+        optimizer: any torch optimizer with a ``weight_decay``.
+        all_parameters: see `AutoL2`.
+    """
+
+    def __init__(self, optimizer: Optimizer, all_parameters: bool | None = None) -> None:
+        super().__init__(optimizer, all_parameters)
+        self._apply()
+
+    def step(  # type: ignore[override]
+        self,
+        loss: SupportsFloat | None = None,
+        error: SupportsFloat | None = None,
+        count: SupportsFloat = 1,
+    ) -> Decision:
+        """Count one optimizer step and set λ of the next; the arguments are not looked at."""
+        before = self.get_last_lambda()
+        if self._repeated(str(sys._getframe(1).f_globals.get("__name__"))):
+            return Decision(before, "none", "the same optimizer step again")
+        self._count_step()
+        self._apply()
+        after = self.get_last_lambda()
+        event: Event = "none" if after == before else "decayed" if after < before else "raised"
+        return Decision(after, event, f"step {self.last_step} of {type(self).__name__}")
+
+    def options(self) -> dict[str, Any]:
+        """The schedule's own arguments, which a state has to agree with."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later steps depend on; save the optimizer's state with it."""
+        return {**super().state_dict(), **self.options()}
+
+    def _restore(self, state: Mapping[str, Any], accept_changes: bool) -> None:
+        options = self.options()
+        super()._restore(state, accept_changes)
+        if not accept_changes:
+            self._compare(state, tuple(options))
+
+
+class LinearWeightDecay(WeightDecaySchedule):
+    """λ along a straight line, from one value to another in so many steps.
+
+    Args:
+        optimizer: any torch optimizer with a ``weight_decay``, which is set to 2λ.
+        steps: optimizer steps until λ is `final_lambda`, where it stays.
+        initial_lambda: λ at the first step.
+        final_lambda: λ in the end.
+        all_parameters: see `AutoL2`.
+
+    Raises:
+        ValueError: an argument makes no sense, or the optimizer has no ``weight_decay``.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        steps: int,
+        *,
+        initial_lambda: float,
+        final_lambda: float = 0.0,
+        all_parameters: bool | None = None,
+    ) -> None:
+        self.steps = whole("steps", steps)
+        if self.steps < 1:
+            raise ValueError("steps must be at least 1")
+        self.initial_lambda = _strength("initial_lambda", initial_lambda)
+        self.final_lambda = _strength("final_lambda", final_lambda)
+        super().__init__(optimizer, all_parameters)
+
+    def options(self) -> dict[str, Any]:
+        """Steps and both ends."""
+        names = ("steps", "initial_lambda", "final_lambda")
+        return {name: getattr(self, name) for name in names}
+
+    def _lambda_of(self, index: int) -> float:
+        return linear(self.last_step, self.steps, self.initial_lambda, self.final_lambda)
+
+
+class CosineWeightDecay(LinearWeightDecay):
+    """λ along half a cosine, as DINO moves its weight decay; else as `LinearWeightDecay`."""
+
+    def _lambda_of(self, index: int) -> float:
+        return cosine(self.last_step, self.steps, self.initial_lambda, self.final_lambda)
+
+
+class FollowLR(WeightDecaySchedule):
+    """λ that follows the learning rate so that lr·λ, the decay of a step, stays as it is at first.
+
+    Where torch's optimizers decay a step by lr·2λ, a falling learning rate takes the decay down
+    with it; this keeps it constant (Loshchilov & Hutter, 2019, decay without the learning rate). A
+    group at learning rate 0 keeps its λ.
+
+    Args:
+        optimizer: any torch optimizer with ``lr`` and ``weight_decay``, which is set to 2λ.
+        initial_lambda: λ at a group's reference learning rate.
+        reference_lr: that learning rate; by default each group's own, before a scheduler's warm-up
+            (its ``initial_lr``).
+        all_parameters: see `AutoL2`.
+
+    Raises:
+        ValueError: an argument makes no sense, or the optimizer has no ``lr`` or ``weight_decay``.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        initial_lambda: float,
+        *,
+        reference_lr: float | None = None,
+        all_parameters: bool | None = None,
+    ) -> None:
+        self.initial_lambda = _strength("initial_lambda", initial_lambda)
+        self.reference_lr = None if reference_lr is None else number("reference_lr", reference_lr)
+        if self.reference_lr is not None and not 0 < self.reference_lr < math.inf:
+            raise ValueError("reference_lr must be above 0")
+        self._lambdas: dict[int, float] = {}
+        self._references: dict[int, float] = {}
+        super().__init__(optimizer, all_parameters)
+
+    def _lambda_of(self, index: int) -> float:
+        group = self.optimizer.param_groups[index]
+        if index not in self._references:
+            first = self.reference_lr
+            if first is None:
+                first = group.get("initial_lr", group.get("lr"))
+            if first is None:
+                raise ValueError(f"parameter group {index} has no learning rate to follow")
+            self._references[index] = float(first)
+        rate = float(group["lr"])
+        if rate > 0:
+            lambda_ = self.initial_lambda * self._references[index] / rate
+            if math.isfinite(lambda_):
+                self._lambdas[index] = lambda_
+        return self._lambdas.get(index, self.initial_lambda)
+
+    def options(self) -> dict[str, Any]:
+        """λ and the learning rate that it belongs to."""
+        return {"initial_lambda": self.initial_lambda, "reference_lr": self.reference_lr}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later steps depend on; save the optimizer's state with it."""
+        return {
+            **super().state_dict(),
+            "references": [[n, plain(one)] for n, one in self._references.items()],
+            "lambdas": [[n, plain(one)] for n, one in self._lambdas.items()],
+        }
+
+    def _restore(self, state: Mapping[str, Any], accept_changes: bool) -> None:
+        super()._restore(state, accept_changes)
+        self._references = {int(n): float(one) for n, one in state["references"]}
+        self._lambdas = {int(n): float(one) for n, one in state["lambdas"]}
+
+    def _saved_lambda_of(self, index: int) -> float:
+        return self._lambdas.get(index, self.initial_lambda)
+
+
+def _strength(name: str, value: float) -> float:
+    value = number(name, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be at least 0")
+    return value

@@ -1,0 +1,231 @@
+"""Processes that begin within milliseconds: copies of one that has imported what a run needs.
+
+`Server` starts ``python -m autol2.sweeps.forkserver`` and asks it for a process a run. Each is
+forked before anything was computed, leads a session of its own and dies alone; the server says how
+it ended. Requests and answers are lines of JSON. Where the server itself dies, its processes go on,
+and those that are gone without a word count as killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from typing import Any
+
+Request = dict[str, Any]
+
+
+class Gone(Exception):
+    """The server has ended."""
+
+
+class Server:
+    """The process that the others are copies of, started when the first is asked for."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pending = b""
+        self._ended: dict[int, int] = {}
+
+    def start(self) -> None:
+        """Start it, so that it imports what it needs while others get ready.
+
+        Raises:
+            OSError: no process can be started.
+        """
+        if self._process is None:
+            self._pending = b""
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the launcher, which passes it on
+            )
+
+    def fork(self, request: Request) -> int:
+        """Begin a process that does `request` (see `_do`); its number.
+
+        Raises:
+            OSError: no process can be started.
+        """
+        for _ in range(2):  # a server that has died is replaced
+            self.start()
+            assert self._process is not None
+            assert self._process.stdin is not None
+            with contextlib.suppress(Gone, BrokenPipeError):
+                self._process.stdin.write(json.dumps(request).encode() + b"\n")
+                self._process.stdin.flush()
+                while True:
+                    answer = self._answer(wait=True)
+                    assert answer is not None
+                    if "begun" in answer:
+                        return answer["begun"]
+                    self._ended[answer["ended"]] = answer["status"]
+            self._forget()
+        raise OSError("no process can be started")
+
+    def poll(self, pid: int) -> int | None:
+        """How process `pid` ended, as a `subprocess.Popen.returncode`; None while it lives."""
+        try:
+            while (answer := self._answer(wait=False)) is not None:
+                if "ended" in answer:
+                    self._ended[answer["ended"]] = answer["status"]
+        except Gone:
+            self._forget()
+        if pid in self._ended:
+            return self._ended.pop(pid)
+        if self._process is None and not _lives(pid):
+            return -signal.SIGKILL  # by whom, nobody can say
+        return None
+
+    def _forget(self) -> None:
+        if self._process is None:
+            return
+        with contextlib.suppress(OSError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def _answer(self, *, wait: bool) -> dict[str, int] | None:
+        """The server's next answer; None where there is none, unless told to `wait`."""
+        if self._process is None:
+            raise Gone
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        while b"\n" not in self._pending:
+            with selectors.DefaultSelector() as selector:
+                selector.register(pipe, selectors.EVENT_READ)
+                if not selector.select(None if wait else 0):
+                    return None
+            piece = os.read(pipe, 65536)
+            if not piece:
+                raise Gone
+            self._pending += piece
+        line, _, self._pending = self._pending.partition(b"\n")
+        answer: dict[str, int] = json.loads(line)
+        return answer
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+SERVER = Server()
+"""The one of this process."""
+FOR_RUNS = (signal.SIGTERM, signal.SIGUSR2)
+"""Signals that a cluster sends to all processes of a job, and that are for the runs alone: the
+server ends with its input."""
+
+
+# ---------------------------------------------------------------------- in the server
+
+
+def _serve() -> Request:
+    """Fork a process for each line on standard input; returns, in such a process, its request.
+
+    The server itself ends with its input.
+    """
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    answers = os.dup(1)
+    os.dup2(2, 1)  # nothing else may speak there
+    pending = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(0, selectors.EVENT_READ)
+        selector.register(woken, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                piece = os.read(key.fd, 65536)
+                if key.fd == woken:
+                    _bury(answers)
+                    continue
+                if not piece:
+                    os._exit(0)
+                *lines, pending = (pending + piece).split(b"\n")
+                for line in lines:
+                    pid = os.fork()
+                    if pid == 0:
+                        signal.set_wakeup_fd(-1)
+                        for one in (signal.SIGCHLD, *FOR_RUNS):
+                            signal.signal(one, signal.SIG_DFL)
+                        for number in (woken, wake, answers):
+                            os.close(number)
+                        request: Request = json.loads(line)
+                        return request
+                    _say(answers, {"begun": pid})
+
+
+def _bury(answers: int) -> None:
+    """Tell of the processes that have ended."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        _say(answers, {"ended": pid, "status": os.waitstatus_to_exitcode(status)})
+
+
+def _say(answers: int, answer: dict[str, int]) -> None:
+    with contextlib.suppress(OSError):  # the launcher is gone: nobody wants to know
+        os.write(answers, json.dumps(answer).encode() + b"\n")
+
+
+def _do(request: Request) -> int:
+    """Do the run of a request, and return its exit status.
+
+    A request has the run's ``config``, resolved; ``overrides``, what the user would type for it;
+    ``root``, the folder that paths are relative to; ``log``, where it prints; ``environment``.
+    """
+    from ..cli.composition import restored
+    from ..cli.output import guarded, steady
+    from ..training.train import train
+
+    os.setsid()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    try:
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError:
+        log = nowhere
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.update(request["environment"])
+    steady()
+
+    def run() -> int:
+        os.chdir(request["root"])
+        return train(restored(request["config"]), request["overrides"])
+
+    return guarded(run)
+
+
+def _main() -> int:
+    for number in FOR_RUNS:
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(Exception):  # a process will say better what is missing
+        from ..cli import composition  # noqa: F401
+        from ..data import dataset  # noqa: F401
+        from ..training import attempt, train  # noqa: F401
+    return _do(_serve())
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,51 @@
+"""One run, from its configuration to its end: what a command does, and each process of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..config import Config
+from ..errors import UserError
+from ..runs.identity import unused
+from ..runs.run import Run, summary
+
+
+def train(config: Config, overrides: Sequence[str] = ()) -> int:
+    """Do the run that `config` describes, unless it is done; the exit status (see `attempt`).
+
+    Args:
+        config: the run.
+        overrides: what the user types for it, for messages and run.json.
+    """
+    run = Run(config, overrides)
+    for group in unused(config, overrides):
+        print(f"warning: method={config.method.name} does not use {group}")
+    if run.finished and not config.rerun:
+        refuse_other_data(run)
+        print(f"{run.folder}: already {summary(run.state)}; rerun=true does it over")
+        return 0
+    # Only now what takes seconds to import.
+    from ..data import dataset as data
+    from . import hardware
+    from .attempt import attempt
+
+    device = hardware.prepare(config)
+    return attempt(run, data.load(config.data), device)
+
+
+def refuse_other_data(run: Run) -> None:
+    """Refuse to pass off a result as that of other images, unless those are gone.
+
+    Raises:
+        UserError: the finished `run` was made from other data.
+    """
+    recorded, source = run.state["data"], run.config.data
+    same_place = recorded["root"] == (str(source.place) if source.place else None)
+    if same_place and source.place and not source.place.exists():
+        return
+    if not source.holds(recorded["digest"]):
+        where = "which lay in the same folder" if same_place else f"those in {recorded['root']}"
+        raise UserError(
+            f"{run.folder} was made from other data, {where}: "
+            f"give these another name with data.name=NAME"
+        )

@@ -1,0 +1,40 @@
+"""The check of a GPU, tried on the CPU: it passes, and it notices."""
+
+from __future__ import annotations
+
+import pytest
+
+from autol2.bench import gpu_check
+from autol2.data.dataset import Dataset, load
+from autol2.training.trainer import Trainer
+
+from .test_gpu_path import CPU, config
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load(config().data)
+
+
+def test_it_passes(digits, tmp_path, capsys) -> None:
+    found = list(gpu_check.check(config(), digits, CPU, tmp_path))
+    assert len(found) == 2
+    assert not any(failure for _, failure in found)
+    assert "steps a second" in capsys.readouterr().out
+
+
+def test_it_notices_a_resume_that_differs(
+    digits,
+    tmp_path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load_state_dict = Trainer.load_state_dict
+
+    def forgets(self: Trainer, state: dict) -> None:
+        load_state_dict(self, state)
+        self.parameters[0].data.mul_(1.0001)
+
+    monkeypatch.setattr(Trainer, "load_state_dict", forgets)
+    found = dict(gpu_check.check(config(), digits, CPU, tmp_path))
+    assert "tensors differ" in found["a resumed run, bits"]
+    assert found["a resumed run, records"] == "measurements.csv, epochs.csv differ"
