@@ -74,6 +74,7 @@ class OwnLambda:
     """A `LambdaPolicy` that reads λ off AdamCPR's multipliers."""
 
     measures = False
+    before_update = False
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer

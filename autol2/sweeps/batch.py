@@ -283,6 +283,7 @@ class Process:
             task.log.parent.mkdir(parents=True, exist_ok=True)
             self._said_before = task.log.stat().st_size
         config = {**task.config}
+        named = str(config.get("device")).startswith("cuda:")  # it is counted among all of them
         if threads and not config.get("threads"):
             config["threads"] = threads
         request = {
@@ -290,7 +291,7 @@ class Process:
             "overrides": list(task.overrides),
             "root": root,
             "log": str(task.log),
-            "environment": {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {},
+            "environment": {"CUDA_VISIBLE_DEVICES": gpu} if gpu and not named else {},
         }
         try:
             self.pid = SERVER.fork(request)

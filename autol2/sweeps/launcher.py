@@ -24,7 +24,7 @@ from ..cli.composition import as_typed, resolved, restored, sources, sweep_loade
 from ..cli.progress import Terminal, counted
 from ..config import Config
 from ..errors import UserError
-from ..runs.identity import run_id
+from ..runs.identity import flat, run_id
 from ..runs.run import read_state
 from .batch import Batch, Task, hopeless
 from .manifest import add_to_manifest, read_manifest
@@ -75,22 +75,18 @@ class StudyLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Bring the sweep's runs about; one return a job, with what a search maximises."""
-        if not self.config.hydra.sweeper._target_.endswith("BasicSweeper"):
-            for option in ("detach", "dry_run"):
-                if self.options[option]:
-                    raise UserError(
-                        f"a search needs what its runs come to: hydra.launcher.{option}=false"
-                    )
         if not job_overrides:
             raise UserError("there is nothing to sweep over: a range or glob has no values")
-        self.loader.expect(self.config, job_overrides)
         self._sources = sources(self.config.hydra.overrides.hydra)
-        tasks = [self._task(overrides) for overrides in job_overrides]
-        plan = self._decide({task.folder: task for task in tasks}.values())
+        tasks = self.tasks = self._tasks(job_overrides)
+        once: dict[str, Task] = {}
+        for task in tasks:
+            once.setdefault(task.folder, task)
+        plan = self._decide(once.values())
         self._show(plan)
         if self.options["dry_run"]:
             return [_returned(overrides, 0.0) for overrides in job_overrides]
-        wanted = [task for task, how in plan if self._wanted(how)]
+        wanted = _unlike_first([task for task, how in plan if self._wanted(how)])
         self.under_way = [task for task, how in plan if how.under_way]
         if wanted:
             remember((task, {}) for task, _ in plan)
@@ -102,6 +98,25 @@ class StudyLauncher(Launcher):
             _returned(overrides, _objective(task.state))
             for overrides, task in zip(job_overrides, tasks, strict=True)
         ]
+
+    def _tasks(self, runs: Sequence[Sequence[str]]) -> list[Task]:
+        """The task of each run; what the sweep leaves out or does once only is told."""
+        tasks = [self._task(overrides) for overrides in runs]
+        for said in self.loader.left_out:
+            self.console.print(f"{said}: left out for its runs", markup=False)
+        self.loader.left_out.clear()
+        if differing := _differences(tasks):
+            if "data.root" in differing:
+                raise UserError(
+                    "runs of several data.root are the same runs under one data.name: give each "
+                    "folder a name of its own with data.name=NAME, in a command of its own"
+                )
+            self.console.print(
+                f"{' and '.join(differing)} are no part of a run's identity: runs that differ in "
+                f"nothing else are one, done with the first value",
+                markup=False,
+            )
+        return tasks
 
     def _task(self, overrides: Sequence[str]) -> Task:
         options = resolved(self.loader.load_sweep_config(self.config, overrides), overrides)
@@ -208,6 +223,41 @@ class StudyLauncher(Launcher):
             f"{len(open_)} without one, among them {first.run_id}: "
             f"{how.status}, {how.why}{again}{log}"
         )
+
+
+def _differences(tasks: Iterable[Task]) -> list[str]:
+    """The options in which runs differ that are the same by their identity, and that are used."""
+    first: dict[str, dict[str, Any]] = {}
+    found: dict[str, None] = {}
+    for task in tasks:
+        other = first.setdefault(task.folder, task.config)
+        if other is task.config or other == task.config:
+            continue
+        one, two = flat(task.config), flat(other)
+        found.update(dict.fromkeys(key for key in one if one[key] != two.get(key)))
+    return [
+        key for key in found if key in _CIRCUMSTANCES or key.partition(".")[0] in _CIRCUMSTANCES
+    ]
+
+
+_CIRCUMSTANCES = (
+    *("device", "threads", "rerun", "data.root", "data.cache", "data.url", "checkpoint", "logger"),
+)
+"""Options that change no number, so that they are no part of a run's identity."""
+
+
+def _unlike_first(tasks: Sequence[Task]) -> list[Task]:
+    """`tasks` with the first `HOPELESS` unlike each other, so that if they all fail, none of the
+    sweep's choices can be blamed alone."""
+    rest: list[Task] = list(tasks)
+    chosen: list[Task] = []
+    options = {task: {(k, str(v)) for k, v in flat(task.config).items()} for task in tasks}
+    while rest and len(chosen) < HOPELESS:
+        alike = [
+            max((len(options[one] & options[task]) for one in chosen), default=0) for task in rest
+        ]
+        chosen.append(rest.pop(alike.index(min(alike))))
+    return chosen + rest
 
 
 def remember(entries: Iterable[tuple[Task, dict[str, Any]]]) -> None:

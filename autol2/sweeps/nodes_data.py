@@ -8,28 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..config import DataConfig
+from ..component import as_plain
+from ..data.source import DataSource
 
 
-def prepare(wanted: Iterable[DataConfig], say: Callable[[str], None]) -> None:
-    """Fetch the CIFAR-10 that runs need and that is missing; what only nodes can see is left.
+def prepare(wanted: Iterable[DataSource], say: Callable[[str], None]) -> None:
+    """Fetch or check the data that runs need; what only nodes can see is left.
 
     Args:
         wanted: the data of each run.
         say: is told what is done.
 
     Raises:
-        UserError: it cannot be fetched here.
+        UserError: they cannot be had.
     """
-    cifar = {(one.root, one.url) for one in wanted if one.source == "cifar10" and one.root}
-    for root, url in sorted(cifar, key=str):
-        folder = Path(root or "").expanduser().absolute()
-        if (folder / "cifar-10-batches-py").exists():
+    different = {repr(as_plain(source)): source for source in wanted}
+    for _, source in sorted(different.items()):
+        place = source.place
+        if place is not None and len(place.parts) > 2 and not Path(*place.parts[:2]).exists():
+            say(f"{place} is not on this machine: whether the data are there, the nodes will see")
             continue
-        if len(folder.parts) > 2 and not Path(*folder.parts[:2]).exists():
-            say(f"{folder} is not on this machine: whether CIFAR-10 is there, the nodes will see")
-            continue
-        say(f"CIFAR-10 is not in {folder}: fetching it now, before anything is queued")
-        from ..data import cifar10
-
-        cifar10.load(root, url)
+        if found := source.prepare():
+            say(found)
