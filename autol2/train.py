@@ -6,25 +6,41 @@ make a sweep of it: ``python -m autol2.train -m method=fixed,advance 'seed=range
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from .cli.command import command
+from .cli.composition import as_typed, resolved, sources
 from .config import parse
 from .errors import UserError
 from .training.train import train
 
 
-@command("config")
+@command("config", works=True)
 def main(cfg: DictConfig) -> int:
     """The Hydra entry point."""
-    overrides = HydraConfig.get().overrides
-    if HydraConfig.get().mode == RunMode.RUN:
-        for override in overrides.hydra:
-            if override.startswith(("hydra.launcher", "hydra/launcher")):
-                raise UserError(f"{override} is for a sweep: put -m after autol2.train")
-    return train(parse(cfg), overrides.task)
+    chosen = HydraConfig.get()
+    overrides = list(chosen.overrides.task)
+    for override in chosen.overrides.hydra:
+        if override.startswith(("hydra.launcher", "hydra/launcher", "hydra.sweeper", "hydra/sw")):
+            raise UserError(f"{override} is for a sweep: put -m after autol2.train")
+    _refuse_a_sweep(chosen.sweeper.params or {}, overrides)
+    options = resolved(cfg, overrides)
+    typed = [as_typed(word, options) for word in overrides]
+    return train(parse(cfg), [*sources(chosen.overrides.hydra), *typed])
+
+
+def _refuse_a_sweep(params: Mapping[str, str], overrides: Iterable[str]) -> None:
+    """Refuse one run where an experiment is a sweep of several."""
+    given = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in overrides}
+    open_ = [key for key in params if key.partition(".")[0] not in given]
+    if open_:
+        raise UserError(
+            f"this experiment sweeps over {', '.join(open_)}: put -m after autol2.train, or give "
+            f"each of them one value"
+        )
 
 
 if __name__ == "__main__":

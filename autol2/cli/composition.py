@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import functools
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast, get_args, get_type_hints
@@ -23,19 +22,20 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ..config import Config, parse
+from .words import quoted
 
 
 class SweepLoader:
     """A config loader of Hydra's, with a faster `load_sweep_config`.
 
     Attributes:
-        left_out: what was said of options that only some of the sweep's choices have.
+        left_out: what is to be said of options that only some of the sweep's choices have.
     """
 
     def __init__(self, loader: ConfigLoader) -> None:
         self._loader = loader
         self._parser = OverridesParser.create(config_loader=loader)
-        self.parse = functools.cache(self._parser.parse_override)
+        self.parse = functools.cache(lambda word: self._parser.parse_overrides([word])[0])
         self.is_group = functools.cache(self._is_group)
         self._composed: dict[tuple[str, ...], DictConfig] = {}
         self._others: list[tuple[str, ...]] = []
@@ -44,10 +44,10 @@ class SweepLoader:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
-    def expect(self, master: DictConfig, runs: Iterable[Sequence[str]]) -> None:
+    def expect(self, runs: Iterable[Sequence[str]]) -> None:
         """Get to know all the sweep's `runs`: an option that the choices of some have, and those of
         others lack, is left out for these, instead of being refused."""
-        self._others = list(dict.fromkeys(self._groups(self._parsed(run)) for run in runs))
+        self._others = list(dict.fromkeys(self.groups(run) for run in runs))
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: Sequence[str]
@@ -61,7 +61,7 @@ class SweepLoader:
             sweep_overrides: of one run.
         """
         overrides = self._parsed(sweep_overrides)
-        groups = self._groups(overrides)
+        groups = self._chosen(overrides)
         config = copy.deepcopy(self._without_hydra(master_config, groups))
         for override in overrides:
             if self.chooses(override):
@@ -92,6 +92,10 @@ class SweepLoader:
     def chooses(self, override: Override) -> bool:
         """Whether it chooses from a group, by Hydra's own rule."""
         return self.is_group(override.key_or_group) and not isinstance(override.value(), dict)
+
+    def groups(self, overrides: Iterable[str]) -> tuple[str, ...]:
+        """Those of `overrides` that choose from groups."""
+        return self._chosen(self._parsed(overrides))
 
     def _without_hydra(self, master: DictConfig, groups: tuple[str, ...]) -> DictConfig:
         key = ("", *groups)
@@ -126,7 +130,7 @@ class SweepLoader:
     def _parsed(self, overrides: Iterable[str]) -> list[Override]:
         return [self.parse(word) for word in overrides]
 
-    def _groups(self, overrides: Iterable[Override]) -> tuple[str, ...]:
+    def _chosen(self, overrides: Iterable[Override]) -> tuple[str, ...]:
         return tuple(str(one.input_line) for one in overrides if self.chooses(one))
 
     def _is_group(self, key: str) -> bool:
@@ -237,12 +241,6 @@ def as_typed(word: str, options: Mapping[str, Any]) -> str:
     if not isinstance(value, str | int | float):
         return word
     return f"{key}={quoted(value) if isinstance(value, str) else value}"
-
-
-def quoted(text: str) -> str:
-    """`text` so that Hydra's grammar takes it as it is."""
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', text)
-    return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
 
 
 @functools.cache

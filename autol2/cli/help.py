@@ -38,7 +38,7 @@ def help_text(about: str, cfg: DictConfig, choices: dict[str, list[str]]) -> str
             "== Groups: GROUP=NAME, as in batchnorm=on; alpha and fixed_lambda take numbers too =="
         )
         parts += [heading, "\n".join(_groups(cfg, choices))]
-    example = ", a group's as in method.k=10" if choices else ""
+    example = ", a group's as in method.measure_every=10" if choices else ""
     parts += [f"== Options: OPTION=VALUE{example} ==", explained(own)]
     if "hydra/launcher" in choices:
         parts += ["== Options of what runs a sweep: hydra.launcher.OPTION=VALUE, after -m =="]
@@ -62,14 +62,17 @@ def _options(cfg: DictConfig, indent: str) -> Iterator[str]:
     schema = schema_of(cfg)
     assert schema is not None
     meanings = docstrings(schema)
+    values = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(values, dict)
     for key in map(str, cfg):
-        node = cfg._get_node(key)
+        known = not (OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key))
+        node = cfg[key] if known else None
         if isinstance(node, DictConfig) and (kind := schema_of(node)) is not None:
             about = inspect.getdoc(kind) or ""
             yield from _beside(f"{indent}{key}:", about.partition("\n\n")[0])
             yield from _options(node, indent + "  ")
         elif not key.startswith("_"):
-            value = OmegaConf.to_yaml(OmegaConf.create({key: node})).rstrip()
+            value = OmegaConf.to_yaml(OmegaConf.create({key: values[key]})).rstrip()
             yield from _beside(textwrap.indent(value, indent), meanings.get(key, ""))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -18,21 +17,17 @@ WIDE = 200
 class Terminal(Console):
     """Where a run or a sweep says how it goes: standard output.
 
-    When nobody reads that any more (as in ``… | head``), the work goes on without a word. Where
-    there is no terminal, a line has room for `WIDE` letters.
+    Whether that is a terminal is for the system to say, whatever FORCE_COLOR has it. Where there is
+    none, a line has room for `WIDE` letters. What cannot be written does no harm
+    (`autol2.cli.output.steady`).
     """
 
     def __init__(self) -> None:
-        super().__init__(highlight=False, soft_wrap=True)
+        stream = sys.stdout
+        terminal = stream is not None and not stream.closed and stream.isatty()
+        super().__init__(highlight=False, soft_wrap=True, force_terminal=terminal)
         if not self.is_terminal:
             self.width = max(self.width, WIDE)
-
-    def on_broken_pipe(self) -> None:
-        """Send what else would be said to nowhere."""
-        self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
 
 
 class RunProgress:

@@ -13,7 +13,8 @@ import pandas as pd
 
 from ..runs.files import write_atomically
 from ..runs.identity import digest, flat
-from ..sweeps.study import Record, last_line
+from ..sweeps.run_status import last_line
+from ..sweeps.study import Record
 from . import speed
 from .arms import NAMES, Question, in_order, summary
 from .runs import Curves, path_text

@@ -8,9 +8,11 @@ goes on where the last one, or the cluster, left off.
 
 from __future__ import annotations
 
+import difflib
 import signal
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,11 +24,16 @@ from rich.table import Table
 
 from ..cli.composition import as_typed, resolved, restored, sources, sweep_loader
 from ..cli.progress import Terminal, counted
+from ..config import Config
 from ..errors import UserError
-from ..runs.identity import run_id
-from ..runs.run import read_state
+from ..runs.files import to_json
+from ..runs.identity import flat, run_id
+from ..runs.run import Run, read_state
+from ..training.train import refuse_other_data
 from .batch import Batch, Task, hopeless
-from .study import HOPELESS, Job, RunStatus, add_to_manifest, read_manifest, status_of
+from .manifest import add_to_manifest, read_manifest
+from .run_status import HOPELESS, Job, RunStatus, status_of
+from .vain import job_of
 
 Plan = list[tuple[Task, RunStatus]]
 
@@ -48,12 +55,20 @@ class StudyLauncher(Launcher):
 
     AT_LEAST: ClassVar[dict[str, int]] = {}
     """Options that are numbers, and the smallest that makes sense."""
+    SCHEMA: ClassVar[type]
+    """The dataclass of its options."""
     WILL_BE: ClassVar = "begun"
     """What happens to the runs that are missing."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
         self.console = Terminal()
+        self.jobs: dict[Task, Job | None] = {}
+        known = {one.name for one in fields(self.SCHEMA)}
+        if unknown := sorted(options.keys() - known):
+            near = difflib.get_close_matches(unknown[0], known, 1)
+            hint = f"; did you mean hydra.launcher.{near[0]}?" if near else ""
+            raise UserError(f"there is no option hydra.launcher.{unknown[0]}{hint}")
         for option, least in self.AT_LEAST.items():
             if options[option] < least:
                 raise UserError(
@@ -71,22 +86,20 @@ class StudyLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Bring the sweep's runs about; one return a job, with what a search maximises."""
-        if not self.config.hydra.sweeper._target_.endswith("BasicSweeper"):
-            for option in ("detach", "dry_run"):
-                if self.options[option]:
-                    raise UserError(
-                        f"a search needs what its runs come to: hydra.launcher.{option}=false"
-                    )
         if not job_overrides:
             raise UserError("there is nothing to sweep over: a range or glob has no values")
-        self.loader.expect(self.config, job_overrides)
         self._sources = sources(self.config.hydra.overrides.hydra)
-        tasks = [self._task(overrides) for overrides in job_overrides]
-        plan = self._decide({task.folder: task for task in tasks}.values())
+        tasks = self.tasks = self._tasks(job_overrides)
+        self._refuse_other_data(tasks)
+        once: dict[str, Task] = {}
+        for task in tasks:
+            once.setdefault(task.folder, task)
+        plan = self._decide(once.values())
         self._show(plan)
         if self.options["dry_run"]:
             return [_returned(overrides, 0.0) for overrides in job_overrides]
-        wanted = [task for task, how in plan if self._wanted(how)]
+        wanted = _unlike_first([task for task, how in plan if self._wanted(how)])
+        self.under_way = [task for task, how in plan if how.under_way]
         if wanted:
             remember((task, {}) for task, _ in plan)
             self._act(wanted)
@@ -97,6 +110,25 @@ class StudyLauncher(Launcher):
             _returned(overrides, _objective(task.state))
             for overrides, task in zip(job_overrides, tasks, strict=True)
         ]
+
+    def _tasks(self, runs: Sequence[Sequence[str]]) -> list[Task]:
+        """The task of each run; what the sweep leaves out or does once only is told."""
+        tasks = [self._task(overrides) for overrides in runs]
+        for said in self.loader.left_out:
+            self.console.print(f"{said}: left out for its runs", markup=False)
+        self.loader.left_out.clear()
+        if differing := _differences(tasks):
+            if "data.root" in differing:
+                raise UserError(
+                    "runs of several data.root are the same runs under one data.name: give each "
+                    "folder a name of its own with data.name=NAME, in a command of its own"
+                )
+            self.console.print(
+                f"what runs are told apart by does not include {', '.join(differing)}: runs that "
+                f"differ in nothing else are one, done with the first value",
+                markup=False,
+            )
+        return tasks
 
     def _task(self, overrides: Sequence[str]) -> Task:
         options = resolved(self.loader.load_sweep_config(self.config, overrides), overrides)
@@ -112,35 +144,50 @@ class StudyLauncher(Launcher):
             options,
         )
 
+    def _refuse_other_data(self, tasks: Iterable[Task]) -> None:
+        """Refuse to pass off results as those of other images, as a single run does."""
+        seen = set()
+        for task in tasks:
+            state = task.state
+            if not task.finished(state) or "data" not in state:
+                continue
+            what = to_json([task.config.get("data"), state["data"]])
+            if what not in seen:
+                seen.add(what)
+                refuse_other_data(Run(restored(task.config)))
+
     def _decide(self, tasks: Collection[Task]) -> Plan:
-        names, states = self._job_names(tasks), {task: task.state for task in tasks}
-        unfinished = {
-            name
-            for task, name in names.items()
-            if name is not None and not task.finished(states[task])
+        entries, states = self._entries(tasks), {task: task.state for task in tasks}
+        submitted = {
+            str(entry["job"]): entry.get("submitted")
+            for task, entry in entries.items()
+            if "job" in entry and not task.finished(states[task])
         }
-        jobs = self._jobs(unfinished)
-        return [
-            (task, self._status(task, states[task], jobs.get(names[task] or ""))) for task in tasks
-        ]
+        jobs = self._jobs(submitted)
+        found = {task: job_of(task.run_id, entries[task], states[task], jobs) for task in tasks}
+        self.jobs |= found
+        return [(task, self._status(task, states[task], found[task])) for task in tasks]
 
     def _status(self, task: Task, state: Mapping[str, Any], job: Job | None) -> RunStatus:
         how = status_of(state, job, self.options["max_retries"])
         if how.status != "done" or task.finished(state):
             return how
         if job is not None and job.active:
-            return RunStatus("queued", f"job {job.name} is {job.state.lower()}")
+            return RunStatus("queued", job.about)
         return RunStatus("missing", "rerun=true does it over")
 
-    def _job_names(self, tasks: Collection[Task]) -> dict[Task, str | None]:
-        """The job, if any, that each of `tasks` was last submitted in."""
+    def _config(self, task: Task) -> Config:
+        return restored(task.config)
+
+    def _entries(self, tasks: Collection[Task]) -> dict[Task, dict[str, Any]]:
+        """What the manifest knows of each of `tasks`."""
         known = {
             study: read_manifest(study, strict=True) for study in {task.study for task in tasks}
         }
-        return {task: known[task.study].get(task.run_id, {}).get("job") for task in tasks}
+        return {task: known[task.study].get(task.run_id, {}) for task in tasks}
 
-    def _jobs(self, names: Collection[str]) -> dict[str, Job]:
-        """What the scheduler says of the jobs `names`, if there is one."""
+    def _jobs(self, submitted: Mapping[str, float | None]) -> dict[str, Job]:
+        """What the scheduler, if there is one, says of jobs; see `slurm.jobs`."""
         return {}
 
     def _wanted(self, how: RunStatus) -> bool:
@@ -200,6 +247,41 @@ class StudyLauncher(Launcher):
             f"{len(open_)} without one, among them {first.run_id}: "
             f"{how.status}, {how.why}{again}{log}"
         )
+
+
+def _differences(tasks: Iterable[Task]) -> list[str]:
+    """The options in which runs differ that are the same by their identity, and that are used."""
+    first: dict[str, dict[str, Any]] = {}
+    found: dict[str, None] = {}
+    for task in tasks:
+        other = first.setdefault(task.folder, task.config)
+        if other is task.config or other == task.config:
+            continue
+        one, two = flat(task.config), flat(other)
+        found.update(dict.fromkeys(key for key in one if one[key] != two.get(key)))
+    return [
+        key for key in found if key in _CIRCUMSTANCES or key.partition(".")[0] in _CIRCUMSTANCES
+    ]
+
+
+_CIRCUMSTANCES = (
+    *("device", "threads", "rerun", "data.root", "data.cache", "data.url", "checkpoint", "logger"),
+)
+"""Options that change no number, so that they are no part of a run's identity."""
+
+
+def _unlike_first(tasks: Sequence[Task]) -> list[Task]:
+    """`tasks` with the first `HOPELESS` unlike each other, so that if they all fail, none of the
+    sweep's choices can be blamed alone."""
+    rest = list(tasks)
+    chosen: list[Task] = []
+    options = {task: {(k, str(v)) for k, v in flat(task.config).items()} for task in tasks}
+    while rest and len(chosen) < HOPELESS:
+        alike = [
+            max((len(options[one] & options[task]) for one in chosen), default=0) for task in rest
+        ]
+        chosen.append(rest.pop(alike.index(min(alike))))
+    return chosen + rest
 
 
 def remember(entries: Iterable[tuple[Task, dict[str, Any]]]) -> None:

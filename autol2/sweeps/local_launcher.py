@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from hydra.core.config_store import ConfigStore
 
 from ..cli.progress import StudyProgress, counted
+from ..errors import UserError
+from ..training.signals import caught
 from .batch import Batch, Task
 from .launcher import Interrupted, StudyLauncher
-from .study import RETRIES
+from .machine import cores, gpus
+from .run_status import RETRIES, status_of
 
 
 @dataclass
@@ -42,28 +43,43 @@ class LocalConf:
 class LocalLauncher(StudyLauncher):
     """``hydra/launcher=submitit_local``."""
 
+    SCHEMA: ClassVar = LocalConf
     AT_LEAST: ClassVar = {"n_jobs": 0, "cpus_per_task": 0, "runs_per_job": 1, "max_retries": 0}
 
     def _act(self, wanted: list[Task]) -> None:
-        gpus, threads = _gpus(), self.options["cpus_per_task"]
-        room = len(gpus) * self.options["runs_per_job"] or max(1, _cores() // (threads or 1))
-        at_once = min(self.options["n_jobs"] or room, len(wanted))
+        self._do(wanted, [*self.under_way, *wanted])
+
+    def _wait(self, tasks: list[Task]) -> None:
+        """Wait for runs that another process does, and go on with what it leaves."""
+        left = [task for task in tasks if status_of(task.state, None).under_way]
+        if left:
+            self._do([], left)
+
+    def _do(self, wanted: list[Task], tasks: list[Task]) -> None:
+        """Do `wanted`, of `tasks` that others may be doing."""
+        gpus, threads = _devices(tasks), self.options["cpus_per_task"]
+        room = len(gpus) * self.options["runs_per_job"] or max(
+            1, cores() // max(threads, 1, *(task.config.get("threads", 0) for task in tasks))
+        )
+        at_once = min(self.options["n_jobs"] or room, len(tasks))
         if not (threads or gpus):
-            threads = max(1, _cores() // at_once)
+            threads = max(1, cores() // at_once)
         shared = [gpus[place % len(gpus)] for place in range(at_once)] if gpus else []
-        batch = replace(self._batch(wanted, wanted, at_once, threads), gpus=shared)
+        batch = replace(self._batch(wanted, tasks, at_once, threads), gpus=shared)
         if self.options["detach"]:
             self._detach(batch)
             return
-        self.console.print(f"{len(wanted)} to do, {at_once} at a time", markup=False)
+        others = sum(status_of(task.state, None).under_way for task in tasks)
+        words = f", {others} under way in another process" if others else ""
+        self.console.print(f"{len(wanted)} to do, {at_once} at a time{words}", markup=False)
         done = 0
-        with _stopping(batch) as stopped, StudyProgress(len(wanted), self.console) as progress:
+        with _stopping(batch) as stopped, StudyProgress(len(tasks), self.console) as progress:
 
             def look(ended: list[Task], under_way: list[Task]) -> None:
                 nonlocal done
                 for task in ended:
                     done += 1
-                    self._tell(task, done, len(wanted))
+                    self._tell(task, done, len(tasks))
                 progress.update(done, {task.run_id: task.state for task in under_way})
 
             batch.work(look)
@@ -102,41 +118,38 @@ def _nowhere() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stopping(batch: Batch) -> Iterator[list[int]]:
-    """Let Ctrl-C and SIGTERM stop `batch`; the signals that did."""
+    """Let `SIGNALS` stop `batch`; those that did."""
     seen: list[int] = []
 
     def stop(number: int, frame: object) -> None:
         seen.append(number)
         batch.stop()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with caught(stop):
         yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _devices(tasks: Sequence[Task]) -> list[str]:
+    """The GPUs to share out among `tasks`; none where all of them stay on the CPU.
 
+    A run that names its device, as cuda:1, keeps to that one (`Process`).
 
-def _gpus() -> list[str]:
-    """This machine's NVIDIA GPUs, or those that CUDA_VISIBLE_DEVICES leaves."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name]
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        )
-    except (OSError, subprocess.SubprocessError):
+    Raises:
+        UserError: a run asks for a GPU that is not there.
+    """
+    asked = {str(task.config.get("device", "auto")) for task in tasks}
+    if asked == {"cpu"}:
         return []
-    return done.stdout.split()
+    there = gpus()
+    named = sorted(device for device in asked if device.startswith("cuda:"))
+    for device in named:
+        if there and int(device.partition(":")[2]) >= len(there):
+            raise UserError(
+                f"device={device}: this machine has {counted(len(there), 'CUDA device')}"
+            )
+    if named and len(named) == len(asked):
+        return [there[int(device.partition(":")[2])] for device in named] if there else []
+    return there
 
 
 ConfigStore.instance().store("submitit_local_schema", LocalConf, group="hydra/launcher")

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Ctrl-C; a cluster's preemption; a cluster's warning before the time limit (as submitit's)."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+"""Ctrl-C; a cluster's preemption; a terminal that is closed; a cluster's warning before the time
+limit (as submitit's)."""
+
+
+@contextlib.contextmanager
+def caught(
+    handler: Callable[[int, FrameType | None], None], signals: Iterable[signal.Signals] = SIGNALS
+) -> Iterator[None]:
+    """Let `signals` call `handler` in the ``with`` block; under nohup, SIGHUP stays ignored."""
+    before = {
+        number: signal.signal(number, handler)
+        for number in signals
+        if not (number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN)
+    }
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
 class StopRequest:
@@ -22,12 +42,12 @@ class StopRequest:
         self.signal: signal.Signals | None = None
 
     def __enter__(self) -> StopRequest:
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._caught = caught(self._note)
+        self._caught.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._caught.__exit__(None, None, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:

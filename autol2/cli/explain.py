@@ -1,0 +1,130 @@
+"""One line for an error of Hydra's or OmegaConf's that the user caused.
+
+They say what went wrong in prose only, so their messages are taken apart here, and nowhere else.
+Tried with Hydra 1.3.2 to 1.3.8 and OmegaConf 2.3.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..errors import UserError
+from .words import ALIASES, NUMERIC_GROUPS
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+if not CONF.is_dir():  # a source tree; an installed package carries the folder inside
+    CONF = CONF.parents[1] / "conf"
+
+
+def explain(error: BaseException, config_name: str) -> str | None:
+    """One line about an error that the user caused; None where the program is to blame."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error.__cause__, UserError):  # from a launcher that Hydra could not make
+        return str(error.__cause__)
+    text = str(error) if error.__cause__ is None else f"{error}\n{error.__cause__}"
+    if match := re.search(r"Config group override must be a string", text):
+        choice = _offending_choice()
+        return choice and _unknown_choice(*choice)
+    if match := re.search(r"Could not find '((?:hydra/)?[^'/]+)/([^']*)'", text):
+        return _unknown_choice(match[1], match[2])
+    if match := re.search(r"An item is already at '([^']+)'", text):
+        return f"{match[1]} is there already: leave out the +, as in {match[1]}=VALUE"
+    if match := re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text):
+        return _unknown_key(match[1], config_name)
+    if match := re.search(r"Error parsing override '([^'=]+)'\s+missing EQUAL", text):
+        return f"{match[1]!r} is no setting: they are written NAME=VALUE"
+    if match := re.search(r"Could not find '([^']+)'", text):
+        return f"there is no configuration {match[1]!r}"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]} needs a value: {match[1]}=…"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    key = next((line.split(":", 1)[1].strip() for line in lines if "full_key:" in line), None)
+    if key is not None:
+        what = next((line for line in lines if line.startswith("Value ")), lines[0])
+        return f"{key}: {what[:1].lower()}{what[1:]}"
+    return "; ".join(lines[:2]) or type(error).__name__
+
+
+def options_of(group: str) -> list[str]:
+    """The names that there are to choose from in a group."""
+    folder = CONF / group
+    files = folder.rglob("*.yaml")
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in files)
+
+
+def _offending_choice() -> tuple[str, str] | None:
+    """The group, and what was given for it, where that is no name."""
+    for argument in sys.argv[1:]:
+        group, equals, value = argument.lstrip("+~").partition("=")
+        if equals and (CONF / group).is_dir():
+            override = OverridesParser.create().parse_override(argument)
+            if not isinstance(override.value(), str | list):
+                return group, value
+    return None
+
+
+def _unknown_choice(group: str, value: str) -> str:
+    options = options_of(group)
+    if group in NUMERIC_GROUPS:
+        return f"{group}={value} is neither a number nor one of {', '.join(options)}"
+    near = difflib.get_close_matches(value, options, 1)
+    hint = f"; did you mean {group}={near[0]}?" if near else ""
+    return f"{group}={value} does not exist: choose from {', '.join(options)}{hint}"
+
+
+def _unknown_key(key: str, config_name: str) -> str:
+    given = [word for word in sys.argv[1:] if "," not in word]
+    chosen = [word for word in given if (CONF / word.partition("=")[0]).is_dir()]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            known = hydra.compose(config_name, chosen, return_hydra_config=True)
+        except HydraException:  # an option of the user's own
+            known = hydra.compose(config_name, return_hydra_config=True)
+    if key.startswith("hydra.launcher."):
+        options = sorted(option for option in known.hydra.launcher if option != "_target_")
+        return _unknown_of("hydra/launcher", known.hydra.runtime.choices, key, options)
+    container = OmegaConf.to_container(known, resolve=False)
+    assert isinstance(container, dict)
+    if not key.startswith("hydra."):
+        del container["hydra"]
+    group = key.rpartition(".")[0]
+    if (CONF / group).is_dir() and group and group in container:
+        options = sorted(option for option in container[group] if option != "_target_")
+        options += [alias.partition(".")[2] for alias in ALIASES if alias.startswith(f"{group}.")]
+        return _unknown_of(group, known.hydra.runtime.choices, key, options)
+    keys = sorted(_keys(cast("dict[str, Any]", container)))
+    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+    near = difflib.get_close_matches(key, [*keys, *groups], 1) or [
+        full for full in keys if full.rpartition(".")[2] == key
+    ]
+    hint = f"; did you mean {near[0]}?" if near else "; --help explains them all"
+    return f"there is no option {key!r}{hint}"
+
+
+def _unknown_of(group: str, choices: Mapping[str, Any], key: str, options: list[str]) -> str:
+    prefix, _, word = key.rpartition(".")
+    near = difflib.get_close_matches(word, options, 1)
+    hint = f"; did you mean {prefix}.{near[0]}?" if near else f": {', '.join(options)}"
+    return f"{group}={choices[group]} has no option {word!r}{hint}"
+
+
+def _keys(options: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    for key, value in options.items():
+        full = f"{prefix}{key}"
+        yield full
+        if isinstance(value, dict):
+            yield from _keys(value, f"{full}.")

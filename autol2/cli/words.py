@@ -1,0 +1,259 @@
+"""The words of a command line, made ready for Hydra: flags first, numbers for groups, plain text.
+
+What Hydra would misread in silence, or answer with a traceback, is mended or refused here.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
+
+from ..errors import UserError, require
+
+NUMERIC_GROUPS = {"alpha": "alpha.percent", "fixed_lambda": "fixed_lambda.value"}
+"""Groups that people give numbers to, and the option that such a number means."""
+ALIASES = {"method.k": "method.measure_every"}
+"""Other names of options, and theirs: the paper says k."""
+OTHER_WORDS = {"hydra/sweeper=optuna": "hydra/sweeper=search"}
+"""Overrides that people know from elsewhere, and ours."""
+
+VALUES = ("--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+"""Hydra's flags that take a value, whatever it is."""
+CHOICES = {
+    "--cfg": ("job", "hydra", "all"),
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
+"""Its flags that take one of these; --info, none as well."""
+SWITCHES = (
+    *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r"),
+    *("--multirun", "-m", "--shell-completion", "-sc"),
+)
+"""Its flags that take none."""
+LONG = {"-c": "--cfg", "-i": "--info"}
+SHOWS = (
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--version",
+    "--cfg",
+    "--info",
+    "-sc",
+    "--shell-completion",
+)
+"""Flags with which a command only shows something."""
+SWEEPS = ("--multirun", "-m")
+
+
+def prepared(arguments: Sequence[str]) -> list[str]:
+    """`arguments` as Hydra is to get them.
+
+    Raises:
+        UserError: a word that Hydra does not take; the message has the whole command, mended.
+    """
+    flags, overrides = _split(arguments)
+    if "-sc" in flags or "--shell-completion" in flags:
+        return flags + overrides
+    for place, word in enumerate(overrides):
+        _check(word, functools.partial(_command, flags, overrides, place))
+    overrides = [OTHER_WORDS.get(word, word) for word in overrides]
+    overrides = _last_wins(numbers_to_options(overrides))
+    if any(flag in SWEEPS for flag in flags):
+        overrides = one_by_one(overrides)
+    return flags + overrides
+
+
+def only_shows(arguments: Iterable[str]) -> bool:
+    """Whether a command with these words does no work."""
+    return any(word.partition("=")[0] in SHOWS for word in arguments)
+
+
+def numbers_to_options(arguments: Iterable[str]) -> list[str]:
+    """`arguments` with ``alpha=5`` written ``alpha.percent=5``, and likewise ``fixed_lambda``.
+
+    Hydra takes only names for a group. A sweep over numbers (``alpha=0,5``, ``alpha=range(0,9,3)``,
+    ``alpha=interval(0,20)``) becomes a sweep over the option; names are left alone. Letters beyond
+    ASCII get the quotes that Hydra wants, and ~ becomes the home folder.
+
+    Raises:
+        UserError: a sweep that mixes numbers and names.
+    """
+    return [_number_to_option(_plain_text(argument)) for argument in arguments]
+
+
+def one_by_one(arguments: Iterable[str]) -> list[str]:
+    """`arguments` in which every option of a group is a choice of one.
+
+    Hydra composes a sweep's configuration before any choice is made, and would refuse an option
+    that only the chosen component has.
+    """
+    plain = r"(?!hydra[./])([\w/]+\.[\w.]+)=([^\"'()\[\]{},$]+)"
+    return [re.sub(rf"^{plain}$", r"\1=choice(\2)", word) for word in arguments]
+
+
+def quoted(text: str) -> str:
+    """`text` so that Hydra's grammar takes it as it is."""
+    escaped = re.sub(r'(\\*)"', r"\1\1\\" + '"', text)
+    return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
+
+
+# ---------------------------------------------------------------------- flags
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags, with their values, and the overrides: it wants them in this order."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flag, equals, _ = word.partition("=")
+        flag = LONG.get(flag, flag)
+        require(
+            flag != "--experimental-rerun",
+            "--experimental-rerun is Hydra's: here the same command again does what is missing, "
+            "and rerun=true does a run over",
+        )
+        require(
+            flag in VALUES or flag in CHOICES or flag in SWITCHES,
+            f"there is no flag {word}; --hydra-help lists them",
+        )
+        flags.append(word)
+        if equals or flag in SWITCHES:
+            continue
+        if flag == "--info" and not (words and words[0] in CHOICES[flag]):
+            continue
+        require(bool(words), f"{word} needs a value")
+        require(
+            flag not in CHOICES or words[0] in CHOICES[flag],
+            f"{word} {words[0]} is not one of {', '.join(CHOICES.get(flag, ()))}",
+        )
+        flags.append(words.pop(0))
+    alone = [flag for flag in flags if flag in (*SHOWS[2:], *SWEEPS, *LONG)]
+    require(
+        len(alone) < 2,
+        f"{' and '.join(alone)}: one at a time; --cfg and --info show what one run would be",
+    )
+    return flags, overrides
+
+
+# ---------------------------------------------------------------------- overrides
+
+
+def _check(word: str, command: Callable[[str], str]) -> None:
+    """Refuse an override that Hydra would not take as it is meant."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        shown = word.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        raise UserError(f"{shown} is no UTF-8: choose names that are") from None
+    key, equals, value = word.partition("=")
+    if key.startswith("~"):
+        raise UserError(
+            f"{word}: options cannot be taken away; give {key[1:]} another value, as in "
+            f"{key[1:]}=VALUE"
+        )
+    require(bool(equals), f"{word!r} is no setting: they are written NAME=VALUE")
+    require(
+        re.fullmatch(r"\+{0,2}[^\s=@]+", key) is not None,
+        f"{word!r} is no setting: they are written NAME=VALUE, the name without spaces or @",
+    )
+    plain = _plain_text(word)
+    try:
+        override = OverridesParser.create().parse_override(plain)
+        value_is_odd = key in NUMERIC_GROUPS and isinstance(override.value(), list | dict)
+        require(not value_is_odd, f"{word}: {key} is a number or a name, as in {key}=five")
+    except HydraException:
+        mended = f"{key}={quoted(value)}"
+        raise UserError(
+            f"{word} has characters that mean something to Hydra; to mean them as they are, quote "
+            f"twice: {command(mended)}"
+        ) from None
+
+
+def _command(flags: Sequence[str], overrides: Sequence[str], place: int, new: str) -> str:
+    words = [*flags, *overrides[:place], new, *overrides[place + 1 :]]
+    main = sys.modules["__main__"].__spec__
+    name = main.name.removesuffix(".__main__") if main is not None else "autol2.train"
+    return shlex.join(["python", "-m", name, *words])
+
+
+def _plain_text(word: str) -> str:
+    """An override with quotes around letters beyond ASCII, and with the home folder for ~."""
+    key, equals, value = word.partition("=")
+    if not equals or re.search(r"[\"'(\[{]", value):
+        return word
+    if value.isascii() and "~" not in value:
+        return word
+    return f"{key}={','.join(_element(part) for part in value.split(','))}"
+
+
+def _element(text: str) -> str:
+    if text.startswith("~"):
+        return quoted(os.path.expanduser(text))
+    return text if text.isascii() else quoted(text)
+
+
+def _number_to_option(argument: str) -> str:
+    group, equals, value = argument.partition("=")
+    if group in ALIASES:
+        return f"{ALIASES[group]}{equals}{value}"
+    option = NUMERIC_GROUPS.get(group)
+    if not (option and equals and value):
+        return argument
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return argument  # Hydra itself will say what is wrong with it
+    numeric = [_is_number(element) for element in _elements(override)]
+    if numeric and all(numeric):
+        return f"{option}={value}"
+    if any(numeric):
+        raise UserError(f"{argument} mixes numbers and names: use one or the other")
+    return argument
+
+
+def _elements(override: Override) -> list[object]:
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        return list(value.list)
+    if isinstance(value, RangeSweep | IntervalSweep):
+        return [value.start]
+    return [value]
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return not isinstance(value, bool)
+
+
+def _last_wins(overrides: Sequence[str]) -> list[str]:
+    """Without choices of `NUMERIC_GROUPS` that a later word takes the place of."""
+    return list(_kept(overrides))
+
+
+def _kept(overrides: Sequence[str]) -> Iterator[str]:
+    for place, word in enumerate(overrides):
+        key = word.partition("=")[0]
+        group = key.partition(".")[0]
+        later = {one.partition("=")[0] for one in overrides[place + 1 :]}
+        if not (group in NUMERIC_GROUPS and later & {group, NUMERIC_GROUPS[group]} - _weaker(key)):
+            yield word
+
+
+def _weaker(key: str) -> set[str]:
+    """What a later word may set without taking the place of `key`: a group's option after it."""
+    return set(NUMERIC_GROUPS.values()) if key in NUMERIC_GROUPS else set()

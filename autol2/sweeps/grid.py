@@ -1,0 +1,208 @@
+"""``hydra/sweeper=grid``: every combination of the values that a sweep names.
+
+In the place of Hydra's own sweeper, whose options it has. It knows an experiment's sweep when
+several experiments are swept over, keeps the text of values, composes a run once and goes on after
+runs that failed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from ..cli.composition import SweepLoader, keep_text, sweep_loader
+from ..cli.words import NUMERIC_GROUPS, numbers_to_options
+from ..errors import UserError
+from .launcher import Failed
+
+Axes = dict[str, list[str]]
+"""The overrides to choose from, by what they set; a single one is no choice."""
+
+
+@dataclass
+class GridConf:
+    """How a sweep's runs are made."""
+
+    _target_: str = "hydra_plugins.autol2_launchers.Grid"
+    params: dict[str, str] = field(default_factory=dict)
+    """What an experiment sweeps over, as on the command line."""
+    max_batch_size: int | None = None
+    """So many runs are planned and done before the next are looked at; null for all of them."""
+
+
+class StudySweeper(Sweeper):
+    """What the sweepers share: Hydra's hand-over, and the axes of a sweep."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self.params: Mapping[str, str] = options["params"] or {}
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what Hydra hands over, and make the launcher."""
+        keep_text(config, config.hydra.overrides.hydra)
+        self.loader: SweepLoader = sweep_loader(hydra_context)
+        self.config: DictConfig = config
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def overrides(self, params: Mapping[str, str], arguments: Iterable[str]) -> dict[str, Override]:
+        """What a sweep over `params`, and over the command line's `arguments`, sets, by its key.
+
+        An argument takes the place of the same one of `params`.
+        """
+        given = [self.loader.parse(word) for word in arguments]
+        named = {one.key_or_group for one in given}
+        found: dict[str, Override] = {}
+        for word in numbers_to_options(f"{key}={value}" for key, value in params.items()):
+            override = self.loader.parse(word)
+            group = override.key_or_group.partition(".")[0]
+            if not (group in NUMERIC_GROUPS and group in named):
+                found[override.get_key_element()] = override
+        return {**found, **{one.get_key_element(): one for one in given}}
+
+    def axes(self, params: Mapping[str, str], arguments: Iterable[str]) -> Axes:
+        """`overrides`, each as the single ones to choose from."""
+        return {key: choices(one) for key, one in self.overrides(params, arguments).items()}
+
+
+class GridSweeper(StudySweeper):
+    """``hydra/sweeper=grid``."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        size = options["max_batch_size"]
+        if size is not None and size < 1:
+            raise UserError(f"hydra.sweeper.max_batch_size must be at least 1, not {size}")
+
+    def sweep(self, arguments: list[str]) -> list[Any]:
+        """Do the runs, a batch after the other; what the launcher returns of each batch.
+
+        Raises:
+            Failed: some runs came to no result. All that could be done are done by then.
+        """
+        runs = self.runs(arguments)
+        size = self.options["max_batch_size"] or max(1, len(runs))
+        if len(runs) > size and self.config.hydra.launcher.get("detach"):
+            raise UserError(
+                "hydra.sweeper.max_batch_size waits for each batch: leave it out, or use "
+                "hydra.launcher.detach=false"
+            )
+        self.loader.expect(runs)
+        returned, failed = [], []
+        for first in range(0, max(1, len(runs)), size):
+            try:
+                returned.append(
+                    self.launcher.launch(runs[first : first + size], initial_job_idx=first)
+                )
+            except Failed as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
+        return returned
+
+    def runs(self, arguments: list[str]) -> list[list[str]]:
+        """The overrides of each run of the sweep.
+
+        Raises:
+            UserError: a choice that is swept over changes how the sweep is done.
+        """
+        axes = self.axes({}, arguments)
+        ours = self._settings(self.config)
+        swept = {
+            key: words
+            for key, words in axes.items()
+            if len(words) > 1 and self.loader.is_group(key)
+        }
+        own = {
+            (key, word): settings
+            for key, words in swept.items()
+            for word in words
+            if (settings := self._settings(self.loader.with_hydra(self.config, [word]))) != ours
+        }
+        for (key, word), settings in own.items():
+            for part in settings:
+                if part != "params" and settings[part] != ours[part]:
+                    raise UserError(
+                        f"{word} sets {part}, which holds for the whole sweep: leave it out, or "
+                        f"sweep over {key} in commands of their own"
+                    )
+        by_itself = {key for key, _ in own}
+        if len(by_itself) > 1:
+            raise UserError(
+                f"{' and '.join(sorted(by_itself))} have sweeps of their own: sweep over one of "
+                f"them at a time"
+            )
+        found: list[list[str]] = []
+        for key in by_itself or {""}:
+            for word in axes.get(key, [""]):
+                params = own.get((key, word), ours)["params"]
+                fixed = [word] if word else []
+                others = [one for one in arguments if self.loader.parse(one).key_or_group != key]
+                found += product(self.axes(params, fixed + others))
+        if {key for key in self.params if self.loader.is_group(key)}:
+            self._refuse_nested(found, [ours, *own.values()])
+        return found
+
+    def _refuse_nested(self, runs: list[list[str]], known: list[dict[str, Any]]) -> None:
+        """Refuse a sweep of a sweep: what an experiment chooses has no sweep of its own."""
+        for groups in {self.loader.groups(run) for run in runs}:
+            if self._settings(self.loader.with_hydra(self.config, groups)) not in known:
+                raise UserError(
+                    f"{' '.join(groups)} changes how the sweep is done (hydra.sweeper or "
+                    f"hydra.launcher), which a choice within a sweep cannot"
+                )
+
+    def _settings(self, config: DictConfig) -> dict[str, Any]:
+        """How `config` would have the sweep done."""
+        hydra = config.hydra
+        sweeper = OmegaConf.to_container(hydra.sweeper, resolve=False)
+        assert isinstance(sweeper, dict)
+        params = sweeper.pop("params", None) or {}
+        launcher = OmegaConf.to_container(hydra.launcher, resolve=False)
+        return {"params": params, "hydra.sweeper": sweeper, "hydra.launcher": launcher}
+
+
+def product(axes: Axes) -> list[list[str]]:
+    """Every combination."""
+    return [list(words) for words in itertools.product(*axes.values())]
+
+
+def choices(override: Override) -> list[str]:
+    """The overrides that a sweep chooses from, with the user's own text where that is possible.
+
+    Raises:
+        UserError: an interval has no values.
+    """
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    if not override.is_discrete_sweep():
+        raise UserError(
+            f"{override.input_line} is for a search: use hydra/sweeper=search, or name the values"
+        )
+    values = list(override.sweep_string_iterator())
+    text = str(override.input_line).partition("=")[2]
+    if override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP):
+        if match := re.fullmatch(r"choice\((.*)\)", text):
+            text = match[1]
+        own = [part.strip() for part in text.split(",")]
+        if len(own) == len(values) and not re.search(r"[\"'\\(\[{$]", text):
+            values = own
+    return [f"{key}={value}" for value in values]
+
+
+ConfigStore.instance().store("grid_schema", GridConf, group="hydra/sweeper")

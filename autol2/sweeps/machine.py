@@ -1,0 +1,93 @@
+"""What this machine has for a sweep: cores and GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+"""Where control groups are told."""
+
+
+def cores() -> int:
+    """CPU cores that this process may use: its affinity, and its control groups' quota."""
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    return max(1, min([count, *(math.ceil(quota) for quota in _quotas())]))
+
+
+def _quotas() -> Iterator[float]:
+    """The quota of cores of each control group that this process is in, where it has one."""
+    try:
+        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for group in groups:
+        number, controllers, path = group.split(":", 2)
+        old = "cpu" in controllers.split(",")
+        if not (old or number == "0"):
+            continue
+        top = CGROUPS / "cpu" if old else CGROUPS
+        below = Path(path.lstrip("/"))
+        for folder in (top / below, *(top / parent for parent in below.parents)):
+            with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+                yield _quota_v1(folder) if old else _quota_v2(folder)
+
+
+def _quota_v1(folder: Path) -> float:
+    quota = float((folder / "cpu.cfs_quota_us").read_text())
+    if quota <= 0:
+        raise ValueError("no quota")
+    return quota / float((folder / "cpu.cfs_period_us").read_text())
+
+
+def _quota_v2(folder: Path) -> float:
+    quota, period = (folder / "cpu.max").read_text().split()
+    return float(quota) / float(period)  # "max" is no number
+
+
+def gpus() -> list[str]:
+    """The NVIDIA GPUs that CUDA would show a process, by the names that it knows them by.
+
+    As CUDA does, those that CUDA_VISIBLE_DEVICES names after one that is not there do not count.
+    """
+    there = _installed()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [index for index, _ in there]
+    found: list[str] = []
+    for name in (name.strip() for name in visible.split(",")):
+        if name in found or not _is_there(name, there):
+            break
+        found.append(name)
+    return found
+
+
+def _is_there(name: str, there: list[tuple[str, str]]) -> bool:
+    if re.fullmatch(r"\d+", name):
+        return not there or name in [index for index, _ in there]
+    if name.startswith("GPU-"):
+        return not there or any(uuid.startswith(name) for _, uuid in there)
+    return name.startswith("MIG-")
+
+
+def _installed() -> list[tuple[str, str]]:
+    """Index and UUID of each GPU, as nvidia-smi tells; none where it does not."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return re.findall(r"^(\d+), *(GPU-\S+)$", done.stdout, re.MULTILINE)

@@ -1,0 +1,341 @@
+"""``hydra/sweeper=search``: Optuna looks for the values with which runs are the most accurate.
+
+The values to search come as for a sweep: ``alpha.percent=interval(0, 50)``, ``lr=tag(log,
+interval(1e-3, 1))``, ``batch_size=32,64``. ``seed`` is never searched: with several seeds, every
+trial does all of them and counts by their mean. Trials are kept in the study's folder, so that the
+same command goes on where a search was stopped; a trial that fails does not end it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from ..cli.composition import resolved
+from ..cli.progress import counted
+from ..errors import UserError
+from ..runs.files import to_json, write_atomically
+from ..runs.identity import digest
+from ..runs.run import FINISHED
+from .batch import Task
+from .grid import StudySweeper, choices
+from .launcher import Failed, StudyLauncher
+from .run_status import HOPELESS, common_error, last_line
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+OBJECTIVES = {
+    "mean_last_10_validation": "validation accuracy, mean of the last 10 epochs",
+    "final_validation_accuracy": "validation accuracy",
+    "mean_last_10_epochs": "test accuracy, mean of the last 10 epochs",
+}
+"""What is maximised, the first that a run's result has, and how it is called."""
+RECORD = "search.json"
+"""The file in the study's folder that says what was found."""
+
+
+@dataclass
+class SamplerConf:
+    """Where trials come from: Optuna's tree-structured Parzen estimator."""
+
+    seed: int = 0
+    """With the same one, a search that was stopped goes on as if it had not been."""
+
+
+@dataclass
+class SearchConf:
+    """How values are searched for that make runs accurate."""
+
+    _target_: str = "hydra_plugins.autol2_launchers.Search"
+    params: dict[str, str] = field(default_factory=dict)
+    """What is searched, as on the command line."""
+    n_trials: int = 20
+    """How many values are tried in all, earlier commands' included."""
+    n_jobs: int = 4
+    """Trials of one round, done at the same time as far as the launcher can."""
+    storage: str | None = None
+    """Where trials are kept: a file, or a database as Optuna names it (sqlite:///FILE); null for
+    search.journal in the study's folder."""
+    sampler: SamplerConf = field(default_factory=SamplerConf)
+
+
+@dataclass
+class Space:
+    """What is searched, and what is not."""
+
+    fixed: list[str]
+    """Overrides of every run."""
+    seeds: list[str]
+    """Overrides of which each trial does all; one empty word where it has none."""
+    searched: dict[str, BaseDistribution]
+
+    def runs(self, params: Mapping[str, Any]) -> list[list[str]]:
+        """The overrides of each run of a trial."""
+        words = [f"{key}={params[key]}" for key in self.searched]
+        return [[*self.fixed, *words, *([seed] if seed else [])] for seed in self.seeds]
+
+
+class SearchSweeper(StudySweeper):
+    """``hydra/sweeper=search``."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """As the others', and refuse what a search cannot do."""
+        for name in ("n_trials", "n_jobs"):
+            if self.options[name] < 1:
+                raise UserError(
+                    f"hydra.sweeper.{name} must be at least 1, not {self.options[name]}"
+                )
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        if not isinstance(self.launcher, StudyLauncher):
+            raise UserError("a search needs hydra/launcher=submitit_local or submitit_slurm")
+        for option in ("detach", "dry_run"):
+            if self.launcher.options[option]:
+                raise UserError(
+                    f"a search needs what its runs come to: hydra.launcher.{option}=false"
+                )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Search, and say what was found.
+
+        Raises:
+            Failed: every trial failed.
+        """
+        space = self._space(arguments)
+        example = resolved(self.loader.load_sweep_config(self.config, space.fixed), space.fixed)
+        self.folder = Path(example["outputs"]) / example["study"]
+        with _optuna() as optuna:
+            self.seed = int(self.options["sampler"]["seed"])
+            self.study = self._open(optuna, digest(_identity(space, example)))
+            self._search(optuna, space)
+            self._say_best(final=True)
+
+    def _space(self, arguments: list[str]) -> Space:
+        """What is searched, by the experiment and the command line.
+
+        Raises:
+            UserError: nothing is searched, or what a search cannot.
+        """
+        space = Space([], [""], {})
+        for key, override in self.overrides(self.params, arguments).items():
+            if not override.is_sweep_override():
+                space.fixed.append(str(override.input_line))
+            elif key == "seed":
+                space.seeds = choices(override)
+            elif key in ("study", "outputs", "experiment"):
+                raise UserError(f"a search has one {key}, not {override.input_line}")
+            else:
+                space.searched[key] = _distribution(override)
+        if not space.searched:
+            raise UserError(
+                "there is nothing to search: name values, as in 'alpha.percent=interval(0,50)'"
+            )
+        return space
+
+    def _open(self, optuna: Any, name: str) -> Study:
+        storage = self.options["storage"]
+        try:
+            if storage is None or "://" not in storage:
+                path = self.folder / "search.journal" if storage is None else Path(storage)
+                self.kept = str(path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                backend = optuna.storages.journal.JournalFileBackend(str(path))
+                storage = optuna.storages.JournalStorage(backend)
+            else:
+                self.kept = storage
+            found: Study = optuna.create_study(
+                storage=storage, study_name=name, direction="maximize", load_if_exists=True
+            )
+        except Exception as error:  # what a database and its driver raise is their business
+            text = str(error).strip() or type(error).__name__
+            raise UserError(
+                f"trials cannot be kept in {self.kept}: {text.splitlines()[0]}; choose another "
+                f"place with hydra.sweeper.storage=FILE"
+            ) from error
+        return found
+
+    def _search(self, optuna: Any, space: Space) -> None:
+        from optuna.trial import TrialState
+
+        launcher = self.launcher
+        assert isinstance(launcher, StudyLauncher)
+        failed = [one for one in self._trials() if one.state == TrialState.FAIL]
+        if failed and launcher.options["retry_failed"]:
+            for one in failed:
+                self.study.enqueue_trial(one.params)
+        goal = self.options["n_trials"] + (len(failed) * launcher.options["retry_failed"])
+        while True:
+            trials = self._trials()
+            waiting = {one.number: one.params for one in trials if one.state == TrialState.RUNNING}
+            if not waiting:  # else a command that was stopped left them open
+                count = goal - sum(one.state.is_finished() for one in trials)
+                self.study.sampler = optuna.samplers.TPESampler(
+                    seed=self.seed + len(trials), constant_liar=True
+                )
+                for _ in range(min(self.options["n_jobs"], count)):
+                    trial = self.study.ask(space.searched)
+                    waiting[trial.number] = trial.params
+            if not waiting:
+                return
+            of = {number: space.runs(params) for number, params in waiting.items()}
+            jobs = [run for runs in of.values() for run in runs]
+            with contextlib.suppress(Failed):  # told below
+                launcher.launch(jobs, initial_job_idx=min(of))
+            tasks = iter(launcher.tasks)
+            for number, runs in of.items():
+                self._tell(number, waiting[number], [next(tasks) for _ in runs])
+
+    def _tell(self, number: int, params: Mapping[str, Any], tasks: Sequence[Task]) -> None:
+        """Let Optuna know what the runs of a trial came to.
+
+        Raises:
+            Failed: so far all trials failed, with the same error.
+        """
+        from optuna.trial import TrialState
+
+        assert isinstance(self.launcher, StudyLauncher)
+        console = self.launcher.console
+        states = [task.state for task in tasks]
+        said = f"trial {number}: {_words(params)}"
+        if any(state.get("status") not in FINISHED for state in states):
+            self.study.tell(number, state=TrialState.FAIL)
+            console.print(f"{said}: failed; the search goes on", markup=False)
+            finished = [one for one in self._trials() if one.state.is_finished()]
+            why = common_error(states) or states[0].get("error", "no result")
+            if len(finished) >= HOPELESS and all(one.state == TrialState.FAIL for one in finished):
+                raise Failed(f"all {len(finished)} trials failed: {last_line(why)}")
+            return
+        kind = next((one for one in OBJECTIVES if one in _results(states)), "mean_last_10_epochs")
+        values = [float(state.get("result", {}).get(kind, 0.0)) for state in states]
+        self.study.set_user_attr("objective", kind)
+        self.study.tell(number, statistics.fmean(values))
+        console.print(f"{said}: {statistics.fmean(values):.2f} %", markup=False)
+        self._record()
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _best(self) -> FrozenTrial | None:
+        try:
+            return self.study.best_trial
+        except ValueError:  # there is none yet
+            return None
+
+    def _record(self) -> None:
+        """Put the best so far into the study's folder."""
+        best = self._best()
+        if best is None:
+            return
+        found = {
+            "objective": OBJECTIVES[self.study.user_attrs["objective"]],
+            "best_params": best.params,
+            "best_value": best.value,
+            "best_trial": best.number,
+            "trials": sum(one.state.is_finished() for one in self._trials()),
+            "storage": self.kept,
+        }
+        with contextlib.suppress(OSError):  # the trials are kept all the same
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / RECORD, to_json(found).encode())
+
+    def _say_best(self, *, final: bool) -> None:
+        assert isinstance(self.launcher, StudyLauncher)
+        self._record()
+        best = self._best()
+        count = counted(sum(one.state.is_finished() for one in self._trials()), "trial")
+        if best is None:
+            raise Failed(f"no trial of {count} came to a result; they are kept in {self.kept}")
+        objective = OBJECTIVES[self.study.user_attrs["objective"]]
+        self.launcher.console.print(
+            f"best of {count}: {_words(best.params)} with {best.value:.2f} % ({objective}); "
+            f"see {self.folder / RECORD}, trials are kept in {self.kept}",
+            markup=False,
+        )
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    """What Optuna draws from for a sweep of Hydra's grammar."""
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    value = override.value()
+    try:
+        if isinstance(value, IntervalSweep):
+            low, high = value.start, value.end
+            assert low is not None
+            assert high is not None
+            log = "log" in value.tags
+            if isinstance(low, int) and isinstance(high, int):
+                return IntDistribution(low, high, log=log)
+            return FloatDistribution(float(low), float(high), log=log)
+        words = [word.partition("=")[2] for word in choices(override)]
+        if isinstance(value, RangeSweep) and not value.shuffle and len(words) > 1:
+            numbers = [float(word) for word in words]
+            low, step = min(numbers), abs(numbers[1] - numbers[0])
+            if all(number.is_integer() for number in numbers):
+                return IntDistribution(int(low), int(max(numbers)), step=int(step))
+            return FloatDistribution(low, max(numbers), step=step)
+        assert isinstance(value, ChoiceSweep | RangeSweep)
+        return CategoricalDistribution(words)
+    except ValueError as error:
+        raise UserError(f"{override.input_line} cannot be searched: {error}") from error
+
+
+def _identity(space: Space, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two searches the same."""
+    ignored = ("rerun", "device", "threads")
+    return {
+        "options": {key: value for key, value in options.items() if key not in ignored},
+        "searched": {key: str(one) for key, one in space.searched.items()},
+        "seeds": space.seeds,
+    }
+
+
+def _results(states: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {key for state in states for key in state.get("result", {})}
+
+
+def _words(params: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in params.items()
+    )
+
+
+@contextlib.contextmanager
+def _optuna() -> Iterator[Any]:
+    """Optuna, silent.
+
+    Raises:
+        UserError: it is not installed, or is too old.
+    """
+    try:
+        import optuna
+        from optuna.storages import journal  # noqa: F401
+    except ImportError as error:
+        raise UserError("a search needs Optuna 4 or newer: pip install 'autol2[optuna]'") from error
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield optuna
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+ConfigStore.instance().store("search_schema", SearchConf, group="hydra/sweeper")
