@@ -43,6 +43,7 @@ class LocalConf:
 class LocalLauncher(StudyLauncher):
     """``hydra/launcher=submitit_local``."""
 
+    SCHEMA: ClassVar = LocalConf
     AT_LEAST: ClassVar = {"n_jobs": 0, "cpus_per_task": 0, "runs_per_job": 1, "max_retries": 0}
 
     def _act(self, wanted: list[Task]) -> None:

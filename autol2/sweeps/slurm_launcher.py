@@ -36,6 +36,7 @@ OF_EACH = 0.02
 class SlurmLauncher(StudyLauncher):
     """``hydra/launcher=submitit_slurm``."""
 
+    SCHEMA: ClassVar = SlurmConf
     AT_LEAST: ClassVar = {
         **{"timeout_min": 1, "nodes": 1, "tasks_per_node": 1, "signal_delay_s": 1},
         **{"array_parallelism": 1, "max_num_timeout": 0},
