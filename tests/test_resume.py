@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,6 +35,7 @@ from autol2.runs import checkpoint, run
 from autol2.runs.run import Held, Run, read_state
 from autol2.train import train
 from autol2.training import attempt
+from autol2.training.trainer import Trainer
 
 from .conftest import PROJECT, SMALL, Command
 
@@ -503,6 +504,67 @@ def test_a_live_holder_on_another_host_is_left_alone(
     monkeypatch.setattr(run.time, "sleep", lambda _: _as_on_another_host(folder))
     with pytest.raises(Held, match="on elsewhere"), Run(half).open():
         pass
+
+
+@pytest.mark.parametrize(
+    ("job", "restarts", "waits"), [("7", "1", False), ("7", None, True), ("8", "1", True)]
+)
+def test_a_requeued_job_does_not_wait_for_itself(
+    half_done: tuple[Config, Path, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    job: str,
+    restarts: str | None,
+    waits: bool,
+) -> None:
+    """The same number alone is no proof: another task of the job may be at it."""
+    half, folder, _ = half_done
+    _as_on_another_host(folder)
+    state = read_state(folder)
+    state["attempts"][-1].update(slurm_job_id="7", slurm_restarts=None)
+    (folder / "run.json").write_text(json.dumps(state))
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    if restarts:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    monkeypatch.setattr(run, "PATIENCE", 30.0)
+    slept = list[float]()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        _as_on_another_host(folder)
+
+    monkeypatch.setattr(run.time, "sleep", sleep)
+    if waits:
+        with pytest.raises(Held, match="on elsewhere"), Run(half).open():
+            pass
+    else:
+        with Run(half).open():
+            pass
+    assert bool(slept) == waits
+
+
+def test_an_evaluation_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes."""
+    beats = list[int]()
+    inside = False
+    evaluate = Trainer.evaluate
+
+    def evaluating(self: Trainer, stop: Callable[[], bool]) -> bool:
+        nonlocal inside
+        inside = True
+        try:
+            return evaluate(self, stop)
+        finally:
+            inside = False
+
+    def beat(self: Run, progress: Callable[[], dict[str, Any]]) -> bool:
+        beats.append(inside)
+        return False
+
+    monkeypatch.setattr(Trainer, "evaluate", evaluating)
+    monkeypatch.setattr(Run, "beat", beat)
+    assert finish(config(tmp_path, "method=fixed", "epochs=1", "evaluation.batch_size=90")) == 0
+    assert beats.count(True) == 4  # of 359 or 360 test images
 
 
 # -------------------------------------------------------------------- faults
