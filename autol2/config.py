@@ -19,8 +19,14 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from .component import Component, Options, locate, option
+from .data.source import DataSource
 from .errors import UserError, require, require_choice, require_finite
 from .models.model import Model
+from .recipe.augmentations.augmentation import Augmentation
+from .recipe.augmentations.none import NoAugmentation
+from .recipe.losses import CrossEntropy, Loss
+from .recipe.lr_schedules.constant import Constant
+from .recipe.lr_schedules.lr_schedule import LRSchedule
 from .recipe.optimizers.optimizer import Optimizer
 from .rules.controller import Rule
 from .rules.method import Alpha, Circumstances, FixedLambda, Method, ProtocolOptions
@@ -39,31 +45,6 @@ class BatchnormConfig(Options):
 
     enabled: bool = omegaconf.MISSING
     """What batchnorm=on and batchnorm=off set."""
-
-
-@dataclass
-class DataConfig(Options):
-    """A labelled image data set with a training and a test part."""
-
-    source: str = omegaconf.MISSING
-    """cifar10 (downloaded once), digits (ships with scikit-learn) or imagefolder (your files)."""
-    name: str = omegaconf.MISSING
-    """What the data are called in a run's identity; rename it to keep two image folders apart."""
-    root: str | None = option(None, no_effect="where the files are")
-    """Where the files are: torchvision's folder for cifar10; one with train/ and test/ for
-    imagefolder; unused by digits. Not part of a run's identity."""
-    cache: str = option(omegaconf.MISSING, no_effect="where a copy is kept")
-    """Folder for the decoded copy of an image folder. Not part of a run's identity."""
-    url: str | None = option(None, no_effect="where a copy comes from")
-    """Another address of the CIFAR-10 archive (a mirror); its checksum stays the same."""
-    mean: float = 0.5
-    """Taken off the pixels, which are scaled to [0, 1]."""
-    std: float = 0.5
-    """What they are divided by then."""
-
-    def __post_init__(self) -> None:
-        require_choice("data.source", self.source, ("cifar10", "digits", "imagefolder"))
-        require(self.std > 0, f"data.std must be above 0, not {self.std:g}")
 
 
 @dataclass
@@ -194,10 +175,13 @@ class Config(RuleConfig):
     """One run, whole."""
 
     batchnorm: BatchnormConfig
-    data: DataConfig
+    data: DataSource
     model: Model
     optimizer: Optimizer
     precision: PrecisionConfig
+    augmentation: Augmentation = option(neutral=NoAugmentation())
+    lr_schedule: LRSchedule = option(neutral=Constant())
+    loss: Loss = option(neutral=CrossEntropy())
     logger: TrackerOptions = option(no_effect="it shows a run and decides nothing")
     control: ControlConfig = field(default_factory=ControlConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -209,9 +193,9 @@ class Config(RuleConfig):
     batch_size: int = 128
     """Images a step; the last batch of an epoch may be smaller and is used."""
     lr: float = 0.01
-    """Learning rate."""
+    """Learning rate; of a schedule, the highest."""
     seed: int = 0
-    """Decides the initial weights and the order of the images."""
+    """Decides the initial weights, the order of the images and all else that is drawn."""
     study: str = option("default", no_effect="where a run is kept")
     """Runs that belong together; the folder below `outputs`."""
     outputs: str = option("outputs", no_effect="where a run is kept")
@@ -248,6 +232,7 @@ class Config(RuleConfig):
         require(
             0 <= self.threads <= 1024, f"threads must lie within 0 and 1024, not {self.threads}"
         )
+        self.model.require_batchnorm_off(self.batchnorm.enabled)
         study_name(self.study)
         require(self.outputs != "", "outputs= is empty: name a folder, as in outputs=outputs")
         require_choice("cuda_graph", self.cuda_graph, ("auto", "off"))
@@ -342,4 +327,15 @@ def as_schema(schema: type[Any]) -> DictConfig:
     return made
 
 
+def epochs_at(time: float, *, _root_: DictConfig) -> int:
+    """``${autol2.epochs_at:0.02}``: the epochs in which lr·λ, added up once an epoch, is `time`.
+
+    It is a training length in proportion to 1/λ (and 1/lr) for a sweep over `fixed_lambda`.
+    """
+    rate = float(_root_.lr) * float(_root_.fixed_lambda.value)
+    require(rate > 0, "a training length in proportion to 1/λ needs fixed_lambda above 0")
+    return max(1, round(float(time) / rate))
+
+
+OmegaConf.register_new_resolver("autol2.epochs_at", epochs_at, replace=True)
 ConfigStore.instance().store(name="schema", node=as_schema(Config))

@@ -24,9 +24,13 @@ from .cli.progress import counted, duration
 from .config import parse_as, study_name
 from .errors import UserError
 from .runs.files import to_json
-from .runs.run import FINISHED, PATIENCE
+from .runs.lock import PATIENCE
+from .runs.run import FINISHED
 from .sweeps import slurm
-from .sweeps.study import Job, Record, find, read_manifest, records, status_of
+from .sweeps.manifest import read_manifest
+from .sweeps.run_status import Job, status_of
+from .sweeps.study import Record, find, records
+from .sweeps.vain import job_of
 
 STATUSES = {
     "running": "cyan",
@@ -153,23 +157,23 @@ def look(folder: Path) -> Status:
     """How the study in `folder` stands now."""
     expected = read_manifest(folder)
     found = {record.run_id: record for record in records(folder)}
-    names = {run: entry.get("job") for run, entry in expected.items()}
     unsure = {
-        name
-        for run, name in names.items()
-        if name is not None and (run not in found or found[run].state.get("status") not in FINISHED)
+        str(entry["job"]): entry.get("submitted")
+        for run, entry in expected.items()
+        if "job" in entry and (run not in found or found[run].state.get("status") not in FINISHED)
     }
     jobs, problem = _jobs(unsure)
     now = time.time()
     rows = [
-        _row(run, found.get(run), names.get(run), jobs, now) for run in sorted({*expected, *found})
+        _row(run, found.get(run), expected.get(run, {}), jobs, now)
+        for run in sorted({*expected, *found})
     ]
     return Status(folder, rows, problem)
 
 
-def _jobs(names: set[str]) -> tuple[dict[str, Job], str]:
+def _jobs(submitted: Mapping[str, float | None]) -> tuple[dict[str, Job], str]:
     try:
-        return (slurm.jobs(names) if names else {}), ""
+        return (slurm.jobs(submitted) if submitted else {}), ""
     except UserError as error:
         return {}, str(error)
 
@@ -177,11 +181,12 @@ def _jobs(names: set[str]) -> tuple[dict[str, Job], str]:
 def _row(
     run: str,
     record: Record | None,
-    name: str | None,
+    known: Mapping[str, Any],
     jobs: Mapping[str, Job],
     now: float,
 ) -> Row:
-    state, job = record.state if record else {}, jobs.get(name or "")
+    state = record.state if record else {}
+    job = job_of(run, known, state, jobs)
     how = status_of(state, job)
     status, why = how.status, how.why
     if status == "missing" and record is not None and record.broken:
@@ -209,7 +214,7 @@ def _row(
         seconds_left=None if left is None else max(0.0, left - (silent or 0.0)),
         silent=silent,
         host=last.get("host"),
-        job=name,
+        job=known.get("job"),
     )
 
 

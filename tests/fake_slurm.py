@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import pickle
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +28,8 @@ from autol2.runs.run import FINISHED, Run
 from autol2.sweeps import slurm
 from autol2.sweeps import slurm_launcher as launch_slurm
 from autol2.sweeps.batch import Batch, Task
-from autol2.sweeps.study import status_of
+from autol2.sweeps.job import BEGINS
+from autol2.sweeps.run_status import status_of
 
 ACTIVE = ("PENDING", "RUNNING")
 
@@ -41,6 +44,15 @@ class FakeJob:
     waiting: list[Task] = field(default_factory=list)
     under_way: Run | None = None
     begun: bool = False
+    folder: Path = Path()
+    """Where its files are."""
+    reason: str = ""
+    submitted: float = field(default_factory=time.time)
+
+    def says(self, line: str, where: str = "out") -> None:
+        """The job prints something."""
+        with (self.folder / f"{self.name}_0_log.{where}").open("a") as log:
+            log.write(f"{line}\n")
 
 
 @dataclass
@@ -62,6 +74,14 @@ class Scheduler:
     """The step from which a run would go on."""
     ids: Any = field(default_factory=lambda: itertools.count(1))
     parameters: dict[str, Any] = field(default_factory=dict)
+    all_parameters: list[dict[str, Any]] = field(default_factory=list)
+    """Of each submission."""
+    environments: list[dict[str, str]] = field(default_factory=list)
+    """What sbatch would have seen."""
+    asked: list[list[str]] = field(default_factory=list)
+    """Every command."""
+    dies_after_sbatch: bool = False
+    """Whether the launcher ends when SLURM has the jobs and it does not know yet."""
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Stand in for SLURM."""
@@ -87,6 +107,8 @@ class Scheduler:
     def submit_array(self, batches: Sequence[Batch]) -> list[SimpleNamespace]:
         """As submitit's executor: an array, or a plain job where there is only one."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.all_parameters.append(self.parameters)
+        self.environments.append(dict(os.environ))
         if self.refusals and (refusal := self.refusals.pop(0)):
             raise refusal
         assert 0 < len(batches) <= self.limit
@@ -94,13 +116,23 @@ class Scheduler:
         names = [f"{number}_{task}" for task in range(len(batches))]
         names = names if len(batches) > 1 else [str(number)]
         batches = pickle.loads(pickle.dumps(batches))
-        array = [FakeJob(name, batch) for name, batch in zip(names, batches, strict=True)]
+        array = [
+            FakeJob(name, batch, folder=self.folder)
+            for name, batch in zip(names, batches, strict=True)
+        ]
+        if self.dies_after_sbatch:
+            self.arrays.append(array)
+            self.jobs |= {job.name: job for job in array}
+            raise KeyboardInterrupt
+        for job in array:
+            (self.folder / f"{job.name}_submitted.pkl").touch()
         self.arrays.append(array)
         self.jobs |= {job.name: job for job in array}
         return [SimpleNamespace(job_id=name) for name in names]
 
     def _answer(self, command: list[str], **how: Any) -> SimpleNamespace:
         name = command[0]
+        self.asked.append(command)
         assert not [word for word in how["env"] if word.startswith(("SQUEUE_", "SACCT_"))]
         if name in self.broken:
             raise self.broken[name]
@@ -111,18 +143,27 @@ class Scheduler:
         if name == "scontrol":
             return SimpleNamespace(stdout=f"MaxArraySize            = {self.limit}\nOther = 1\n")
         if name == "squeue":
-            lines = [f"{job.name}|{job.state}" for job in self.active]
+            lines = [
+                f"{job.name}|{job.state}|{job.reason}|{job.folder}/.submission_file.sh"
+                for job in self.active
+            ]
+        elif name == "scancel":
+            lines = []
+            for job in self.active:
+                if command[-1] in (job.name, job.name.partition("_")[0]):
+                    self.happens(job, "cancelled")
         else:
+            assert name == "sacct", command
             arrays = command[-1].partition("=")[2].split(",")
             asked = [job for job in self.jobs.values() if job.name.partition("_")[0] in arrays]
-            lines = [f"{job.name}|{job.state}" for job in asked]
+            lines = [f"{job.name}|{job.state}|{job.submitted:.0f}" for job in asked]
             for array in arrays:  # what never began has one line together
                 tasks = [job for job in asked if not job.begun and job.name.startswith(f"{array}_")]
                 if len({job.state for job in tasks}) == 1:
                     numbers = ",".join(job.name.partition("_")[2] for job in tasks)
-                    own = [f"{job.name}|{job.state}" for job in tasks]
+                    own = [f"{job.name}|{job.state}|{job.submitted:.0f}" for job in tasks]
                     lines = [line for line in lines if line not in own]
-                    lines.append(f"{array}_[{numbers}%256]|{tasks[0].state}")
+                    lines.append(f"{array}_[{numbers}%256]|{tasks[0].state}|{time.time():.0f}")
         return SimpleNamespace(stdout="".join(f"{line}\n" for line in lines))
 
     # ------------------------------------------------------------ what the test says
@@ -135,6 +176,8 @@ class Scheduler:
     def happens(self, job: FakeJob, what: str) -> None:
         """Let `what` happen to `job` (see `ENDS` and `FATES`), or to the run that it does."""
         if what == "starts":
+            if job.folder.name:
+                job.says("submitit INFO")
             job.state, job.begun, job.waiting = "RUNNING", True, list(job.batch.tasks)
         elif what == "begins":
             self._begin_next(job)
@@ -163,6 +206,8 @@ class Scheduler:
         while job.waiting:
             task = job.waiting.pop(0)
             if not job.batch._over(task):
+                if job.folder.name:
+                    job.says(f"{BEGINS}{task.run_id}")
                 job.under_way = self.begin(task, job)
                 return
         job.state = "COMPLETED"
@@ -226,5 +271,7 @@ def let_wait(monkeypatch: pytest.MonkeyPatch, moments: Sequence[Any]) -> list[in
         slept.append(len(slept))
         moments[len(slept) - 1]()
 
-    monkeypatch.setattr(launch_slurm, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(
+        launch_slurm, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+    )
     return slept

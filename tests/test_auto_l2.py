@@ -6,6 +6,7 @@ import csv
 import gzip
 import inspect
 import io
+import json
 import math
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from autol2 import AutoL2
+from autol2 import AutoL2, CosineWeightDecay, FollowLR, LambdaScheduler, LinearWeightDecay
 from autol2.rules.auto_l2 import Settings
 from autol2.rules.controller import METHODS, PROTOCOLS
 from autol2.rules.convert import convert
@@ -366,7 +368,348 @@ def test_grad_scaler_and_compiled_step() -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
+# -------------------------------------------------------------------- what a step is made of
+
+
+def test_means_are_weighted_by_what_was_counted() -> None:
+    """1 and 99 tokens; a batch that counts nothing weighs nothing, NaN though it be."""
+    mean = StepMean()
+    for as_tensor in (False, True):
+        for loss, error, count in ((0.5, 0.0, 1), (2.5, 0.8, 99), (math.nan, math.nan, 0)):
+            if as_tensor:
+                mean.add(torch.tensor(loss), torch.tensor(error), torch.tensor(count))
+            else:
+                mean.add(loss, error, count)
+        assert mean.take() == (pytest.approx(2.48), pytest.approx(0.792), 100)
+    mean.add(1.0)
+    mean.add(3.0, 0.5)
+    assert mean.take() == (2.0, 0.5, 2)  # an error that one batch lacks
+    mean.add(math.nan, None, 0)
+    loss, error, count = mean.take()
+    assert (math.isnan(loss), error, count) == (True, None, 0)
+
+
+def test_added_batches_decide_as_their_mean() -> None:
+    one, other = (AutoL2(plain(), measure_every=1, cooldown=0) for _ in range(2))
+    for number in range(12):
+        losses = (2.0 + number, 4.0 + number)
+        one.add(losses[0], 0.5, 1)
+        one.add(losses[1], 0.1, 3)
+        decision = one.step()
+        assert decision == other.step(losses[0] / 4 + losses[1] * 3 / 4, 0.2)
+    assert one.get_last_lambda() < 1e-3
+
+
+def test_a_step_without_anything_counted_is_passed_over() -> None:
+    l2 = AutoL2(plain(), measure_every=1)
+    l2.add(math.nan, math.nan, 0)
+    assert l2.step().reason == "nothing was counted"
+    assert l2.state_dict()["controller"]["count"] == 0
+    with pytest.warns(RuntimeWarning, match="without a loss and nothing was added"):
+        AutoL2(plain(), measure_every=1).step()
+
+
+@pytest.mark.parametrize("error", [None, math.nan, torch.tensor(math.nan)])
+def test_the_loss_alone(error: Any) -> None:
+    l2 = AutoL2(plain(), measure_every=1, cooldown=0)
+    for loss in (1.0, 2.0, 3.0):
+        decision = l2.step(loss, error)
+    assert decision.event == "decayed"
+    for _ in range(3):
+        assert l2.step(0.5).event == "none"  # a better loss; no tie of errors
+
+
+def test_losses_below_zero() -> None:
+    l2 = AutoL2(plain(), "threshold", alpha=5, measure_every=1)
+    assert [l2.step(loss).event for loss in (-10, -10, -10.1)] == ["none"] * 3
+
+
+@pytest.mark.parametrize("error", [-1.2e-07, 1.0000001, np.float32(1.0000001)])
+def test_rounding_is_no_error(error: float) -> None:
+    l2 = AutoL2(plain(), measure_every=1)
+    l2.step(1.0, error)
+    _, accuracy = l2.state_dict()["controller"]["minimum"]
+    l2.step(1.0, error)
+    _, accuracy = l2.state_dict()["controller"]["minimum"]
+    assert accuracy in (0.0, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "message"),
+    [
+        (1.0, 37.5, "from 0 to 1, not 37.5"),
+        (1.0, -0.1, "from 0 to 1, not -0.1"),
+        (1.0, torch.tensor(1.1), "from 0 to 1, not 1.1"),
+        (1.0, torch.zeros(32), r"error must be one number, not a tensor of shape \[32\]"),
+        (torch.zeros(2, 3), 0.5, r"loss must be one number, not a tensor of shape \[2, 3\]"),
+    ],
+)
+def test_the_first_step_is_checked(loss: Any, error: Any, message: str) -> None:
+    """Though the fifth is the first that is measured."""
+    with pytest.raises(ValueError, match=message):
+        AutoL2(plain()).step(loss, error)
+
+
+def test_numpys_numbers() -> None:
+    optimizer = plain()
+    l2 = AutoL2(
+        optimizer,
+        "combined",
+        alpha=np.float32(5),
+        measure_every=np.int64(1),
+        steps_per_epoch=np.int32(7),
+        initial_lambda=np.float64(0.1),
+        cooldown=np.float32(0),
+    )
+    for loss in (1, 2, 3):
+        decision = l2.step(np.float32(loss), np.float64(0.5), np.int64(3))
+    assert decision.event == "decayed"
+    assert type(optimizer.param_groups[0]["weight_decay"]) is float
+    state = {"o": optimizer.state_dict(), "l2": l2.state_dict()}
+    json.dumps(state["l2"], allow_nan=False)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    l2.load_state_dict(torch.load(buffer, weights_only=True)["l2"])
+    with pytest.raises(ValueError, match="measure_every must be a whole number"):
+        AutoL2(plain(), measure_every=2.5)  # type: ignore[arg-type]
+
+
+def test_original_measures_the_first_step() -> None:
+    l2 = AutoL2(plain(), protocol="original", steps_per_epoch=4)
+    assert l2.measure_every == 10
+    due = []
+    for number in range(31):
+        due += [number] if l2.due else []
+        l2.step(1.0, 0.5)
+    assert due == [0, 10, 20, 30]
+    assert l2.get_last_lambda() == pytest.approx(0.01)  # at 20: ties
+
+
+# -------------------------------------------------------------------- resuming elsewhere
+
+
+def test_epochs_of_another_length_are_refused() -> None:
+    l2 = AutoL2(plain(), steps_per_epoch=10, measure_every=1)
+    for _ in range(7):
+        l2.step(1.0, 0.5)
+    for given in (5, None):
+        other = AutoL2(plain(), steps_per_epoch=given, measure_every=1)
+        with pytest.raises(ValueError, match=f"steps_per_epoch=10, not {given}"):
+            other.load_state_dict(l2.state_dict())
+        assert other.last_step == 0
+    other = AutoL2(plain(), steps_per_epoch=5, measure_every=1)
+    other.optimizer.load_state_dict(l2.optimizer.state_dict())
+    other.load_state_dict(l2.state_dict(), accept_changes=True)
+    clocks = []
+    for _ in range(7):
+        clocks.append(other._clock)
+        other.step(1.0, 0.5)
+    assert max(clocks) <= 5
+    assert other.last_step == 14
+
+
+def test_other_groups_are_refused() -> None:
+    """A checkpoint of the optimizer brings its flags along; ours decide."""
+
+    def build(flag: bool) -> AutoL2:
+        one, two = parameters()
+        groups = [{"params": [one]}, {"params": [two], "auto_l2": flag}]
+        return AutoL2(SGD(groups, lr=0.1))
+
+    saved, other = build(True), build(False)
+    other.optimizer.load_state_dict(saved.optimizer.state_dict())
+    with pytest.raises(ValueError, match=r"\[True, True\], not \[True, False\]"):
+        other.load_state_dict(saved.state_dict())
+    other.load_state_dict(saved.state_dict(), accept_changes=True)
+    assert other.get_last_lambdas() == [0.1, None]
+
+
+# -------------------------------------------------------------------- more on parameter groups
+
+
+@pytest.mark.parametrize("all_parameters", [None, False, True])
+def test_groups_without_decay_beside_others(all_parameters: bool | None) -> None:
+    one, two, three = parameters(3)
+    optimizer = SGD(
+        [{"params": [one], "weight_decay": 0.1}, {"params": [two]}, {"params": [three]}], lr=0.1
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        AutoL2(optimizer, all_parameters=all_parameters)
+    expected = [0.2, 0.2, 0.2] if all_parameters else [0.2, 0.0, 0.0]
+    assert decay(optimizer) == expected
+    messages = [str(one.message) for one in caught]
+    if all_parameters is None:
+        assert len(messages) == 1
+        assert "parameter group 1 and 2" in messages[0]
+        assert "all_parameters=True" in messages[0]
+        assert caught[0].filename == __file__
+    else:
+        assert messages == []
+    assert decay(plain_with(AutoL2)) == [0.2]  # none has any: all are meant
+
+
+def plain_with(kind: Callable[[Optimizer], object]) -> Optimizer:
+    optimizer = plain()
+    kind(optimizer)
+    return optimizer
+
+
+def test_a_controller_of_ones_own() -> None:
+    one, two, three = parameters(3)
+    optimizer = SGD(
+        [
+            {"params": [one]},
+            {"params": [two], "auto_l2": {"method": "fixed", "fixed_lambda": 0.3}},
+            {"params": [three], "auto_l2": {"decay_factor": 0.5}},
+        ],
+        lr=0.1,
+    )
+    l2 = AutoL2(optimizer, measure_every=1)
+    for loss in (1.0, 2.0, 3.0):
+        decision = l2.step(loss, 0.5)
+    assert decision.lambda_ == pytest.approx(0.01)
+    assert l2.get_last_lambdas() == pytest.approx([0.01, 0.3, 0.05])
+    assert decay(optimizer) == pytest.approx([0.02, 0.6, 0.1])
+    state, saved = json.loads(json.dumps(l2.state_dict())), optimizer.state_dict()
+    resumed = AutoL2(optimizer, measure_every=1)
+    optimizer.load_state_dict(saved)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == l2.state_dict()
+    with pytest.raises(ValueError, match="there is no setting alfa of a group"):
+        AutoL2(SGD([{"params": [one], "auto_l2": {"alfa": 1}}]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_decay_in_a_tensor_passes_its_own_check(dtype: torch.dtype) -> None:
+    optimizer = SGD(parameters(), lr=0.1, weight_decay=torch.tensor(0.1, dtype=dtype))
+    l2 = AutoL2(optimizer, measure_every=1, cooldown=0)
+    for loss in range(1, 6):
+        l2.step(float(loss), 0.5)
+    saved = l2.state_dict(), optimizer.state_dict()
+    resumed = AutoL2(optimizer, measure_every=1, cooldown=0)
+    optimizer.load_state_dict(saved[1])
+    resumed.load_state_dict(saved[0])
+
+
+def test_groups_that_lack_something() -> None:
+    for without, message in ((None, "weight_decay=None in parameter group 0"),):
+        optimizer = plain()
+        optimizer.param_groups[0]["weight_decay"] = without
+        with pytest.raises(ValueError, match=message):
+            AutoL2(optimizer)
+    optimizer = plain()
+    optimizer.param_groups[0]["lr"] = None  # as Adafactor's relative steps
+    AutoL2(optimizer, measure_every=1).step(1.0, 0.5)
+    del optimizer.param_groups[0]["lr"]
+    AutoL2(optimizer, measure_every=1).step(1.0, 0.5)
+    with pytest.raises(ValueError, match="learning rate"):
+        convert(0.1, "sum", "per_step", 0)
+    assert convert(0.1, "sum", "half", 0) == 0.2
+
+
+def test_an_interval_longer_than_an_epoch() -> None:
+    with pytest.raises(ValueError, match="an epoch of 3 steps is never measured with measure_ev"):
+        AutoL2(plain(), steps_per_epoch=3)
+    l2 = AutoL2(plain())
+    l2.start_epoch()
+    for _ in range(3):
+        l2.step(1.0, 0.5)
+    with pytest.warns(RuntimeWarning, match="an epoch of 3 steps is never measured"):
+        l2.start_epoch()
+
+
+# -------------------------------------------------------------------- as a scheduler
+
+
+def test_it_passes_for_a_learning_rate_scheduler() -> None:
+    optimizer = plain(lr=0.3)
+    for one in (AutoL2(optimizer), FollowLR(plain(lr=0.3), 0.1)):
+        assert isinstance(one, torch.optim.lr_scheduler.LRScheduler)
+        assert one.get_last_lr() == [0.3]
+    assert optimizer.param_groups[0]["lr"] == 0.3
+
+
+def test_accelerate_prepares_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True)
+    weights = parameters()
+    optimizer, l2 = accelerator.prepare(
+        *(lambda one: (one, AutoL2(one, measure_every=1)))(SGD(weights, lr=0.1))
+    )
+    # Its wrapper calls step() once for each process after a step of the optimizer.
+    monkeypatch.setitem(accelerate.state.AcceleratorState._shared_state, "num_processes", 2)
+    for loss in (1.0, 2.0, 3.0):
+        task_loss(weights).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        l2.step(loss, 0.5)
+    assert l2.scheduler.last_step == 3
+    assert l2.scheduler.get_last_lambda() == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda o: CosineWeightDecay(o, 4, initial_lambda=0.4), [0.4, 0.341421, 0.2, 0.058579, 0]),
+        (
+            lambda o: LinearWeightDecay(o, 4, initial_lambda=0.1, final_lambda=0.5),
+            [0.1, 0.2, 0.3, 0.4, 0.5],
+        ),
+        (lambda o: FollowLR(o, 0.1), [0.1, 0.2, 0.4, 0.8, 1.6]),
+    ],
+    ids=["cosine", "linear", "follow lr"],
+)
+def test_schedules(
+    make: Callable[[Optimizer], LambdaScheduler], expected: list[float], tmp_path: Path
+) -> None:
+    def build() -> tuple[Optimizer, Any, LambdaScheduler]:
+        optimizer = SGD(parameters(), lr=0.1)
+        halving = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        return optimizer, halving, make(optimizer)
+
+    optimizer, rates, schedule = build()
+    for number, lambda_ in enumerate(expected):
+        assert schedule.get_last_lambda() == pytest.approx(lambda_, abs=1e-6)
+        assert decay(optimizer) == [2 * schedule.get_last_lambda()]
+        if isinstance(schedule, FollowLR):
+            assert optimizer.param_groups[0]["lr"] * lambda_ == pytest.approx(0.01)
+        if number == 2:
+            states = [one.state_dict() for one in (optimizer, rates, schedule)]
+            json.dumps(states[2], allow_nan=False)
+            optimizer, rates, schedule = build()
+            for one, state in zip((optimizer, rates, schedule), states, strict=True):
+                one.load_state_dict(state)
+        optimizer.step()
+        rates.step()
+        schedule.step(1.0)
+    other = CosineWeightDecay(plain(), 9, initial_lambda=0.4)
+    with pytest.raises(ValueError, match=r"not a state of|saved with"):
+        other.load_state_dict(schedule.state_dict())
+
+
+def test_follow_lr_keeps_lambda_at_a_rate_of_zero() -> None:
+    optimizer = plain(lr=0.1)
+    schedule = FollowLR(optimizer, 0.1)
+    for rate, expected in ((0.05, 0.2), (0.0, 0.2), (0.1, 0.1)):
+        optimizer.param_groups[0]["lr"] = rate
+        schedule.step()
+        assert schedule.get_last_lambda() == pytest.approx(expected)
+
+
 # -------------------------------------------------------------------- warnings and refusals
+
+
+def test_momentum_adds_up() -> None:
+    """lr·weight_decay/(1 - momentum) = 0.1 · 1.2 / 0.1."""
+    with pytest.warns(RuntimeWarning, match=r"lr·weight_decay/\(1 - momentum\) = 1.2 is") as caught:
+        AutoL2(SGD(parameters(), lr=0.1, momentum=0.9), initial_lambda=0.6)
+    assert caught[0].filename == __file__  # the caller's line
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AutoL2(SGD(parameters(), lr=0.1, momentum=0.9), initial_lambda=0.4)
+        AutoL2(SGD(parameters(), lr=0.1), initial_lambda=4)
+        AutoL2(AdamW(parameters(), lr=0.1), initial_lambda=4)
 
 
 def test_warns_once_when_weights_flip() -> None:

@@ -381,6 +381,104 @@ def test_fixed_is_fixed(trace: list, protocol: str) -> None:
         assert (decision.lambda_, decision.event) == (3e-4, "none")
 
 
+# ---------------------------------------------------------------------- original
+
+
+@pytest.mark.parametrize(
+    ("measurements", "expected"),
+    [
+        # Steps 0, 10, 20, …: at the third measurement i = 20 > 0.1/0.1, and ties count as worse.
+        ([(2, 10), (2, 20), (2, 30)], [0.1, 0.1, 0.01]),
+        ([(2, 10), (1, 10), (0.5, 10)], [0.1, 0.1, 0.01]),
+        ([(2, 10), (3, 9), (3, 9)], [0.1, 0.1, 0.01]),
+        # The same signal twice: a worse loss, then a worse accuracy is not enough.
+        ([(2, 10), (3, 20), (1, 9)], [0.1, 0.1, 0.1]),
+        ([(2, 10), (1, 20), (3, 9)], [0.1, 0.1, 0.1]),
+        # M takes in measurement j-1, but not where λ decays: M stays (2, 10), and at i = 40
+        # (> 0.1/0.01 + 20 = 30) 2.5 and 2.4 are no better than 2.
+        ([(2, 10), (3, 20), (3, 20), (2.5, 30), (2.4, 30)], [0.1, 0.1, 0.01, 0.01, 0.001]),
+        # i = 30 is not beyond the bound of 30.
+        ([(2, 10), (3, 9), (3, 9), (3, 9), (3, 9)], [0.1, 0.1, 0.01, 0.01, 0.001]),
+        # Losses below 0 without a threshold.
+        ([(-1, 10), (-0.5, 20), (-0.5, 30)], [0.1, 0.1, 0.01]),
+        ([(-1, 10), (-1.5, 20), (-2, 30)], [0.1, 0.1, 0.1]),
+    ],
+)
+def test_original(measurements: list[tuple[float, float]], expected: list[float]) -> None:
+    controller, after = Controller(Rule("auto_l2", "original")), []
+    for number, (loss, accuracy) in enumerate(measurements):
+        decision = controller.measure(loss, accuracy, 10 * number + 1, 1)
+        after.append(round(decision.lambda_, 12))
+    assert after == expected
+
+
+def test_original_rests_from_the_start() -> None:
+    """i > 0.1/λ + i₀ holds for the first λ too: 0.001 rests until step 100."""
+    rule = Rule("auto_l2", "original", initial_lambda=0.001)
+    controller = Controller(rule)
+    changed = [
+        10 * number
+        for number in range(30)
+        if controller.measure(2, 10, 10 * number + 1, 1).event == "decayed"
+    ]
+    assert changed == [110]
+
+
+@pytest.mark.parametrize("method", ["threshold", "advance", "combined"])
+def test_original_is_auto_l2s(method: str) -> None:
+    with pytest.raises(ValueError, match=f"protocol original has no method {method}"):
+        Rule(method, "original")
+
+
+# ---------------------------------------------------------------------- losses below 0
+
+
+@pytest.mark.parametrize(
+    ("losses_", "expected"),
+    [
+        ((-10, -10, -10.1), 0.1),  # better, but not by 5 %
+        ((-10, -9.6, -9.6), 0.1),  # worse, but not by 5 %
+        ((-10, -9.4, -9.4), 0.01),
+        ((-10, -10.4, -10.4), 0.1),
+        ((-10, -10.6, -10.6), 1),
+        ((0, -1, -1), 1),
+        ((0, 1, 1), 0.01),
+        ((1, -1, -1), 1),
+        ((-1, 1, 1), 0.01),
+    ],
+)
+def test_a_minimum_below_zero(losses_: tuple[float, ...], expected: float) -> None:
+    """α = 5 %: M + 5 %·|M| is worse, M - 5 %·|M| better."""
+    measurements = [(loss, math.nan) for loss in losses_]
+    assert lambdas(Rule("combined", "corrected", 5), measurements)[-1] == expected
+
+
+def test_published_and_pseudocode_stay_as_they_are() -> None:
+    """Even where M·(1 + α/100) lies on the wrong side."""
+    measurements = [(-10.0, 50.0), (-10.0, 60.0), (-10.1, 70.0)]
+    assert lambdas(Rule("threshold", "published", 5), measurements)[-1] == 0.01
+    assert lambdas(Rule("threshold", "pseudocode", 5), measurements)[-1] == 0.01
+
+
+# ---------------------------------------------------------------------- the loss alone
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("nothing", [None, math.nan])
+def test_the_loss_alone(protocol: str, nothing: float | None) -> None:
+    """Without an accuracy the loss decides, and a missing accuracy is no tie."""
+    for losses_, expected in (((2, 3, 3, 3), 0.01), ((2, 1.9, 1.8, 1.7), 0.1)):
+        controller = Controller(Rule("auto_l2", protocol))
+        for number, loss in enumerate(losses_, 1):
+            controller.measure(loss, nothing, 5 * number, 5 * number)
+        assert controller.lambda_ == pytest.approx(expected)
+    if protocol in ("published", "corrected"):
+        controller = Controller(Rule("advance", protocol))
+        for number, loss in enumerate((2, 1.9, 1.8), 1):
+            controller.measure(loss, nothing, 5 * number, 5 * number)
+        assert controller.lambda_ == 1
+
+
 # ---------------------------------------------------------------------- misuse
 
 
@@ -412,6 +510,48 @@ def test_another_rules_state_is_refused() -> None:
     del state["stale"]
     with pytest.raises(ValueError, match="not a controller's state"):
         Controller(Rule("combined", alpha=5)).load_state_dict(state)
+
+
+def test_a_difference_is_named_and_can_be_accepted() -> None:
+    state = Controller(Rule("combined", alpha=5)).state_dict()
+    other = Controller(Rule("combined", alpha=10, cooldown=1, lambda_max=0.05))
+    with pytest.raises(ValueError, match=r"another rule: alpha=5, not 10, cooldown=0.1, not 1, la"):
+        other.load_state_dict(state)
+    other.load_state_dict(state, accept_changes=True)
+    assert other.lambda_ == 0.05  # within the new bounds
+    with pytest.raises(ValueError, match="method=combined, not auto_l2"):
+        Controller(Rule("auto_l2")).load_state_dict(state)
+
+
+def test_an_option_that_the_method_does_not_use_does_not_count() -> None:
+    for one, other in (
+        (Rule("auto_l2", alpha=5, fixed_lambda=1), Rule("auto_l2", alpha=10)),
+        (Rule("fixed", "published", lambda_max=1), Rule("fixed", "corrected", cooldown=9)),
+    ):
+        Controller(other).load_state_dict(Controller(one).state_dict())
+
+
+def test_numbers_of_any_kind_become_plain() -> None:
+    np = pytest.importorskip("numpy")
+    rule = Rule(
+        "combined",
+        alpha=np.float32(5),
+        initial_lambda=np.float64(0.1),
+        raise_when_converged=np.int64(3),
+        lambda_max=np.float16(math.inf),
+    )
+    assert rule == Rule("combined", alpha=5, raise_when_converged=3)
+    controller = Controller(rule)
+    decision = controller.measure(np.float32(2), np.float64(50), np.int64(5), np.int32(5))
+    assert type(decision.lambda_) is float
+    text = json.dumps(controller.state_dict(), allow_nan=False)
+    restored = Controller(rule)
+    restored.load_state_dict(json.loads(text))
+    assert restored.state_dict() == controller.state_dict()
+    with pytest.raises(ValueError, match="must be a whole number"):
+        Rule("auto_l2", raise_when_converged=2.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="alpha must be a number, not '5'"):
+        Rule("auto_l2", alpha="5")  # type: ignore[arg-type]
 
 
 def test_plain_python() -> None:

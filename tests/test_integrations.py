@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from autol2 import AutoL2
+from autol2 import AutoL2, CosineWeightDecay
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -23,6 +24,7 @@ import transformers
 
 from autol2.integrations import huggingface
 from autol2.integrations import lightning as in_lightning
+from autol2.integrations.batch_measure import Unmeasurable, measure_batch
 from autol2.rules.step_mean import StepMean
 
 DIGITS = load_digits()
@@ -282,3 +284,269 @@ def test_hugging_face_refusals(tmp_path: Path) -> None:
     trainer = hugging(everything, tmp_path, max_steps=1)
     trainer.train()
     assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.2, 0.2]
+
+
+def test_hugging_face_says_what_is_missing(tmp_path: Path) -> None:
+    """Labels that the Trainer takes away can be handed in by hand."""
+
+    def loss_func(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        loss = cross_entropy(outputs["logits"], labels)
+        if add:
+            callback.add(loss, (outputs["logits"].argmax(-1) != labels).float().mean(), len(labels))
+        return loss
+
+    for add in (False, True):
+        callback = huggingface.AutoL2Callback()
+        trainer = hugging(callback, tmp_path, max_steps=6)
+        trainer.compute_loss_func = loss_func
+        if add:
+            trainer.train()
+            assert callback.auto_l2 is not None
+            assert callback.auto_l2.state_dict()["controller"]["count"] == 1
+        else:
+            with pytest.raises(ValueError, match=r"Call the callback's add\(loss, error\)"):
+                trainer.train()
+        assert not trainer.model._forward_hooks
+
+
+def test_hugging_face_leaves_no_hook_behind(tmp_path: Path) -> None:
+    class Stop(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    trainer = hugging(huggingface.AutoL2Callback(), tmp_path)
+    trainer.add_callback(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not trainer.model._forward_hooks
+
+
+def test_hugging_face_restores_the_users_callback(tmp_path: Path) -> None:
+    arguments = {"save_strategy": "steps", "save_steps": 6, "max_steps": 6}
+    hugging(huggingface.AutoL2Callback("combined", **SETTINGS), tmp_path, **arguments).train()
+    saved = (tmp_path / "checkpoint-6" / "trainer_state.json").read_text()
+    assert "Infinity" not in saved
+    assert "NaN" not in saved
+    arguments |= {"max_steps": 8, "restore_callback_states_from_checkpoint": True}
+    callback = huggingface.AutoL2Callback("combined", **SETTINGS)
+    hugging(callback, tmp_path, **arguments).train(resume_from_checkpoint=True)
+    assert callback.auto_l2 is not None
+    assert callback.auto_l2.last_step == 8
+    for settings, message in (
+        ({"all_parameters": True}, "other parameter groups decayed"),
+        ({"alpha": 7}, "alpha=5, not 7"),
+    ):
+        changed: dict[str, Any] = {**SETTINGS, **settings}
+        callback = huggingface.AutoL2Callback("combined", **changed)
+        with pytest.raises(ValueError, match=message):
+            hugging(callback, tmp_path, **arguments).train(resume_from_checkpoint=True)
+    accepting = huggingface.AutoL2Callback("combined", accept_changes=True, **changed)
+    hugging(accepting, tmp_path, **arguments).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_hugging_face_spares_what_the_trainer_spares(tmp_path: Path, weight_decay: float) -> None:
+    """T5's relative biases are 2-D, but belong to its group without decay."""
+    config = transformers.T5Config(
+        vocab_size=16, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, pad_token_id=0,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    model = transformers.T5ForConditionalGeneration(config)
+    examples = [{"input_ids": [1, 2, 3], "labels": [n % 9 + 1, 2]} for n in range(8)]
+    callback = huggingface.AutoL2Callback("fixed", fixed_lambda=0.3)
+    trainer = transformers.Trainer(
+        model=model,
+        args=transformers.TrainingArguments(
+            str(tmp_path), max_steps=1, weight_decay=weight_decay, use_cpu=True, report_to="none",
+            save_strategy="no", disable_tqdm=True,
+        ),
+        train_dataset=examples,
+        callbacks=[callback],
+    )  # fmt: skip
+    trainer.train()
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.6, 0.0]
+    spared = trainer.optimizer.param_groups[1]["params"]
+    assert max(weight.dim() for weight in spared) == 2
+
+
+# -------------------------------------------------------------------- what a batch comes to
+
+
+class Task(nn.Module):
+    """A model of one's own, with the class's name and configuration that its task asks for."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.config = transformers.PretrainedConfig(**config)
+
+
+def batch(
+    logits: Tensor, labels: Tensor, loss: Tensor | None = None, model: nn.Module | None = None,
+    **named: Any,
+) -> tuple[float, float | None, float]:  # fmt: skip
+    outputs = {"loss": loss, "logits": logits}
+    if model is None:
+        model = Task()
+        model.config.problem_type = None
+    measured = measure_batch(model, {"labels": labels, **named}, outputs, ["labels"])
+    return tuple(None if one is None else float(one) for one in measured)  # type: ignore[return-value]
+
+
+OWN = torch.tensor(0.69)
+
+
+def test_tasks() -> None:
+    logits = torch.tensor([[1.0, -1.0, 1.0], [1.0, 1.0, -1.0]])
+    # several labels a sample: the share of wrong entries
+    several = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    assert batch(logits, several, OWN) == pytest.approx((0.69, 2 / 6, 2))
+    own = nn.functional.binary_cross_entropy_with_logits(logits, several)
+    assert batch(logits, several) == pytest.approx((float(own), 2 / 6, 2))
+    # a regression, of one or more numbers
+    assert batch(torch.zeros(4, 1), torch.arange(4.0), OWN) == (pytest.approx(0.69), None, 4)
+    regression = Task(problem_type="regression")
+    assert batch(logits, several, OWN, regression)[1] is None
+    # one logit
+    one = torch.tensor([[2.0], [-2.0], [2.0], [-2.0]])
+    assert batch(one, torch.tensor([1, 0, 0, 0]), OWN) == pytest.approx((0.69, 0.25, 4))
+    # classes, tokens, pixels
+    labels = torch.tensor([0, 2])
+    assert batch(logits, labels, OWN)[1:] == (0.5, 2)
+    tokens = torch.tensor([[0, -100], [-100, -100]])
+    scores = torch.tensor([[[2.0, 1.0], [0.0, 9.0]]]).repeat(2, 1, 1)
+    assert batch(scores, tokens, OWN) == pytest.approx((0.69, 0.0, 1))
+    assert batch(scores, torch.full((2, 2), -100), torch.tensor(torch.nan))[2] == 0
+    pixels = torch.zeros(1, 4, 4, dtype=torch.int64)
+    pixels[0, 2:] = 255
+    maps = torch.tensor([[[[0.0]], [[1.0]]]]).expand(1, 2, 2, 2)
+    segmentation = Task(semantic_loss_ignore_index=255)
+    assert batch(maps, pixels, OWN, segmentation) == pytest.approx((0.69, 1.0, 8))
+    # what is not known: the model's loss alone
+    assert batch(torch.zeros(2, 7, 5), torch.zeros(2, 3, dtype=torch.int64), OWN)[1] is None
+
+
+def test_a_causal_model_predicts_the_next_token() -> None:
+    class Causal(Task):
+        loss_type = "ForCausalLM"
+
+    labels = torch.tensor([[3, 0, 1, -100]])
+    logits = 9 * nn.functional.one_hot(torch.tensor([[0, 1, 2, 2]]), 4).float()
+    assert batch(logits, labels, OWN, Causal()) == pytest.approx((0.69, 0.0, 2))
+
+
+def test_a_loss_that_is_divided_by_the_whole_steps_labels() -> None:
+    logits, labels = torch.zeros(2, 4), torch.tensor([1, 2])
+    own = float(cross_entropy(logits, labels))
+    divided = torch.tensor(own * 2 / 10)  # 10 labels in the step, 2 of them here
+    assert batch(logits, labels, divided, num_items_in_batch=10)[0] == pytest.approx(own)
+    assert batch(logits, labels, torch.tensor(own), num_items_in_batch=10)[0] == pytest.approx(own)
+
+
+def test_forms_of_outputs() -> None:
+    logits, labels = torch.zeros(2, 4), torch.tensor([0, 2])
+    for outputs, loss in (
+        ((OWN, logits), 0.69),
+        ((logits,), float(cross_entropy(logits, labels))),
+        (logits, float(cross_entropy(logits, labels))),
+        ({"loss": OWN, "scores": logits}, 0.69),
+    ):
+        for names in (["labels"], ["targets"]):
+            measured = measure_batch(Task(), {names[0]: labels}, outputs, names)
+            assert float(measured[0]) == pytest.approx(loss)
+    with pytest.raises(Unmeasurable, match="no loss among the model's outputs"):
+        measure_batch(Task(), {"labels": labels}, {"scores": logits}, ["labels"])
+    with pytest.raises(Unmeasurable, match=r"no labels .* called with x \(labels are called lab"):
+        measure_batch(Task(), {"x": labels}, {"logits": logits}, ["labels"])
+    answers = {"start_positions": labels, "end_positions": labels}
+    assert measure_batch(Task(), answers, {"loss": OWN}, list(answers))[1] is None
+
+
+# -------------------------------------------------------------------- schedules, in both
+
+
+def test_schedules_in_the_trainers(tmp_path: Path) -> None:
+    def make(optimizer: torch.optim.Optimizer) -> CosineWeightDecay:
+        return CosineWeightDecay(optimizer, 20, initial_lambda=0.1)
+
+    in_both: Any = in_lightning.WeightDecayCallback(make), huggingface.WeightDecayCallback(make)
+    fit(Digits(error=False), in_both[0], tmp_path, 1)
+    hugging(in_both[1], tmp_path, max_steps=20).train()
+    for one in in_both:
+        assert one.scheduler.last_step == 20
+        assert one.scheduler.get_last_lambda() == pytest.approx(0)
+
+
+# -------------------------------------------------------------------- more on Lightning
+
+
+class Skipping(Digits):
+    """Returns nothing for every third batch, and no error."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)["loss"]
+        return None if batch_idx % 3 == 2 else loss
+
+
+def test_lightning_skips_and_looks_at_the_loss_alone(tmp_path: Path) -> None:
+    callback = in_lightning.AutoL2Callback(measure_every=1)
+    fit(Skipping(), callback, tmp_path, 1)
+    assert callback.auto_l2 is not None
+    state = callback.auto_l2.state_dict()
+    assert (state["last_step"], state["controller"]["count"]) == (20, 14)
+    assert state["controller"]["previous"][1] == "nan"
+
+
+def test_lightning_checks_the_first_batch(tmp_path: Path) -> None:
+    class Wrong(Digits):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Tensor]:
+            return {**super().training_step(batch, batch_idx), "error": self.wrong}
+
+    for wrong, message in (
+        (torch.zeros(32), "error must be one number, not a tensor of shape"),
+        (torch.tensor(37.5), "from 0 to 1, not 37.5"),
+    ):
+        module = Wrong()
+        module.wrong = wrong
+        with pytest.raises(ValueError, match=message):
+            fit(module, in_lightning.AutoL2Callback(), tmp_path, 1)
+        assert len(module.seen) == 1
+
+
+def test_lightning_fits_again(tmp_path: Path) -> None:
+    module, callback = Digits(), in_lightning.AutoL2Callback("combined", **SETTINGS)
+    trainer = fit(module, callback, tmp_path, 2)
+    assert callback.auto_l2 is not None
+    first = callback.auto_l2.state_dict()
+    trainer.fit_loop.max_epochs = 3
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*checkpoint.*")
+        trainer.fit(module, DataLoader(TensorDataset(IMAGES, LABELS), batch_size=32))
+    assert callback.auto_l2.last_step == trainer.global_step == 60
+    assert callback.auto_l2.state_dict()["controller"]["count"] > first["controller"]["count"]
+
+
+def test_lightning_takes_it_as_a_scheduler(tmp_path: Path) -> None:
+    class Scheduled(Digits):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Tensor]:
+            step = super().training_step(batch, batch_idx)
+            self.l2.add(step["loss"], step["error"])
+            return step
+
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            self.l2 = AutoL2(optimizer, "combined", **SETTINGS)
+            scheduler = {"scheduler": self.l2, "interval": "step"}
+            return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    module, callback = Scheduled(), in_lightning.AutoL2Callback("combined", **SETTINGS)
+    trainer = fit(module, lightning.Callback(), tmp_path, 3)
+    trainer.save_checkpoint(tmp_path / "scheduled.ckpt")
+    other = Digits()
+    fit(other, callback, tmp_path, 3)
+    assert callback.auto_l2 is not None
+    assert module.l2.get_last_lambda() == callback.auto_l2.get_last_lambda()
+    assert same(module, other)
+    resumed = Scheduled()
+    fit(resumed, lightning.Callback(), tmp_path, 3, ckpt_path=tmp_path / "scheduled.ckpt")
+    assert resumed.l2.state_dict() == module.l2.state_dict()

@@ -22,7 +22,7 @@ import pytest
 from autol2.runs.run import FINISHED, read_state
 from autol2.sweeps.batch import Task
 from autol2.sweeps.launcher import expected
-from autol2.sweeps.study import Job, RunStatus, common_error, kills, status_of
+from autol2.sweeps.run_status import Job, RunStatus, common_error, kills, status_of
 
 from .conftest import PROJECT, SMALL, Command, run_autol2
 

@@ -17,7 +17,7 @@ import pytest
 
 from autol2.runs import checkpoint
 from autol2.runs.run import read_state
-from autol2.sweeps.study import read_manifest
+from autol2.sweeps.manifest import read_manifest
 
 from . import cluster
 from .conftest import PROJECT, SMALL

@@ -18,7 +18,9 @@ import pytest
 
 from autol2 import status
 from autol2.runs.files import to_json
-from autol2.sweeps.study import Job, Record, add_to_manifest
+from autol2.sweeps.manifest import add_to_manifest
+from autol2.sweeps.run_status import Job
+from autol2.sweeps.study import Record
 
 from .conftest import PROJECT, SMALL, Command, run_autol2
 from .test_launch import dead
@@ -124,7 +126,7 @@ def test_a_slow_run_is_not_a_dead_one(tmp_path: Path) -> None:
 
     def stands(job: Job | None) -> tuple[str, str]:
         row = status._row(
-            "r", Record(tmp_path, state), "7_1", {"7_1": job} if job else {}, time.time()
+            "r", Record(tmp_path, state), {"job": "7_1"}, {"7_1": job} if job else {}, time.time()
         )
         return row.status, row.why
 

@@ -127,9 +127,9 @@ def pictures(train: int, test: int, device: torch.device) -> Dataset:
         return images, torch.randint(10, (count,), generator=generator)
 
     classes = tuple(map(str, range(10)))
-    return Dataset(
-        *some(train), *some(test), classes, *some(0), mean=(0.5,), std=(0.5,), digest=""
-    ).to(device)
+    return Dataset(*some(train), *some(test), classes, *some(0), mean=0.5, std=0.5, digest="").to(
+        device
+    )
 
 
 def show(

@@ -146,11 +146,12 @@ def _speed(trainer: Trainer, config: Config, data: Dataset, device: torch.device
     """Steps a second, and what share of the fastest products they come to."""
     index = torch.arange(config.batch_size, device=device) % len(data.train_images)
     place = torch.zeros(1, dtype=torch.int64, device=device)
+    numbers = trainer._drawn(config.batch_size)
     steps = 20 if device.type == "cuda" else 2
 
     def work() -> None:
         for _ in range(steps):
-            trainer.gradients(index, place)
+            trainer.gradients(index, numbers, place)
             trainer.optimizer.step()
 
     work()

@@ -146,7 +146,9 @@ def _explain_options(about: str) -> None:
     def text(*, _root_: DictConfig) -> str:
         chosen = {str(group): name for group, name in _root_.hydra.runtime.choices.items()}
         options = {
-            group: options_of(group) for group in reversed(chosen) if (CONF / group).is_dir()
+            group: options_of(group)
+            for group in reversed(chosen)
+            if (CONF / group).is_dir() and not group.startswith("_")
         }
         for group in ("hydra/sweeper", "hydra/launcher"):
             names = options.pop(group)

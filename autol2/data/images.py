@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from .memory import require_room, too_large
+
+PassedOver = dict[str, dict[str, int]]
+"""Of each folder: how many files of a kind were no images to train with."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """A training and a test set of labelled colour images, as NumPy arrays."""
+    """A training and a test set of labelled images, as NumPy arrays."""
 
     train_images: NDArray[np.uint8]
-    """[N, 3, H, W], red, green, blue, 0 to 255."""
+    """[N, C, H, W], 0 to 255; where C is 3: red, green, blue."""
     train_labels: NDArray[np.int64]
     """[N], indices into `classes`."""
     test_images: NDArray[np.uint8]
-    """[M, 3, H, W]."""
+    """[M, C, H, W]."""
     test_labels: NDArray[np.int64]
     """[M]."""
     classes: tuple[str, ...]
     """The names of the classes."""
+    passed_over: PassedOver = field(default_factory=dict)
+    """What lay beside the images; no part of the digest."""
 
     @staticmethod
     def empty(train: int, test: int, height: int, width: int, classes: tuple[str, ...]) -> Images:
@@ -34,6 +40,9 @@ class Images:
         Raises:
             UserError: there is not that much memory.
         """
+        what = f"{train + test:,} images of {width}×{height} pixels"
+        needed = (train + test) * (3 * height * width + 8)
+        require_room(needed, what)
         try:
             return Images(
                 np.empty((train, 3, height, width), np.uint8),
@@ -43,19 +52,39 @@ class Images:
                 classes,
             )
         except MemoryError:
-            raise UserError(
-                f"{train + test:,} images of {width}×{height} pixels do not fit into memory"
-            ) from None
+            raise too_large(needed, what) from None
 
     @property
     def arrays(self) -> tuple[NDArray[np.uint8] | NDArray[np.int64], ...]:
         """The four arrays, in the order of the fields."""
         return (self.train_images, self.train_labels, self.test_images, self.test_labels)
 
+    def part(self, share: float) -> Images:
+        """The first images of each class, a `share` of them but at least one, in their order."""
+        train, test = (_first(labels, share) for labels in (self.train_labels, self.test_labels))
+        return replace(
+            self,
+            train_images=self.train_images[train],
+            train_labels=self.train_labels[train],
+            test_images=self.test_images[test],
+            test_labels=self.test_labels[test],
+        )
+
     def digest(self) -> str:
         """SHA-256 (hexadecimal) of the class names, shapes and contents; no two machines differ."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         shapes = [array.shape for array in self.arrays]
         sha = hashlib.sha256(json.dumps([self.classes, shapes]).encode())
         for array in self.arrays:
             sha.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
         return sha.hexdigest()
+
+
+def _first(labels: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """The places of the first `share` of each class, in order."""
+    kept = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    kept = [places[: max(1, round(share * len(places)))] for places in kept]
+    return np.sort(np.concatenate(kept))

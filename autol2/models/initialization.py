@@ -14,6 +14,8 @@ def initialize(model: nn.Module, initialization: str, seed: int) -> None:
     ``published`` draws convolutions from N(0, 2/fan_in) and leaves everything else to PyTorch's
     default, as the code behind the paper's figures does. ``paper`` draws every layer's weights from
     N(0, 2/fan_in) and sets every bias to 0 (section 4: LeCun initialisation, σ_w = √2, σ_b = 0).
+    ``original`` draws every layer's weights from N(0, 1/fan_in) and sets every bias to 0, as the
+    released code of Auto L2 does. What is no convolution or dense layer stays as it was built.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -21,10 +23,10 @@ def initialize(model: nn.Module, initialization: str, seed: int) -> None:
             if not isinstance(layer, nn.Conv2d | nn.Linear):
                 continue
             layer.reset_parameters()
-            if initialization == "paper" or isinstance(layer, nn.Conv2d):
-                fan_in = layer.weight[0].numel()
-                nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
-            if initialization == "paper" and layer.bias is not None:
+            if initialization != "published" or isinstance(layer, nn.Conv2d):
+                variance = (1 if initialization == "original" else 2) / layer.weight[0].numel()
+                nn.init.normal_(layer.weight, std=math.sqrt(variance))
+            if initialization != "published" and layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
 

@@ -81,18 +81,35 @@ def summary(
         for arm in here:
             if not arm.baseline:
                 arm.comparison = rivals.compare(arm.scores, fixed)
+            apart = (
+                {}
+                if arm.comparison or arm.baseline
+                else {"diverged_rivals": _diverged(one for one in fixed if arm.scores.less(one))}
+            )
             arm.row = _described(arm.runs) | speed.described(arm.runs, around, target)
-            arm.row |= NOT_COMPARED | {"rivals": len(fixed)}
+            arm.row |= NOT_COMPARED | {"rivals": len(fixed)} | apart
+        _choose_settings(here)
         arms += here
     if not arms:
         return pd.DataFrame()
     _compare(arms, question)
+    _on_common_seeds(arms)
     for arm in arms:
         _say_where_else(arm, arms, circumstances or {})
     table = pd.DataFrame([arm.row for arm in arms])
     table["place"] = table["arm"].map(in_order(table["arm"]))
     table = table.sort_values(["batchnorm", "place"], ascending=[False, True], kind="stable")
     return table.drop(columns="place").reset_index(drop=True)
+
+
+def _on_common_seeds(arms: list[Arm]) -> None:
+    """Add each arm's mean on the seeds that all have, those aside that diverged."""
+    sound = [arm for arm in arms if arm.row["n"] and not arm.row["diverged"]]
+    sound = sound or [arm for arm in arms if arm.row["n"]]
+    seeds = set.intersection(*(set(arm.scores.by_seed) for arm in sound)) if sound else set()
+    for arm in arms:
+        mine = [arm.scores.by_seed[seed] for seed in sorted(seeds)] if arm in sound else []
+        arm.row |= {"common_seeds": len(seeds), "mean_on_common_seeds": mean_of(mine)}
 
 
 def _grouped(runs: list[Run], column: str) -> list[list[Run]]:
@@ -167,10 +184,13 @@ NOT_COMPARED: dict[str, Any] = {
     **dict.fromkeys(("p", "p_adjusted"), math.nan),
     "comparisons": 0,
     "beats_all": False,
+    "margin": math.nan,
     "equivalent": None,
     **dict.fromkeys(("probability_of_improvement", "poi_low", "poi_high"), math.nan),
     "seeds_needed": None,
     **speed.NOT_COMPARED,
+    "settings": 1,
+    "best_setting_on": None,
     "unmatched": "",
     "better_elsewhere": "",
 }
@@ -200,10 +220,7 @@ def _compare(arms: list[Arm], question: Question) -> None:
             "rivals": one.rivals,
             "rival_at_edge": one.at_edge,
             "chosen_on": one.chosen_on,
-            "diverged_rivals": "; ".join(
-                f"{other.label} on {other.diverged} of {len(other.by_seed)} seeds"
-                for other in one.set_aside
-            ),
+            "diverged_rivals": _diverged(one.set_aside),
             "pairs": len(one.differences),
             "difference": difference.mean,
             "difference_low": difference.low,
@@ -212,6 +229,7 @@ def _compare(arms: list[Arm], question: Question) -> None:
             "p_adjusted": adjusted,
             "comparisons": tested,
             "beats_all": one.better and significant and not arm.row["diverged"],
+            "margin": math.nan if question.margin is None else question.margin,
             "equivalent": _equivalent(difference, question.margin),
             "probability_of_improvement": improvement.mean,
             "poi_low": improvement.low,
@@ -219,6 +237,24 @@ def _compare(arms: list[Arm], question: Question) -> None:
             "seeds_needed": stats.seeds_needed(one.differences, tested),
             **speed.compared(arm.runs, rival, level, arm.row["target"]),
         }
+
+
+def _diverged(scores: Iterable[Scores]) -> str:
+    return "; ".join(f"{one.label} on {one.diverged} of {len(one.by_seed)} seeds" for one in scores)
+
+
+def _choose_settings(arms: list[Arm]) -> None:
+    """Mark, of each schedule that ran with several settings, the strongest, and what chose it."""
+    methods: dict[str, list[Arm]] = {}
+    for arm in arms:
+        if not arm.baseline and arm.scores.by_seed:
+            methods.setdefault(arm.row["method"], []).append(arm)
+    for alike in methods.values():
+        best = rivals.strongest([arm.scores for arm in alike])
+        for arm in alike:
+            arm.row["settings"] = len(alike)
+            if arm.scores is best:
+                arm.row["best_setting_on"] = "validation" if best.validation else "test"
 
 
 def _equivalent(difference: stats.Interval, margin: float | None) -> bool | None:

@@ -21,27 +21,34 @@ from .plot import Drawing
 from .tables import Tables
 from .words import number, signed
 
-HEADINGS = {
+ARMS = {
     "arm": "arm",
     "batchnorm": "batch-norm",
     "n": "seeds",
     "mean": "accuracy (%)",
     "interval": "95 % interval",
-    "iqm": "interquartile mean (%)",
     "median": "median (%)",
-    "rival": "strongest fixed λ",
-    "difference": "difference (points)",
-    "difference_interval": "95 % interval of the difference",
-    "p_adjusted": "p, adjusted",
-    "probability_of_improvement": "probability of improvement",
-    "equivalent": "equivalent within the margin",
-    "seeds_needed": "seeds it would take",
+    "iqm": "interquartile mean (%)",
+    "validation": "validation accuracy (%)",
     "final": "final epoch (%)",
     "best": "best epoch (%)",
-    "shrinking_200": "weights left by the penalty after 200 steps (share)",
+    "shrinking_200": "weights left after 200 steps (share)",
     "collapsed": "at chance",
     "diverged": "diverged",
     "unfinished": "unfinished",
+}
+COMPARISONS = {
+    "arm": "schedule",
+    "batchnorm": "batch-norm",
+    "rival": "strongest fixed λ",
+    "pairs": "seeds of both",
+    "difference": "difference (points)",
+    "difference_interval": "95 % interval, adjusted",
+    "p_adjusted": "p, adjusted",
+    "probability_of_improvement": "probability of improvement",
+    "improvement_interval": "95 % interval",
+    "equivalent": "equivalent within the margin",
+    "seeds_needed": "seeds it would take",
 }
 SPEED = {
     "arm": "arm",
@@ -52,7 +59,7 @@ SPEED = {
     "epochs_to_target": "epochs to the target",
     "rival": "strongest fixed λ",
     "epochs_to_target_difference": "difference (epochs)",
-    "epochs_interval": "95 % interval of the difference",
+    "epochs_interval": "95 % interval, adjusted",
     "steps_to_target": "steps to the target",
     "seconds_to_target": "seconds to the target",
     "area_under_curve": "mean accuracy over training (%)",
@@ -61,10 +68,13 @@ INTERVALS = {
     "interval": ("low", "high"),
     "difference_interval": ("difference_low", "difference_high"),
     "epochs_interval": ("epochs_to_target_difference_low", "epochs_to_target_difference_high"),
+    "improvement_interval": ("poi_low", "poi_high"),
 }
 """Columns that are two of the table of arms in one."""
-SIGNED = ("difference", "epochs_to_target_difference")
+SIGNED = ("difference", "difference_interval", "epochs_to_target_difference", "epochs_interval")
 """Columns of differences, which show their sign."""
+TENTHS = ("epochs_to_target", "seconds_to_target")
+"""Columns with one decimal."""
 NEVER = ("diverged", "unfinished", "collapsed")
 """Columns of counts that are left out where they are all 0."""
 RUNS = {
@@ -87,6 +97,7 @@ POINTS = {
     *("difference", "difference_low", "difference_high"),
     *("published_final", "ours_final", "published_mean_last_10", "ours_mean_last_10"),
     *("final_test_accuracy", FIGURE, "iqm", "median", "target", "area_under_curve"),
+    *("validation", "probability_of_improvement"),
 }
 """Columns in percent, or in points of it: two decimals."""
 TRAINED = (
@@ -144,7 +155,8 @@ def write(
         figures=[(one, inline.markup(one)) for one in drawings if not _folded(one)],
         folded=[(one, inline.markup(one)) for one in drawings if _folded(one)],
         colours=inline.variables(drawings),
-        summary=_table(_in_rows(tables.summary), HEADINGS),
+        arms=_table(_in_rows(tables.summary), ARMS),
+        comparisons=_comparisons(tables.summary),
         speed=_speed(tables.summary),
         published=_table(_in_rows(beside.table), PUBLISHED),
         differences=beside.differences,
@@ -165,6 +177,13 @@ def _speed(summary: pd.DataFrame) -> dict[str, Any]:
     """The table of how fast arms reach their target; without rows where there is no target."""
     known = "target" in summary and summary["target"].notna()
     return _table(_in_rows(summary[known]) if np.any(known) else summary[:0], SPEED)
+
+
+def _comparisons(summary: pd.DataFrame) -> dict[str, Any]:
+    """The table of schedules and their rivals; without rows where nothing could be compared."""
+    return _table(
+        summary if summary.empty else _in_rows(summary[summary["pairs"] > 0]), COMPARISONS
+    )
 
 
 def _in_rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -195,14 +214,14 @@ def _cell(value: Any, name: str, places: dict[str, int]) -> tuple[str, str, str]
     """Text, sort key and kind (the cell's class)."""
     if isinstance(value, tuple):
         low = value[0]
-        written = [f"{end:.2f}" if name == "interval" else signed(end) for end in value]
+        written = [signed(end) if name in SIGNED else f"{end:.2f}" for end in value]
         return "–" if _absent(low) else " to ".join(written), _key(low), "number"
     if name == "arm":
         return arm_name(value), str(places[value]), ""
     if name == "rival" and isinstance(value, str):
         return arm_name(value), value, ""
-    if isinstance(value, bool):
-        return _text(value), _key(value), ""
+    if isinstance(value, bool | np.bool_):
+        return _text(bool(value), name), _key(bool(value)), ""
     if isinstance(value, str):
         return value, value, "longer" if len(value) > 100 else "long" if len(value) > 40 else ""
     return _text(value, name), _key(value), "number"
@@ -210,13 +229,14 @@ def _cell(value: Any, name: str, places: dict[str, int]) -> tuple[str, str, str]
 
 def _text(value: Any, name: str = "") -> str:
     if isinstance(value, bool):
-        return "on" if value else "off"
+        on, off = ("yes", "no") if name == "equivalent" else ("on", "off")
+        return on if value else off
     if _absent(value):
         return "–"
     if isinstance(value, float) and name in SIGNED:
         return signed(value)
-    if isinstance(value, float) and name in POINTS:
-        return f"{value:.2f}"
+    if isinstance(value, float) and name in (*POINTS, *TENTHS):
+        return f"{value:.{1 if name in TENTHS else 2}f}"
     if isinstance(value, float):
         return number(float(f"{value:.3g}")) if abs(value) < 1000 else f"{value:.0f}"
     return str(value)

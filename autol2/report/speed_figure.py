@@ -70,7 +70,7 @@ def to_target(
                 + only * (arm["reached_target"] < arm["n"])
             )
         left.set_xlabel("epochs to the target")
-        left.set_xlim(left=0)
+        left.set_xlim(0, 1.05 * left.get_xlim()[1])
         right.set_xlabel("less those of the strongest fixed λ\n(left of 0: faster)")
         said.append(f"to {to} {heading}: " + ", ".join(words))
     for _, right in panels:

@@ -61,8 +61,14 @@ def interval(values: Sequence[float], low: float = LEVEL, high: float | None = N
     if len(data) < FEWEST:
         return Interval(mean, math.nan, math.nan)
     error = float(data.std(ddof=1)) / math.sqrt(len(data))
-    reach = [stats.t.ppf((1 + level) / 2, len(data) - 1) for level in (low, high or low)]
-    return Interval(mean, mean - error * float(reach[0]), mean + error * float(reach[1]))
+    below, above = (_quantile(level, len(data) - 1) for level in (low, high or low))
+    return Interval(mean, mean - error * below, mean + error * above)
+
+
+@functools.lru_cache(maxsize=1024)
+def _quantile(level: float, freedom: int) -> float:
+    """Of Student's t, two-sided."""
+    return float(stats.t.ppf((1 + level) / 2, freedom))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
@@ -145,7 +151,7 @@ def _power(effect: float, pairs: int, level: float) -> float:
     """Of the paired t test of differences with mean `effect` and standard deviation 1."""
     critical = stats.t.ppf(1 - level / 2, pairs - 1)
     power = float(stats.nct.sf(critical, pairs - 1, effect * math.sqrt(pairs)))
-    if level * 2 ** (pairs - 1) < 2:
+    if pairs - 1 < math.log2(2 / level):
         power = min(power, float(stats.norm.cdf(effect)) ** pairs)
     return power
 

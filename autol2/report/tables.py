@@ -13,7 +13,8 @@ import pandas as pd
 
 from ..runs.files import write_atomically
 from ..runs.identity import digest, flat
-from ..sweeps.study import Record, last_line
+from ..sweeps.run_status import last_line
+from ..sweeps.study import Record
 from . import speed
 from .arms import NAMES, Question, in_order, summary
 from .runs import Curves, path_text
@@ -141,23 +142,30 @@ def _long(runs: pd.DataFrame, histories: dict[str, Curves]) -> pd.DataFrame:
 
 
 def _varying(identities: list[dict[str, Any]]) -> list[str]:
+    """The options that take several values, or that only some runs of one method have.
+
+    An option that does nothing at its neutral value is left out of an identity there.
+    """
     names = sorted({name for identity in identities for name in identity} - {"seed"})
-    readable = [identity for identity in identities if identity]
     return [
         name
         for name in names
-        if len({json.dumps(one[name]) for one in readable if name in one}) > 1
+        if len({json.dumps(one[name]) for one in identities if name in one}) > 1
+        or any(0 < sum(name in one for one in of) < len(of) for of in _by_method(identities))
     ]
+
+
+def _by_method(identities: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    methods: dict[Any, list[dict[str, Any]]] = {}
+    for identity in identities:
+        if identity:
+            methods.setdefault(identity.get("method.name"), []).append(identity)
+    return list(methods.values())
 
 
 def _telling(identities: list[dict[str, Any]], varying: list[str]) -> list[str]:
     """The options that tell two arms of one method apart."""
-    methods = {identity.get("method.name") for identity in identities}
-    of_method = [
-        [identity for identity in identities if identity.get("method.name") == method]
-        for method in methods
-    ]
-    differing = {name for some in of_method for name in _varying(some)}
+    differing = {name for some in _by_method(identities) for name in _varying(some)}
     return [name for name in varying if name in differing]
 
 

@@ -62,6 +62,7 @@ def verdict(summary: pd.DataFrame) -> list[str]:
         _headline(compared),
         *[_sentence(arm) for _, arm in compared.iterrows()],
         *_alone(schedules[schedules["pairs"] == 0]),
+        *_chosen(schedules),
         *[text for _, arm in compared.iterrows() if (text := _speed(arm))],
         *_diverged(summary),
         *_collapsed(summary),
@@ -69,15 +70,17 @@ def verdict(summary: pd.DataFrame) -> list[str]:
 
 
 def _leader(summary: pd.DataFrame, said: str) -> str:
-    there = summary.dropna(subset="mean")
-    if there.empty:
+    if not summary["n"].any():
         return f"{said}, and every run diverged."
-    sound = there[there["diverged"] == 0]
-    ranked = (there if sound.empty else sound).sort_values("mean", ascending=False)
-    best = ranked.iloc[0]
-    text = f"{said}; the highest mean is that of {name(best)}, {best['mean']:.2f} %"
-    unequal = ranked["n"].nunique() > 1
-    return f"{text} ({seeds(best['n'])}{', of which other arms have others' * unequal})."
+    ranked = summary.dropna(subset="mean_on_common_seeds")
+    if ranked.empty:
+        return f"{said}, and no seed that all of them have."
+    best = ranked.loc[ranked["mean_on_common_seeds"].idxmax()]
+    common = int(best["common_seeds"])
+    text = f"{said}; the highest mean is that of {name(best)}, {best['mean_on_common_seeds']:.2f} %"
+    if common < summary["n"].max():
+        return f"{text} on the {seeds(common)} that all have."
+    return f"{text} ({seeds(common)})."
 
 
 def _headline(compared: pd.DataFrame) -> str:
@@ -168,7 +171,7 @@ def _judgement(arm: pd.Series) -> str:
     significant = known and arm["p_adjusted"] <= 1 - stats.LEVEL + 1e-12
     if equivalent:
         told = "better, but " if arm["beats_all"] else "worse, but " if significant else ""
-        return f"{told}equivalent within the margin named"
+        return f"{told}equivalent within ±{arm['margin']:g} points"
     if arm["beats_all"]:
         return "better"
     if significant and arm["difference"] < 0:
@@ -199,7 +202,7 @@ def _speed(arm: pd.Series) -> str:
     if not math.isnan(low):
         bounds = sorted((low, high)) if difference > 0 else sorted((-low, -high))
         if difference:
-            text += f" ({signed(bounds[0], 1)} to {signed(bounds[1], 1)})"
+            text += f" ({bounds[0]:.1f} to {bounds[1]:.1f})"
     ours, theirs = int(arm["reached_target"]), int(arm["rival_reached_target"])
     runs = int(arm["n"])
     if ours < runs or theirs < int(arm["pairs"]):
@@ -231,11 +234,22 @@ def _alone(arms: pd.DataFrame) -> list[str]:
             if arm["unmatched"]:
                 reason += f" (the nearest, {arm['unmatched']})"
         elif arm["diverged_rivals"]:
-            reason = f"No fixed λ is a yardstick, since they diverged ({arm['diverged_rivals']})"
+            reason = f"No fixed λ is a yardstick, since all diverged ({arm['diverged_rivals']})"
         else:
             reason = "No fixed λ on the same seeds to compare with"
         reasons.setdefault(reason, []).append(name(arm))
     return [f"{reason}: {listed(names, MANY)}." for reason, names in reasons.items()]
+
+
+def _chosen(schedules: pd.DataFrame) -> list[str]:
+    """The strongest setting of each method that ran with several, and what chose it."""
+    found = []
+    for on, how in (("validation", "by validation accuracy"), ("test", "on test accuracy")):
+        chosen = schedules[(schedules["settings"] > 1) & (schedules["best_setting_on"] == on)]
+        names = [f"{name(arm)} of {int(arm['settings'])}" for _, arm in chosen.iterrows()]
+        if names:
+            found.append(f"Strongest settings, chosen {how}: {listed(names, MANY)}.")
+    return found
 
 
 def _diverged(summary: pd.DataFrame) -> list[str]:

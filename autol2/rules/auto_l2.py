@@ -105,10 +105,10 @@ class AutoL2(LambdaScheduler):
         )
 
     Learning rate schedulers and ``GradScaler`` work beside it; a step that the scaler skips counts
-    unless `step` is not called for it. Each change of λ makes ``torch.compile`` compile a compiled
-    ``optimizer.step`` once more (twice in a training whose λ moves seven times, since the second
-    compilation takes any value); leave ``weight_decay`` a number: as a tensor it is not compiled at
-    all. Changes are logged to the logger ``autol2`` at level INFO.
+    unless `step` is not called for it. A compiled ``optimizer.step`` is compiled once more at the
+    first change of λ, and takes any value from then on (SGD with momentum: 3 graphs over 8 values
+    of λ). Leave ``weight_decay`` a number for it: SGD branches on its value, so that with a tensor
+    nothing is compiled at all. Changes are logged to the logger ``autol2`` at level INFO.
 
     Args:
         optimizer: any torch optimizer with a ``weight_decay``. It is set to 2λ. For SGD that is the

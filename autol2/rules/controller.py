@@ -150,6 +150,11 @@ class Controller:
         self._previous = now
         return decision
 
+    @property
+    def before_update(self) -> bool:
+        """Whether a step is measured before its update; see `autol2.rules.method.LambdaPolicy`."""
+        return self.rule.protocol == "original"
+
     def observe(self) -> None:
         """Nothing: λ is set; see `autol2.rules.method.LambdaPolicy`."""
 

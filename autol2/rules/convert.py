@@ -42,5 +42,5 @@ def convert(value: float, source: Convention, target: Convention, lr: float = ma
         return value
     if "per_step" in (source, target) and not (0 < lr < math.inf):
         raise ValueError("per_step needs the learning rate, a number above 0: lr=0.01")
-    in_weight_decay = {**_IN_WEIGHT_DECAY, "per_step": 1 / lr}
+    in_weight_decay = {**_IN_WEIGHT_DECAY, "per_step": 1 / lr if lr else math.nan}
     return value * in_weight_decay[source] / in_weight_decay[target]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-INITIALIZATIONS = ("published", "paper")
+INITIALIZATIONS = ("published", "paper", "original")
 
 
 class LambdaPolicy(Protocol):
@@ -29,6 +29,14 @@ class LambdaPolicy(Protocol):
     @property
     def measures(self) -> bool:
         """Whether λ depends on measurements, so that each has to be read back at once."""
+
+    @property
+    def before_update(self) -> bool:
+        """Whether a measurement is taken in before its step's update, which has the new λ then.
+
+        Measured steps are counted over the whole run there, the first one being its first step;
+        elsewhere within each epoch, the first one being the k-th step.
+        """
 
     def lambda_at(self, step: int) -> float:
         """λ that a step is trained with, given its number from 0.
@@ -88,8 +96,8 @@ class ProtocolOptions(Options):
     name: str = "published"
     """published (what drew the figures), pseudocode (as printed) or corrected (as meant)."""
     initialization: str = "published"
-    """published (convolutions N(0, 2/fan_in), the rest PyTorch's default) or paper (every layer
-    N(0, 2/fan_in), every bias 0)."""
+    """published (convolutions N(0, 2/fan_in), the rest PyTorch's default), paper (every layer
+    N(0, 2/fan_in), every bias 0) or original (every layer N(0, 1/fan_in), every bias 0)."""
     lambda_min: float = option(0.0, neutral=0.0)
     """λ never falls below this."""
     lambda_max: float = option(math.inf, neutral=math.inf)

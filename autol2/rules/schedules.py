@@ -22,6 +22,7 @@ class Schedule:
     """
 
     measures = False
+    before_update = False
 
     def __init__(self, lambda_at: Callable[[int], float], reason: str) -> None:
         self._lambda_at, self._reason = lambda_at, reason

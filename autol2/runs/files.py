@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+NOT_OFFERED = (
+    *(errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP),
+    *(errno.EPERM, errno.EACCES, errno.EBADF, errno.EISDIR, errno.ENOTTY),
+)
+"""Errors of a file system that does not have what is asked for; not EIO, ENOSPC, EDQUOT or EROFS,
+which mean that the content is not safe."""
 
 
 def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> None:
@@ -24,8 +33,9 @@ def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> No
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
+            sync(file.fileno())
+        with _where_offered():
+            os.chmod(name, 0o666 & ~_umask())
         if keep is not None and path.exists():
             os.replace(path, keep)
         os.replace(name, path)
@@ -36,13 +46,30 @@ def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> No
     sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries (what was renamed in it) to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+def sync(descriptor: int) -> None:
+    """Flush an open file to disk, where the file system can."""
+    with _where_offered():
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries (what was renamed in it) to disk, where the file system can."""
+    with _where_offered():
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _where_offered() -> Iterator[None]:
+    """Leave out what the file system does not offer, as fsync of folders or permissions."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from ..component import Component
 from ..config import Config, ControlConfig
 
-USUAL = ("cnn", "sgd", "none", "constant")
+USUAL = ("cnn", "sgd", "none", "constant", "cross_entropy")
 """The names of components that are not told in a directory's name: the paper's."""
 
 
@@ -60,7 +60,8 @@ def run_id(config: Config) -> str:
     if "fixed_lambda" in options:
         words.append(f"{config.fixed_lambda.value:g}")
     words += _component_words(config, options)
-    words.append("bn" if config.batchnorm.enabled else "nobn")
+    if config.model.switches_batchnorm:
+        words.append("bn" if config.batchnorm.enabled else "nobn")
     if config.protocol.name != "published" and "name" in options["protocol"]:
         words.append(config.protocol.name)
     words += _control_words(config.control)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from .files import sync
 
 
 class Records:
@@ -54,7 +55,7 @@ class Records:
         """Hand the rows to the system, and to the disk if asked."""
         self._file.flush()
         if to_disk:
-            os.fsync(self._file.fileno())
+            sync(self._file.fileno())
 
     def close(self) -> None:
         """Flush and close."""

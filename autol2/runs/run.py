@@ -23,20 +23,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
-
 from ..component import as_plain
 from ..config import Config
 from ..errors import UserError
 from .files import remove_leftovers, to_json, write_atomically
 from .identity import identity, run_id
+from .lock import HEARTBEAT, PATIENCE, Lock
 
 FINISHED = ("completed", "diverged")
 """The statuses of a run that is never done again."""
-HEARTBEAT = 10.0
-"""Seconds between two signs of life (`Run.beat`) of a running run."""
-PATIENCE = 60.0
-"""Seconds without a sign of life after which a run on another host counts as dead."""
 PACKAGES = ("autol2", "torch", "torchvision", "numpy", "hydra-core", "omegaconf")
 
 
@@ -61,7 +56,7 @@ class Run:
         self.command = command(overrides)
         self.folder = Path(config.outputs) / config.study / run_id(config)
         self.state: dict[str, Any] = read_state(self.folder)
-        self._lock: FileLock | None = None
+        self._lock = Lock(self.folder / ".lock")
         self._beaten = 0.0
         self._log: IO[str] | None = None
 
@@ -88,7 +83,6 @@ class Run:
                     yield
             finally:
                 self._log = None
-                assert self._lock is not None
                 self._lock.release()
         except BrokenPipeError:
             raise  # whoever read our output is gone; the folder is well
@@ -108,11 +102,10 @@ class Run:
         self.state = {}
 
     def _acquire(self) -> None:
-        self._lock = FileLock(self.folder / ".lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise Held(f"{self.folder} is held by {_holder(read_state(self.folder))}") from None
+        while not self._lock.try_acquire():
+            if not self._lock.doubtful:
+                raise Held(f"{self.folder} is held by {_holder(read_state(self.folder))}")
+            time.sleep(min(1.0, PATIENCE / 10))
         try:
             self._await_other_host()
         except BaseException:
@@ -125,9 +118,8 @@ class Run:
         last = _last_attempt(state)
         if state.get("status") != "running" or last.get("host") == socket.gethostname():
             return
-        job = os.environ.get("SLURM_JOB_ID")
-        if job is not None and last.get("slurm_job_id") == job:
-            return  # SLURM requeued this very job: it has ended there
+        if _requeued(last):
+            return
         silence = time.time() - state.get("updated", 0.0)
         deadline = time.monotonic() + PATIENCE - min(max(silence, 0.0), PATIENCE)
         while time.monotonic() < deadline:
@@ -165,9 +157,15 @@ class Run:
         self.save()
 
     def beat(self, progress: Callable[[], dict[str, Any]]) -> bool:
-        """A sign of life with the run's `progress`, if the last is `HEARTBEAT` seconds ago."""
+        """A sign of life with the run's `progress`, if the last is `HEARTBEAT` seconds ago.
+
+        Raises:
+            Held: another process took the directory over, since this one was silent for too long.
+        """
         due = time.monotonic() - self._beaten >= HEARTBEAT
         if due:
+            if self._lock.lost:
+                raise Held(f"{self.folder} was taken over by {self._lock.holder}")
             self.state["progress"] = progress()
             self.save()
         return due
@@ -248,6 +246,16 @@ def _last_attempt(state: dict[str, Any]) -> dict[str, Any]:
     return last
 
 
+def _requeued(last: dict[str, Any]) -> bool:
+    """Whether SLURM requeued this very job since the attempt `last`, which so has ended.
+
+    The job's number alone is no proof: a job can have several tasks.
+    """
+    job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT") or 0
+    same = job is not None and last.get("slurm_job_id") == job
+    return same and int(restarts) > int(last.get("slurm_restarts") or 0)
+
+
 def _holder(state: dict[str, Any]) -> str:
     last = _last_attempt(state)
     if not last:
@@ -261,7 +269,9 @@ def _surroundings() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "slurm_restarts": os.environ.get("SLURM_RESTART_COUNT"),
         "slurm_node": os.environ.get("SLURMD_NODENAME"),
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "git": _git(),
         "versions": {"python": platform.python_version()},
     }

@@ -6,25 +6,28 @@ A laptop's sweep is one batch; on a cluster every job is one.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import math
 import os
 import re
 import signal
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..cli.progress import Terminal
 from ..runs.files import to_json, write_atomically
 from ..runs.run import FINISHED, Held, command, now, read_state
 from .forkserver import SERVER
-from .study import HOPELESS, RETRIES, common_error, last_line, status_of
+from .run_status import HOPELESS, RETRIES, common_error, last_line, status_of
 
 POLL = 0.1
 """Seconds between two looks at the processes."""
+LOOK_AGAIN = 3.0
+"""Seconds between two looks at runs that others do."""
 NO_PROCESS = 71  # EX_OSERR
 """The exit status of a process that could not be started."""
 
@@ -86,6 +89,9 @@ class Batch:
         gpus: devices to share out, one a run at a time; none leaves CUDA_VISIBLE_DEVICES alone.
         retries: how often a run is done again that was killed without having got further.
         root: the folder that paths in the overrides are relative to.
+        grace: seconds that the runs have to save when the batch is stopped; None for any time.
+        await_others: whether runs that another process does are waited for, and done here when
+            that process stops without an end. Those on this machine take a place meanwhile.
     """
 
     tasks: Sequence[Task]
@@ -95,10 +101,14 @@ class Batch:
     gpus: Sequence[str] = ()
     retries: int = RETRIES
     root: str = field(default_factory=os.getcwd)
+    grace: float | None = None
+    await_others: bool = True
 
     def __post_init__(self) -> None:
         self._processes: list[Process] = []
         self._stopping = False
+        self._elsewhere = Elsewhere()
+        self._redone: Counter[Task] = Counter()
 
     def __call__(self) -> None:
         """Do the runs."""
@@ -112,33 +122,77 @@ class Batch:
         Args:
             look: is given the runs that have ended since it was last called, and those under way.
         """
-        waiting = deque(self.tasks)
+        try:
+            self._work(look)
+        except BaseException:  # whatever it is, nobody will look after the runs any more
+            self._terminate()
+            raise
+
+    def _work(self, look: Callable[[list[Task], list[Task]], None]) -> None:
+        waiting, deadline = deque(self.tasks), math.inf
         free = list(self.gpus) or [""] * self.at_once
-        while self._processes or (waiting and not self._stopping):
+        while self._processes or (not self._stopping and (waiting or self._elsewhere)):
             ended: list[Task] = []
-            while waiting and free and not self._stopping:
+            self._elsewhere.look(waiting, ended)
+            while waiting and not self._stopping:
                 if hopeless(self.first):
                     waiting.clear()
                     break
-                task = waiting.popleft()
-                if self._over(task):
-                    ended.append(task)
+                if self._over(waiting[0]):
+                    ended.append(waiting.popleft())
+                elif self.await_others and status_of(waiting[0].state, None).under_way:
+                    self._elsewhere.add(waiting.popleft())
+                elif room := self._elsewhere.room(free):
+                    task = waiting.popleft()
+                    if self._begin(task, room[0]):
+                        free.remove(room[0])
+                    else:
+                        ended.append(task)
                 else:
-                    self._processes.append(Process(task, free.pop(0), self.threads, self.root))
+                    break
             for process in list(self._processes):
-                status = process.poll()
-                if status is None:
+                if (status := process.poll()) is None:
                     continue
                 self._processes.remove(process)
                 free.append(process.gpu)
-                process.mend(status)
-                how = status_of(process.task.state, None, self.retries)
-                if status < 0 and how.status == "stopped" and not self._stopping:
-                    waiting.appendleft(process.task)
-                else:
-                    ended.append(process.task)
+                self._end(process, status, waiting, ended)
             look(ended, [process.task for process in self._processes])
+            if self._stopping:
+                deadline = min(deadline, time.monotonic() + (self.grace or math.inf))
+                self._terminate()
+                if time.monotonic() > deadline:
+                    return
             time.sleep(POLL)
+
+    def _begin(self, task: Task, gpu: str) -> bool:
+        self.begins(task)
+        try:
+            self._processes.append(Process(task, gpu, self.threads, self.root))
+        except OSError as error:
+            _say(task, f"cannot be begun ({error.strerror or error})")
+            return False
+        return True
+
+    def begins(self, task: Task) -> None:
+        """Called before a run is begun."""
+
+    def _end(self, process: Process, status: int, waiting: deque[Task], ended: list[Task]) -> None:
+        """Note how a run's process ended; if it is to be done again, or by others, see to it."""
+        task = process.task
+        try:
+            process.mend(status)
+        except OSError as error:  # a full disk, another user's folder, a file in its place
+            _say(task, f"how it ended cannot be noted ({error.strerror or error}); see {task.log}")
+        if status == Held.status and self.await_others:
+            self._elsewhere.add(task)
+            return
+        how = status_of(task.state, None, self.retries)
+        again = status < 0 and how.status == "stopped" and self._redone[task] < self.retries
+        if again and not self._stopping:
+            self._redone[task] += 1
+            waiting.appendleft(task)
+        else:
+            ended.append(task)
 
     def _over(self, task: Task) -> bool:
         """Whether there is nothing to do, or an earlier life of a requeued job has failed at it."""
@@ -152,19 +206,55 @@ class Batch:
         )
 
     def stop(self) -> None:
-        """Ask the runs to save and leave, and begin no more."""
+        """Let the runs save and leave, and begin no more; for a signal's handler, too."""
         self._stopping = True
+
+    def _terminate(self) -> None:
         for process in self._processes:
-            process.terminate()
+            if not process.told:
+                process.told = True
+                process.terminate()
 
-    def checkpoint(self) -> Any:
-        """For submitit, when the job is about to be taken away: save, and say how to go on."""
-        from submitit.helpers import DelayedSubmission
 
-        self.stop()
-        for process in list(self._processes):
-            process.wait()
-        return DelayedSubmission(dataclasses.replace(self))
+class Elsewhere:
+    """Runs that other processes do, here or on another machine."""
+
+    def __init__(self) -> None:
+        self._tasks: list[Task] = []
+        self._looked = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._tasks)
+
+    def add(self, task: Task) -> None:
+        """Know of a run."""
+        self._tasks.append(task)
+        self._looked = time.monotonic()
+
+    def look(self, stopped: deque[Task], ended: list[Task]) -> None:
+        """Tell, every few seconds, which runs are no longer under way.
+
+        Args:
+            stopped: gets those that are to be gone on with.
+            ended: gets those that came to an end.
+        """
+        if time.monotonic() - self._looked < LOOK_AGAIN:
+            return
+        self._looked = time.monotonic()
+        for task in list(self._tasks):
+            how = status_of(task.state, None)
+            if not how.under_way:
+                self._tasks.remove(task)
+                (stopped if how.wanted else ended).append(task)
+
+    def room(self, places: Sequence[str]) -> list[str]:
+        """`places`, each a device or "", without those that are taken by runs on this machine."""
+        left = list(places)
+        for task in self._tasks:
+            last = (task.state.get("attempts") or [{}])[-1]
+            if left and last.get("host") == socket.gethostname():
+                left.remove(last["gpus"] if last.get("gpus") in left else left[0])
+        return left
 
 
 class Process:
@@ -177,12 +267,14 @@ class Process:
         root: as in `Batch`.
 
     Attributes:
+        told: whether it was asked to stop.
         pid: its number; 0 where no process could be started.
         returncode: how it ended, as `subprocess.Popen` has it; None while it lives.
     """
 
     def __init__(self, task: Task, gpu: str, threads: int, root: str) -> None:
         self.task, self.gpu = task, gpu
+        self.told = False
         self.returncode: int | None = None
         self._tried = len(task.state.get("attempts", []))
         self._memory_kills = memory_kills()
@@ -226,11 +318,11 @@ class Process:
                 os.kill(self.pid, signal.SIGTERM)
 
     def mend(self, status: int) -> None:
-        """Make run.json true if the process ended, with `status`, without noting so there."""
-        with contextlib.suppress(OSError):  # a full disk, or somebody else's: the others go on
-            self._mend(status)
+        """Make run.json true if the process ended, with `status`, without noting so there.
 
-    def _mend(self, status: int) -> None:
+        Raises:
+            OSError: it cannot be written.
+        """
         state, folder = self.task.state, Path(self.task.folder)
         tried = state.setdefault("attempts", [])
         if status in (0, Held.status) or self.task.finished(state):
@@ -249,7 +341,8 @@ class Process:
                 "hydra.launcher.mem_gb), do fewer at a time, or make it smaller"
             )
         elif status < 0:
-            state["status"], why = "interrupted", f"killed by {signal.Signals(-status).name}"
+            why = signal.Signals(-status).name
+            state["status"], why = "interrupted", why if self.told else f"killed by {why}"
         else:
             why = f"exited with status {status}"
             begun = len(tried) > self._tried
@@ -268,6 +361,11 @@ class Process:
             if not begun or re.match(r"(error|[\w.]*(Error|Exception|Exit|Interrupt))\b", words):
                 return words.removeprefix("error: ")
         return ""
+
+
+def _say(task: Task, words: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it
+        Terminal().print(f"{task.run_id}: {words}", markup=False)
 
 
 def hopeless(first: Sequence[Task]) -> str:

@@ -126,6 +126,9 @@ def _lives(pid: int) -> bool:
 
 SERVER = Server()
 """The one of this process."""
+FOR_RUNS = (signal.SIGTERM, signal.SIGUSR2)
+"""Signals that a cluster sends to all processes of a job, and that are for the runs alone: the
+server ends with its input."""
 
 
 # ---------------------------------------------------------------------- in the server
@@ -159,7 +162,8 @@ def _serve() -> Request:
                     pid = os.fork()
                     if pid == 0:
                         signal.set_wakeup_fd(-1)
-                        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                        for one in (signal.SIGCHLD, *FOR_RUNS):
+                            signal.signal(one, signal.SIG_DFL)
                         for number in (woken, wake, answers):
                             os.close(number)
                         request: Request = json.loads(line)
@@ -214,6 +218,8 @@ def _do(request: Request) -> int:
 
 
 def _main() -> int:
+    for number in FOR_RUNS:
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(Exception):  # a process will say better what is missing
         from ..cli import composition  # noqa: F401
         from ..data import dataset  # noqa: F401

@@ -24,13 +24,16 @@ from rich.table import Table
 
 from ..cli.composition import as_typed, resolved, restored, sources, sweep_loader
 from ..cli.progress import Terminal, counted
+from ..config import Config
 from ..errors import UserError
 from ..runs.files import to_json
 from ..runs.identity import flat, run_id
 from ..runs.run import Run, read_state
 from ..training.train import refuse_other_data
 from .batch import Batch, Task, hopeless
-from .study import HOPELESS, Job, RunStatus, add_to_manifest, read_manifest, status_of
+from .manifest import add_to_manifest, read_manifest
+from .run_status import HOPELESS, Job, RunStatus, status_of
+from .vain import job_of
 
 Plan = list[tuple[Task, RunStatus]]
 
@@ -60,6 +63,7 @@ class StudyLauncher(Launcher):
     def __init__(self, **options: Any) -> None:
         self.options = options
         self.console = Terminal()
+        self.jobs: dict[Task, Job | None] = {}
         known = {one.name for one in fields(self.SCHEMA)}
         if unknown := sorted(options.keys() - known):
             near = difflib.get_close_matches(unknown[0], known, 1)
@@ -95,6 +99,7 @@ class StudyLauncher(Launcher):
         if self.options["dry_run"]:
             return [_returned(overrides, 0.0) for overrides in job_overrides]
         wanted = _unlike_first([task for task, how in plan if self._wanted(how)])
+        self.under_way = [task for task, how in plan if how.under_way]
         if wanted:
             remember((task, {}) for task, _ in plan)
             self._act(wanted)
@@ -156,34 +161,37 @@ class StudyLauncher(Launcher):
                 refuse_other_data(Run(restored(task.config)))
 
     def _decide(self, tasks: Collection[Task]) -> Plan:
-        names, states = self._job_names(tasks), {task: task.state for task in tasks}
-        unfinished = {
-            name
-            for task, name in names.items()
-            if name is not None and not task.finished(states[task])
+        entries, states = self._entries(tasks), {task: task.state for task in tasks}
+        submitted = {
+            str(entry["job"]): entry.get("submitted")
+            for task, entry in entries.items()
+            if "job" in entry and not task.finished(states[task])
         }
-        jobs = self._jobs(unfinished)
-        return [
-            (task, self._status(task, states[task], jobs.get(names[task] or ""))) for task in tasks
-        ]
+        jobs = self._jobs(submitted)
+        found = {task: job_of(task.run_id, entries[task], states[task], jobs) for task in tasks}
+        self.jobs |= found
+        return [(task, self._status(task, states[task], found[task])) for task in tasks]
 
     def _status(self, task: Task, state: Mapping[str, Any], job: Job | None) -> RunStatus:
         how = status_of(state, job, self.options["max_retries"])
         if how.status != "done" or task.finished(state):
             return how
         if job is not None and job.active:
-            return RunStatus("queued", f"job {job.name} is {job.state.lower()}")
+            return RunStatus("queued", job.about)
         return RunStatus("missing", "rerun=true does it over")
 
-    def _job_names(self, tasks: Collection[Task]) -> dict[Task, str | None]:
-        """The job, if any, that each of `tasks` was last submitted in."""
+    def _config(self, task: Task) -> Config:
+        return restored(task.config)
+
+    def _entries(self, tasks: Collection[Task]) -> dict[Task, dict[str, Any]]:
+        """What the manifest knows of each of `tasks`."""
         known = {
             study: read_manifest(study, strict=True) for study in {task.study for task in tasks}
         }
-        return {task: known[task.study].get(task.run_id, {}).get("job") for task in tasks}
+        return {task: known[task.study].get(task.run_id, {}) for task in tasks}
 
-    def _jobs(self, names: Collection[str]) -> dict[str, Job]:
-        """What the scheduler says of the jobs `names`, if there is one."""
+    def _jobs(self, submitted: Mapping[str, float | None]) -> dict[str, Job]:
+        """What the scheduler, if there is one, says of jobs; see `slurm.jobs`."""
         return {}
 
     def _wanted(self, how: RunStatus) -> bool:

@@ -16,7 +16,7 @@ from ..training.signals import caught
 from .batch import Batch, Task
 from .launcher import Interrupted, StudyLauncher
 from .machine import cores, gpus
-from .study import RETRIES
+from .run_status import RETRIES, status_of
 
 
 @dataclass
@@ -47,27 +47,39 @@ class LocalLauncher(StudyLauncher):
     AT_LEAST: ClassVar = {"n_jobs": 0, "cpus_per_task": 0, "runs_per_job": 1, "max_retries": 0}
 
     def _act(self, wanted: list[Task]) -> None:
-        gpus, threads = _devices(wanted), self.options["cpus_per_task"]
+        self._do(wanted, [*self.under_way, *wanted])
+
+    def _wait(self, tasks: list[Task]) -> None:
+        """Wait for runs that another process does, and go on with what it leaves."""
+        left = [task for task in tasks if status_of(task.state, None).under_way]
+        if left:
+            self._do([], left)
+
+    def _do(self, wanted: list[Task], tasks: list[Task]) -> None:
+        """Do `wanted`, of `tasks` that others may be doing."""
+        gpus, threads = _devices(tasks), self.options["cpus_per_task"]
         room = len(gpus) * self.options["runs_per_job"] or max(
-            1, cores() // max(threads, 1, *(task.config.get("threads", 0) for task in wanted))
+            1, cores() // max(threads, 1, *(task.config.get("threads", 0) for task in tasks))
         )
-        at_once = min(self.options["n_jobs"] or room, len(wanted))
+        at_once = min(self.options["n_jobs"] or room, len(tasks))
         if not (threads or gpus):
             threads = max(1, cores() // at_once)
         shared = [gpus[place % len(gpus)] for place in range(at_once)] if gpus else []
-        batch = replace(self._batch(wanted, wanted, at_once, threads), gpus=shared)
+        batch = replace(self._batch(wanted, tasks, at_once, threads), gpus=shared)
         if self.options["detach"]:
             self._detach(batch)
             return
-        self.console.print(f"{len(wanted)} to do, {at_once} at a time", markup=False)
+        others = sum(status_of(task.state, None).under_way for task in tasks)
+        words = f", {others} under way in another process" if others else ""
+        self.console.print(f"{len(wanted)} to do, {at_once} at a time{words}", markup=False)
         done = 0
-        with _stopping(batch) as stopped, StudyProgress(len(wanted), self.console) as progress:
+        with _stopping(batch) as stopped, StudyProgress(len(tasks), self.console) as progress:
 
             def look(ended: list[Task], under_way: list[Task]) -> None:
                 nonlocal done
                 for task in ended:
                     done += 1
-                    self._tell(task, done, len(wanted))
+                    self._tell(task, done, len(tasks))
                 progress.update(done, {task.run_id: task.state for task in under_way})
 
             batch.work(look)

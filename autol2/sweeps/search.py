@@ -29,7 +29,7 @@ from ..runs.run import FINISHED
 from .batch import Task
 from .grid import StudySweeper, choices
 from .launcher import Failed, StudyLauncher
-from .study import HOPELESS, common_error, last_line
+from .run_status import HOPELESS, common_error, last_line
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -3,95 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import subprocess
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
-from filelock import FileLock
 from hydra.core.config_store import ConfigStore
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
 from ..cli.progress import StudyProgress, counted
 from ..errors import UserError
-from ..runs.run import FINISHED
-from . import slurm
+from ..runs.lock import locked
+from . import nodes_data, sbatch, slurm
 from .batch import Task
+from .job import JobBatch
 from .launcher import Interrupted, StudyLauncher, remember
-from .study import RETRIES, Job
+from .run_status import HOPELESS, Job, status_of
+from .sbatch import SlurmConf
+from .states import States
+from .submission import Submission, reconciled
 
-
-@dataclass
-class SlurmConf:
-    """How a sweep's jobs are asked for."""
-
-    _target_: str = "hydra_plugins.autol2_launchers.SubmititSlurm"
-    submitit_folder: str | None = None
-    """For job scripts and what jobs print; the study's .launch/jobs if none is named."""
-    timeout_min: int = 240
-    """Time limit of a job. It is no limit for a run: a job saves and requeues itself before."""
-    cpus_per_task: int | None = 4
-    """CPU cores of a job, shared out among its runs."""
-    gpus_per_node: int | None = None
-    """GPUs of a job; null where the cluster wants `gres` or one of the next two instead."""
-    gpus_per_task: int | None = None
-    """sbatch's --gpus-per-task."""
-    cpus_per_gpu: int | None = None
-    """sbatch's --cpus-per-gpu."""
-    tasks_per_node: int = 1
-    """sbatch's --ntasks-per-node."""
-    nodes: int = 1
-    """sbatch's --nodes."""
-    mem_gb: int | None = 8
-    """GB of memory, sbatch's --mem."""
-    mem_per_gpu: str | None = None
-    """sbatch's --mem-per-gpu."""
-    mem_per_cpu: str | None = None
-    """sbatch's --mem-per-cpu."""
-    name: str = "autol2"
-    """What the queue calls the jobs: --job-name."""
-    partition: str | None = None
-    """sbatch's --partition."""
-    qos: str | None = None
-    """sbatch's --qos."""
-    account: str | None = None
-    """sbatch's --account."""
-    comment: str | None = None
-    """sbatch's --comment."""
-    constraint: str | None = None
-    """sbatch's --constraint."""
-    exclude: str | None = None
-    """sbatch's --exclude."""
-    gres: str | None = None
-    """GPUs where the cluster counts them so, as in gpu:1."""
-    signal_delay_s: int = 120
-    """Seconds before the time limit at which a job is told to save."""
-    max_num_timeout: int = 1000
-    """How often a job may requeue itself at its time limit."""
-    array_parallelism: int = 256
-    """Array tasks that run at the same time."""
-    stderr_to_stdout: bool = False
-    """One file for all that a job prints."""
-    setup: list[str] = field(default_factory=list)
-    """Shell lines before the job, as in module load …"""
-    srun_args: list[str] = field(default_factory=list)
-    """Options of srun, which starts the runs within a job."""
-    additional_parameters: dict[str, Any] = field(default_factory=dict)
-    """Any other option of sbatch, as in {reservation: NAME}."""
-    runs_per_job: int = 1
-    """Runs of one job, one after the other."""
-    side_by_side: int = 1
-    """So many of a job's runs at the same time, on the same GPU."""
-    detach: bool = False
-    """Return when the runs are submitted."""
-    dry_run: bool = False
-    """Show what would be done, and do nothing."""
-    retry_failed: bool = False
-    """Do runs over that ended with an error."""
-    max_retries: int = RETRIES
-    """How often a run that was killed is done again without having got further; what a node lost is
-    requeued by SLURM, without a limit."""
+SHARE = 0.05
+"""Share of the waiting time by which the end of the jobs may be noticed late."""
+QUICKEST, SLOWEST = 2.0, 30.0
+"""Seconds between two looks at the queue, at first and in the end."""
+OF_EACH = 0.02
+"""And at least so many seconds for each run that is waited for."""
 
 
 class SlurmLauncher(StudyLauncher):
@@ -99,148 +38,191 @@ class SlurmLauncher(StudyLauncher):
 
     SCHEMA: ClassVar = SlurmConf
     AT_LEAST: ClassVar = {
-        **{"timeout_min": 1, "nodes": 1, "tasks_per_node": 1, "signal_delay_s": 0},
+        **{"timeout_min": 1, "nodes": 1, "tasks_per_node": 1, "signal_delay_s": 1},
         **{"array_parallelism": 1, "max_num_timeout": 0},
         **{"runs_per_job": 1, "side_by_side": 1, "max_retries": 0},
     }
     WILL_BE: ClassVar = "submitted"
 
-    def _jobs(self, names: Collection[str]) -> dict[str, Job]:
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.options = sbatch.check(options)
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """As every launcher; and leave out defaults beside which SLURM would refuse an option."""
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        words = (word.lstrip("+~").partition("=")[0] for word in config.hydra.overrides.hydra)
+        named = {word.removeprefix("hydra.launcher.") for word in words}
+        self.options = sbatch.without_rivals(self.options, named)
+        self.cluster = sbatch.cluster(self.options)
+
+    def _jobs(self, submitted: Mapping[str, float | None]) -> dict[str, Job]:
         if not slurm.available():
             raise UserError(
                 "sbatch is not on this machine: log in to a SLURM cluster, or sweep here with "
                 "hydra/launcher=submitit_local"
             )
-        return slurm.jobs(names)
+        return slurm.jobs(submitted)
+
+    # ---------------------------------------------------------------- submitting
 
     def _act(self, wanted: list[Task]) -> None:
+        nodes_data.prepare((self._config(task).data for task in wanted), self._say)
         with contextlib.ExitStack() as stack:
             for study in sorted({task.study for task in wanted}):
-                stack.enter_context(FileLock(study / ".submit.lock"))
+                stack.enter_context(locked(study / ".submit.lock", "submits runs"))
+            # An earlier command may have died in the middle of this.
+            remember(reconciled(self._entries(wanted)))
             # The same command, given elsewhere at the same time, may have been quicker.
             still = [task for task, how in self._decide(wanted) if self._wanted(how)]
             if still:
                 self._submit(still)
 
     def _submit(self, wanted: list[Task]) -> None:
-        import submitit
-
         options = self.options
-        threads = options["cpus_per_task"] or 0
         size = options["runs_per_job"]
-        side_by_side = min(options["side_by_side"], size)
         batches = [
-            self._batch(wanted, wanted[first : first + size], side_by_side, threads // side_by_side)
+            self._job_batch(wanted, wanted[first : first + size])
             for first in range(0, len(wanted), size)
         ]
-        folder = options["submitit_folder"] or wanted[0].study / ".launch" / "jobs"
-        executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=options["max_num_timeout"])
-        try:
-            executor.update_parameters(**self._parameters())
-        except ValueError as error:
-            raise UserError(f"hydra.launcher: {str(error).splitlines()[0]}") from error
-        limit = slurm.array_limit()
-        for first in range(0, len(batches), limit):
-            part = batches[first : first + limit]
-            try:
-                with contextlib.redirect_stderr(io.StringIO()):  # the error has it as well
-                    submitted = executor.submit_array(part)
-            except (
-                submitit.core.utils.FailedJobError,
-                submitit.core.utils.FailedSubmissionError,
-                subprocess.CalledProcessError,
-            ) as error:
-                raise UserError(_refusal(error)) from error
-            except OSError as error:
-                raise UserError(
-                    f"{folder} cannot be written ({error.strerror or error}): "
-                    f"choose another folder with hydra.launcher.submitit_folder=FOLDER"
-                ) from error
-            names = [job.job_id for job in submitted]
-            remember(
-                (task, {"job": name})
-                for batch, name in zip(part, names, strict=True)
-                for task in batch.tasks
-            )
-            self.console.print(
-                f"submitted {counted(sum(len(batch.tasks) for batch in part))} as job "
-                f"{names[0].partition('_')[0]}",
-                markup=False,
-            )
+        folder = Path(options["submitit_folder"] or wanted[0].study / ".launch" / "jobs")
+        folder = sbatch.folder_for(folder.expanduser().absolute())
+        limit = slurm.array_limit(self.cluster)
+        arrays = [batches[first : first + limit] for first in range(0, len(batches), limit)]
+        lanes, active = self._lanes(arrays, limit)
+        before = [active] * len(lanes)
+        for place, part in enumerate(arrays):
+            lane = place % len(lanes)
+            one = Submission(folder, part, options, lanes[lane], before[lane])
+            remember(one.announced())
+            remember(one.submit({} if options["retry_failed"] else self._in_vain(part)))
+            before[lane] = one.number
+            runs = counted(sum(len(batch.tasks) for batch in part))
+            self._say(f"submitted {runs} as job {one.number}")
 
-    def _parameters(self) -> dict[str, Any]:
-        named = {
-            "timeout_min": "time",
-            "tasks_per_node": "ntasks_per_node",
-            "name": "job_name",
-        }
-        own = (
-            *("runs_per_job", "side_by_side", "detach", "dry_run", "retry_failed"),
-            *("max_retries", "max_num_timeout", "mem_gb", "submitit_folder"),
+    def _in_vain(self, batches: list[JobBatch]) -> dict[Task, int]:
+        tasks = (task for batch in batches for task in batch.tasks)
+        jobs = {task: self.jobs.get(task) for task in tasks}
+        return {task: job.in_vain for task, job in jobs.items() if job is not None and job.in_vain}
+
+    def _job_batch(self, wanted: list[Task], tasks: list[Task]) -> JobBatch:
+        cores, at_once = self.options["cpus_per_task"] or 0, self.options["side_by_side"]
+        at_once = min(at_once, len(tasks))
+        return JobBatch(
+            tasks,
+            wanted[:HOPELESS],
+            at_once,
+            max(1, cores // at_once) if cores else 0,
+            retries=self.options["max_retries"],
+            grace=max(5.0, 0.8 * self.options["signal_delay_s"]),
+            await_others=False,
         )
-        parameters = {
-            named.get(option, option): value
-            for option, value in self.options.items()
-            if value not in (None, []) and option not in own
-        }
-        if self.options["mem_gb"] is not None:
-            parameters["mem"] = f"{self.options['mem_gb']}GB"
-        parameters["additional_parameters"] = {
-            "requeue": True,
-            **self.options["additional_parameters"],
-        }
-        return parameters
+
+    def _lanes(self, arrays: list[list[JobBatch]], limit: int) -> tuple[list[int], str]:
+        """How many jobs at a time each array may have, of those that are not one after another.
+
+        `array_parallelism` is the sweep's, and SLURM's limit is an array's. Jobs of an earlier
+        command count; if they use it all up, the numbers of those that must end first.
+        """
+        names = {job.name for job in self.jobs.values() if job is not None and job.active}
+        at_a_time: int = self.options["array_parallelism"] - len(names)
+        before = ""
+        if at_a_time < 1:
+            at_a_time += len(names)
+            numbers = {name.partition("@")[0].partition("_")[0] for name in names}
+            before = ":".join(sorted(numbers, key=int))
+        count = min(-(-at_a_time // limit), len(arrays))
+        return [at_a_time // count + (lane < at_a_time % count) for lane in range(count)], before
+
+    # ---------------------------------------------------------------- waiting
 
     def _wait(self, tasks: list[Task]) -> None:
-        """Wait until SLURM has none of the jobs of `tasks` any more.
+        """Wait until SLURM has none of the jobs of `tasks` any more, and no run gives a sign.
 
         Ctrl-C only stops the waiting, and a SLURM that does not answer for a while does not.
         """
-        jobs = {name for name in self._job_names(tasks).values() if name}
+        names = {task: str(entry.get("job", "")) for task, entry in self._entries(tasks).items()}
         open_ = {task: task.state for task in tasks}
-        count, silent = len(open_), False
+        count, states, began = len(open_), States(), time.monotonic()
+        self._silent, self._told = False, set[str]()
         try:
             with StudyProgress(count, self.console) as progress:
-                while jobs:
-                    queue = None
-                    try:
-                        queue, silent = slurm.queue(), False
-                    except UserError as error:
-                        if not silent:
-                            self.console.print(f"{error}; still waiting", markup=False)
-                        silent = True
-                    states = {task: task.state for task in open_}
-                    for task, state in states.items():
+                while open_:
+                    jobs = self._ask({names[task] for task in open_} - {""})
+                    under_way = {}
+                    for task in list(open_):
+                        job = jobs.get(names[task]) if jobs is not None else None
+                        if job is not None and job.state in slurm.WAITING:
+                            continue  # nothing can have happened to it
+                        state = states.read(Path(task.folder))
                         if _over(task, open_[task], state):
                             del open_[task]
                             self._tell(task, count - len(open_), count)
-                    if not open_ or (queue is not None and jobs.isdisjoint(queue)):
+                        elif jobs is None or job or _lives(state, names[task]):
+                            under_way[task.run_id] = state
+                    if jobs is not None and not (jobs or under_way):
                         return
-                    under_way = {task.run_id: states[task] for task in open_}
                     progress.update(count - len(open_), under_way)
-                    time.sleep(2)
+                    if open_:
+                        time.sleep(_pause(time.monotonic() - began, len(open_)))
         except KeyboardInterrupt:
             raise Interrupted(
                 "no longer waiting; the jobs go on. The same command waits again, scancel ends them"
             ) from None
 
+    def _ask(self, names: set[str]) -> dict[str, Job] | None:
+        """Those of the jobs that SLURM still has; None where it does not answer."""
+        if not names:
+            return {}
+        try:
+            jobs = slurm.active(names)
+        except UserError as error:
+            if not self._silent:
+                self._say(f"{error}; still waiting")
+            self._silent = True
+            return None
+        self._silent = False
+        for reason, words in _waiting(jobs).items():
+            if reason not in self._told:
+                self._say(words)
+            self._told.add(reason)
+        return jobs
+
+    def _say(self, words: str) -> None:
+        self.console.print(words, markup=False)
+
 
 def _over(task: Task, before: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
     """Whether the run came to its end, since it was planned if that was an error."""
     if state.get("status") != "failed":
-        return state.get("status") in FINISHED
+        return task.finished(state)
     since = len(state.get("attempts", [])) > task.attempts
     return since or state.get("updated") != before.get("updated")
 
 
-def _refusal(error: Exception) -> str:
-    text = getattr(error, "stderr", None) or str(error)
-    text = text.decode() if isinstance(text, bytes) else str(text)
-    said = slurm.words("\n".join(line for line in text.splitlines() if "sbatch:" in line) or text)
-    return (
-        f"SLURM refuses the jobs: {said} (change it with hydra.launcher.partition=…, .account=…, "
-        f".qos=…, .gres=… or .timeout_min=…)"
-    )
+def _lives(state: Mapping[str, Any], gone: str) -> bool:
+    """Whether another process, in none of our jobs, does the run; `gone` is its last job."""
+    return status_of(state, Job(gone, False, "") if gone else None).status == "running"
+
+
+def _waiting(jobs: Mapping[str, Job]) -> dict[str, str]:
+    """Each reason for which some of `jobs` wait, in words."""
+    waiting = [job for job in jobs.values() if job.reason]
+    counts = Counter(job.reason for job in waiting)
+    first = {job.reason: job for job in reversed(waiting)}
+    return {
+        reason: first[reason].about
+        if count == 1 or first[reason].never
+        else f"{counted(count, 'job')} are pending ({reason})"
+        for reason, count in counts.items()
+    }
+
+
+def _pause(elapsed: float, count: int) -> float:
+    """Seconds until the next look at the queue, after `elapsed` seconds of waiting for `count`."""
+    return max(min(max(QUICKEST, SHARE * elapsed), SLOWEST), OF_EACH * count)
 
 
 ConfigStore.instance().store("submitit_slurm_schema", SlurmConf, group="hydra/launcher")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from ..data.dataset import Dataset
 from ..errors import UserError
 from ..runs import checkpoint
 from ..runs.identity import digest, flat
-from ..runs.run import Run, result, summary
+from ..runs.run import Held, Run, result, summary
 from ..trackers.tracker import Mirror, Shown, mirror
 from .hardware import environment, out_of_memory, peak_memory
 from .signals import StopRequest
@@ -97,6 +96,8 @@ class Attempt:
                 self._train(stop)
         except Diverged as end:
             return self._diverged(end)
+        except Held:  # the directory is another process's now
+            raise
         except Exception as error:
             if out_of_memory(error):
                 line = memory_line(self.config, self.trainer.data, self.trainer.device)
@@ -110,13 +111,15 @@ class Attempt:
 
     def _begin(self) -> None:
         run, trainer = self.run, self.trainer
-        root = self.config.data.root
+        place = self.config.data.place
         run.state["data"] = {
             "digest": trainer.data.digest,
-            "root": str(Path(root).expanduser().resolve()) if root else None,
+            "root": str(place) if place else None,
             "train": len(trainer.data.train_images),
+            "validation": len(trainer.data.validation_images),
             "test": len(trainer.data.test_images),
             "classes": len(trainer.data.classes),
+            "passed_over": trainer.data.passed_over,
         }
         run.state["steps_per_epoch"] = trainer.steps_per_epoch
         run.begin(from_step=self.first, **self.environment)
@@ -157,7 +160,12 @@ class Attempt:
 
     def _evaluate(self, stop: StopRequest) -> None:
         before = time.monotonic()
-        if self.trainer.evaluate(lambda: stop.signal is not None):
+
+        def give_up() -> bool:
+            self.run.beat(self._progress)
+            return stop.signal is not None
+
+        if self.trainer.evaluate(give_up):
             self._report_evaluation()
         self.spent_evaluating += time.monotonic() - before
 

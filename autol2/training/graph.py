@@ -1,9 +1,9 @@
 """A step's forward and backward pass as a CUDA graph: launched as one, without waiting for Python.
 
 A graph repeats what it recorded, on the same memory. So what differs from step to step is copied
-into tensors that stay: which images, and where to note loss and accuracy. The last batch of an
-epoch, which is smaller, has a graph of its own. The gradients stay where the graph writes them; the
-optimizer's step is done outside of it.
+into tensors that stay: which images, how they are augmented, and where to note loss and accuracy.
+The last batch of an epoch, which is smaller, has a graph of its own. The gradients stay where the
+graph writes them; the optimizer's step is done outside of it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Work = Callable[[Tensor, Tensor], None]
-"""Forward and backward pass on the images of an index, int64 [batch]; notes the figures at a place,
-int64 [1]."""
+Work = Callable[[Tensor, Tensor, Tensor], None]
+"""Forward and backward pass on the images of an index, int64 [batch], changed as an augmentation's
+random numbers say, float32 [batch, columns]; notes the figures at a place, int64 [1]."""
 Record = Callable[[Callable[[], None], Sequence[Tensor]], Callable[[], None]]
 """Turns work that changes some tensors into what repeats it."""
 
@@ -49,6 +49,7 @@ def record_cuda_graph(work: Callable[[], None], changes: Sequence[Tensor]) -> Ca
 
 class _Recording(NamedTuple):
     images: Tensor
+    numbers: Tensor
     repeat: Callable[[], None]
     gradients: list[Tensor | None]
 
@@ -84,43 +85,45 @@ class RecordedGradients:
         self._place = torch.zeros(1, dtype=torch.int64, device=self._parameters[0].device)
         self.refused = ""
 
-    def __call__(self, index: Tensor, place: Tensor) -> None:
+    def __call__(self, index: Tensor, numbers: Tensor, place: Tensor) -> None:
         """Do the work; the parameters' ``grad`` are then those of this batch."""
         self._place.copy_(place)
         if not self.refused and len(index) not in self._recordings:
             try:
-                self._recordings[len(index)] = self._new(index)
+                self._recordings[len(index)] = self._new(index, numbers)
             except Exception as error:
                 self._refuse(f"{type(error).__name__}: {str(error).splitlines()[0]}")
         if self.refused:
             self._forget_gradients()
-            self._work(index, self._place)
+            self._work(index, numbers, self._place)
             return
         recording = self._recordings[len(index)]
         recording.images.copy_(index)
+        recording.numbers.copy_(numbers)
         recording.repeat()
         for parameter, gradient in zip(self._parameters, recording.gradients, strict=True):
             parameter.grad = gradient
 
-    def _new(self, index: Tensor) -> _Recording:
+    def _new(self, index: Tensor, numbers: Tensor) -> _Recording:
         """A recording for batches of `index`'s size, found to do what the work does.
 
         Raises:
             RuntimeError: it does something else.
         """
-        own = index.clone()
+        images, drawn = index.clone(), numbers.clone()
         before = [tensor.detach().clone() for tensor in self._changes]
         random = _random_state(index.device)
 
         def work() -> None:
             self._forget_gradients()  # so that the backward pass writes, and does not add
-            self._work(own, self._place)
+            self._work(images, drawn, self._place)
 
         work()
         expected = [*self._gradients(), *(tensor.detach().clone() for tensor in self._changes)]
         self._restore(before, random, index.device)
         repeat = self._record(work, self._changes)
-        recording = _Recording(own, repeat, [one.grad for one in self._parameters])
+        gradients = [one.grad for one in self._parameters]
+        recording = _Recording(images, drawn, repeat, gradients)
         self._restore(before, random, index.device)
         repeat()
         found = [*self._gradients(), *self._changes]
@@ -135,13 +138,14 @@ class RecordedGradients:
         return [torch.zeros(0) if grad is None else grad.detach().clone() for grad in grads]
 
     def _restore(
-        self, before: Sequence[Tensor], random: Tensor | None, device: torch.device
+        self, before: Sequence[Tensor], random: tuple[Tensor, Tensor | None], device: torch.device
     ) -> None:
         with torch.no_grad():
             for tensor, value in zip(self._changes, before, strict=True):
                 tensor.copy_(value)
-        if random is not None:
-            torch.cuda.set_rng_state(random, device)
+        torch.set_rng_state(random[0])
+        if random[1] is not None:
+            torch.cuda.set_rng_state(random[1], device)
 
     def _forget_gradients(self) -> None:
         for parameter in self._parameters:
@@ -153,8 +157,10 @@ class RecordedGradients:
         self._warn(f"no CUDA graph, so that each step is launched piece by piece ({why})")
 
 
-def _random_state(device: torch.device) -> Tensor | None:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Of the generators that dropout and the like draw from, on the CPU and on `device`."""
+    own = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), own
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:

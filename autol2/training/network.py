@@ -3,10 +3,39 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import Config
 from ..models.initialization import initialize, select
+
+LAYERS = 8
+"""That are shown of a network; of more, groups are."""
+
+
+def layers(network: nn.Module) -> dict[str, list[Tensor]]:
+    """The weights of convolutions, dense layers and the like, by the name of their layer.
+
+    Of more than `LAYERS` they are grouped by the modules that they are in, as deep as that gives no
+    more groups; where no module groups them, neighbours are put together.
+    """
+    found = {
+        name.removesuffix(".weight"): weight
+        for name, weight in network.named_parameters()
+        if name.endswith("weight") and weight.dim() > 1
+    }
+    depth = max((name.count(".") + 1 for name in found), default=1)
+    for levels in range(depth, 0, -1):
+        groups: dict[str, list[Tensor]] = {}
+        for name, weight in found.items():
+            groups.setdefault(".".join(name.split(".")[:levels]), []).append(weight)
+        if len(groups) <= LAYERS:
+            return groups
+    names, size = list(groups), -(-len(groups) // LAYERS)
+    runs = [names[first : first + size] for first in range(0, len(names), size)]
+    return {
+        "-".join(dict.fromkeys((run[0], run[-1]))): [one for name in run for one in groups[name]]
+        for run in runs
+    }
 
 
 def build(

@@ -14,7 +14,7 @@ from ..models.initialization import select
 
 
 def groups(config: Config, model: nn.Module) -> list[dict[str, Any]]:
-    """Parameter groups in the model's order; ``decay`` is the factor on λ in a group.
+    """Parameter groups in the model's order, each with its factor on λ (``decay``) and on lr.
 
     Where the learning rate is multiplied, λ is divided, so that their product and with it the decay
     per step stay as they are.
@@ -29,6 +29,7 @@ def groups(config: Config, model: nn.Module) -> list[dict[str, Any]]:
         {
             "params": parameters,
             "lr": config.lr * (control.lr_factor if changes else 1.0),
+            "lr_factor": control.lr_factor if changes else 1.0,
             "decay": float(decays) / (control.lr_factor if changes else 1.0),
         }
         for (decays, changes), parameters in found.items()
@@ -42,10 +43,18 @@ def apply_lambda(optimizer: Optimizer, lambda_: float) -> None:
             group["weight_decay"] = 2 * lambda_ * group["decay"]
 
 
-def learning_rates(optimizer: Optimizer) -> dict[Tensor, float]:
-    """The learning rate of each parameter."""
+def learning_rate(optimizer: Optimizer) -> float:
+    """The learning rate as it is now, less the factors of groups."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"]) / float(group.get("lr_factor", 1.0))
+
+
+def lr_factors(optimizer: Optimizer) -> dict[Tensor, float]:
+    """The factor on the learning rate of each parameter."""
     return {
-        parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]
+        parameter: group.get("lr_factor", 1.0)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
     }
 
 

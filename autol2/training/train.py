@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..config import Config
 from ..errors import UserError
@@ -59,19 +58,18 @@ def _refuse_mixture(run: Run, digest: str) -> None:
 
 
 def refuse_other_data(run: Run) -> None:
-    """Refuse to pass off a result as that of images in another folder, unless they are the same.
+    """Refuse to pass off a result as that of other images, unless those are gone.
 
     Raises:
         UserError: the finished `run` was made from other data.
     """
-    recorded, root = run.state["data"], run.config.data.root
-    if root is None or recorded["root"] == str(Path(root).expanduser().resolve()):
+    recorded, source = run.state["data"], run.config.data
+    same_place = recorded["root"] == (str(source.place) if source.place else None)
+    if same_place and source.place and not source.place.exists():
         return
-    from ..data import dataset as data
-
-    digest = data.known_digest(run.config.data) or data.load(run.config.data).digest
-    if digest != recorded["digest"]:
+    if not source.holds(recorded["digest"]):
+        where = "which lay in the same folder" if same_place else f"those in {recorded['root']}"
         raise UserError(
-            f"{run.folder} was made from other data, those in {recorded['root']}: "
+            f"{run.folder} was made from other data, {where}: "
             f"give these another name with data.name=NAME"
         )

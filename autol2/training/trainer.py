@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,20 @@ from ..config import Config
 from ..data.dataset import Dataset
 from ..errors import UserError
 from ..models.kernels.allocator import keep_freed_memory
+from ..recipe.augmentations.augmentation import generator as step_generator
 from ..rules.auto_l2 import sign_flip
 from ..rules.method import LambdaPolicy
 from ..rules.schedules import pulse
 from ..runs.records import Records
 from . import network, optimizer
 from .graph import RecordedGradients, Work
+from .network import layers
 
 MEASUREMENTS = (
     "epoch",
     "step",
     "lambda",
+    "lr",
     "train_loss",
     "train_accuracy",
     "event",
@@ -42,6 +46,7 @@ EVALUATIONS = (
     "epoch",
     "step",
     "lambda",
+    "lr",
     "train_loss",
     "train_accuracy",
     "test_loss",
@@ -80,17 +85,15 @@ class Trainer:
             device,
         )
         self.parameters = list(self.model.parameters())
-        self.layers = {
-            name.removesuffix(".weight"): weight
-            for name, weight in self.model.named_parameters()
-            if name.endswith(".weight") and weight.dim() > 1
-        }
+        self.layers = layers(self.model)
         self.size = len(data.train_images)
         self.steps_per_epoch = -(-self.size // config.batch_size)
         self.steps = config.epochs * self.steps_per_epoch
         self.measure_every = config.method.measure_every
         self.optimizer, self.policy = self._decide_lambda()
-        self.layer_lrs = optimizer.learning_rates(self.optimizer)
+        self.lr_schedule = config.lr_schedule.build(self.optimizer, self.steps)
+        self.lr_factors = optimizer.lr_factors(self.optimizer)
+        self.loss_scale = config.loss.scale(len(data.classes))
         self.step = 0
         """Steps done."""
         self.evaluation_pending = False
@@ -101,6 +104,8 @@ class Trainer:
         self.penalties = torch.zeros(self.steps_per_epoch, device=device)
         """Of each step of the epoch: mean loss and correct images; where it is measured, Σθ² and
         the penalty's Σθ² (see `optimizer.penalized_squares`)."""
+        self.lrs = [math.nan] * self.steps_per_epoch
+        """The learning rate of each step of the epoch."""
         self.reads_at_once = self.policy.measures or device.type == "cpu"
         """Whether a measurement is read back at once, or at the end of its epoch."""
         self.own_lambdas = torch.zeros(self.steps_per_epoch, device=device)
@@ -138,15 +143,22 @@ class Trainer:
         batch = self.config.batch_size
         if not self.policy.measures:
             self._apply_lambda()
-        measured = (position + 1) % self.measure_every == 0
+        measured = self._measured(self.step)
         if measured:
             self._measure_parameters(position)
+        self.lrs[position] = optimizer.learning_rate(self.optimizer)
         self.model.train()
         self.gradients(
             self.order[position * batch : (position + 1) * batch],
+            self._drawn(self._batch(position)),
             torch.full((1,), position, dtype=torch.int64, device=self.device),
         )
+        if measured and self.policy.before_update:
+            self._read(self.step + 1)
         self.optimizer.step()
+        if self.lr_schedule is not None:
+            self.lr_schedule.step()
+            self._warn_of_sign_flip()
         if self.device.type == "cpu":
             self.optimizer.zero_grad()  # at once: the next forward pass has use for the memory
         if not self.warm:
@@ -161,16 +173,33 @@ class Trainer:
         if ended or (measured and self.reads_at_once):
             self.read_back()
 
-    def _gradients(self, index: Tensor, place: Tensor) -> None:
-        """Forward and backward pass on the images of `index`; loss and hits go to `place` of the
-        epoch's."""
-        labels = self.data.train_labels[index]
-        scores = self._scores(self.data.train_images[index])
-        loss = cross_entropy(scores, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+    def _gradients(self, index: Tensor, numbers: Tensor, place: Tensor) -> None:
+        """Forward and backward pass on the images of `index`, augmented as `numbers` say; loss and
+        hits go to `place` of the epoch's."""
+        images = self.data.normalize(self.data.train_images[index])
+        targets = self.data.train_labels[index]
+        images, targets = self.config.augmentation.apply(
+            images, targets, numbers, len(self.data.classes)
+        )
+        scores = self._scores(images)
+        loss = self.config.loss(scores, targets)
+        (loss * self.loss_scale if self.loss_scale != 1 else loss).backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
+            likeliest = targets if targets.dim() == 1 else targets.argmax(1)
             self.losses.index_copy_(0, place, loss[None])
-            self.hits.index_copy_(0, place, (scores.argmax(1) == labels).sum()[None])
+            self.hits.index_copy_(0, place, (scores.argmax(1) == likeliest).sum()[None])
+
+    def _drawn(self, batch: int) -> Tensor:
+        """The random numbers of the next step's augmentation."""
+        generator = step_generator(self.config.seed, self.step)
+        numbers = self.config.augmentation.draw(generator, batch)
+        return torch.from_numpy(numbers).to(self.device)
+
+    def _measured(self, step: int) -> bool:
+        """Whether a step, given its number from 0, is measured."""
+        if self.policy.before_update:
+            return step % self.measure_every == 0
+        return (step % self.steps_per_epoch + 1) % self.measure_every == 0
 
     @property
     def done_of_epoch(self) -> int:
@@ -186,16 +215,22 @@ class Trainer:
         Raises:
             Diverged: one of their losses is not finite.
         """
-        done = self.done_of_epoch
+        if self.step:
+            self._read(self.step)
+
+    def _read(self, steps: int) -> None:
+        """Read the first `steps` steps of the run; see `read_back`."""
+        epoch_start = (steps - 1) // self.steps_per_epoch * self.steps_per_epoch
+        done = steps - epoch_start
         if done < self.steps_per_epoch:
-            done -= done % self.measure_every
+            while done > self.read and not self._measured(epoch_start + done - 1):
+                done -= 1
         first, self.read = self.read, done
         losses = self.losses[first:done].tolist()
         hits = self.hits[first:done].tolist()
         squares = self.squares[first:done].tolist()
         penalties = self.penalties[first:done].tolist()
         own_lambdas = self.own_lambdas[first:done].tolist()
-        epoch_start = (self.step - 1) // self.steps_per_epoch * self.steps_per_epoch
         diverged: Diverged | None = None
         for position, loss in enumerate(losses, first):
             place = position - first
@@ -205,15 +240,16 @@ class Trainer:
             self.last_loss = loss
             if diverged is None and not math.isfinite(loss):
                 diverged = Diverged(epoch_start + position + 1, lambda_)
-            if (position + 1) % self.measure_every == 0:
+            if self._measured(epoch_start + position):
                 penalty = lambda_ * (squares[place] if self.own else penalties[place])
                 accuracy = 100.0 * hits[place] / self._batch(position)
                 event = "diverged"
                 if diverged is None:
                     event = self._react(epoch_start, position, loss, accuracy)
                 epoch, norm = epoch_start // self.steps_per_epoch, math.sqrt(squares[place])
+                lr = self.lrs[position]
                 self.measurements.append(
-                    [epoch, position + 1, lambda_, loss, accuracy, event, penalty, norm]
+                    [epoch, position + 1, lambda_, lr, loss, accuracy, event, penalty, norm]
                 )
                 if diverged is not None:
                     break
@@ -257,7 +293,7 @@ class Trainer:
     def _scores(self, images: Tensor) -> Tensor:
         bf16 = self.config.precision.name == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            scores: Tensor = self.model(self.data.normalize(images))
+            scores: Tensor = self.model(images)
         return scores.float()
 
     def _decide_lambda(self) -> tuple[torch.optim.Optimizer, LambdaPolicy]:
@@ -276,7 +312,11 @@ class Trainer:
                 f"method={config.method.name} chooses what it penalises: leave out "
                 f"control.penalized and control.lr_factor"
             )
-        if policy.measures and self.measure_every > self.steps_per_epoch:
+        if (
+            policy.measures
+            and not policy.before_update
+            and self.measure_every > self.steps_per_epoch
+        ):
             raise UserError(
                 f"an epoch has {self.steps_per_epoch} steps, so that method.measure_every="
                 f"{self.measure_every} would never measure: use method.measure_every="
@@ -293,7 +333,10 @@ class Trainer:
         if self.own:
             return
         optimizer.apply_lambda(self.optimizer, self.lambda_)
-        if not self.warned and (warning := sign_flip(self.optimizer.param_groups)):
+        self._warn_of_sign_flip()
+
+    def _warn_of_sign_flip(self) -> None:
+        if not self.own and not self.warned and (warning := sign_flip(self.optimizer.param_groups)):
             self.warned = True
             self.changes.append(f"warning: {warning}")
 
@@ -327,19 +370,22 @@ class Trainer:
             for loss, size in zip(self.losses[: position + 1].tolist(), sizes, strict=True)
         )
         train_hits = int(self.hits[: position + 1].sum())
-        norms = [float(torch.linalg.vector_norm(weight)) for weight in self.layers.values()]
         row: list[object] = [
             epoch,
             position + 1,
             self.lambda_,
+            self.lrs[position],
             train_loss / sum(sizes),
             100.0 * train_hits / sum(sizes),
             *test,
             *(validation or ()),
             math.sqrt(float(optimizer.sum_of_squares(self.parameters))),
         ]
-        for norm, weight in zip(norms, self.layers.values(), strict=True):
-            row += [norm, self.layer_lrs[weight] / norm**2 if norm else math.inf]
+        for weights in self.layers.values():
+            norms = [float(torch.linalg.vector_norm(weight)) for weight in weights]
+            norm = math.hypot(*norms) / math.sqrt(len(norms))
+            lr = self.lrs[position] * statistics.fmean(self.lr_factors[one] for one in weights)
+            row += [norm, lr / norm**2 if norm else math.inf]
         self.evaluations.append(row)
         self.evaluation_pending = False
         return True
@@ -355,17 +401,20 @@ class Trainer:
             if stop():
                 return None
             some = labels[first : first + size]
-            scores = self._scores(images[first : first + size])
+            scores = self._scores(self.data.normalize(images[first : first + size]))
             loss += cross_entropy(scores, some, reduction="sum")
             hits += (scores.argmax(1) == some).sum()
         return float(loss) / len(images), 100.0 * int(hits) / len(images)
 
     @property
     def evaluation_columns(self) -> list[str]:
-        """Header of epochs.csv; each layer's ‖w‖ and effective learning rate lr/‖w‖² come last."""
-        layers = [f"{what}_{layer}" for layer in self.layers for what in ("norm", "effective_lr")]
+        """Header of epochs.csv; each layer's ‖w‖ and effective learning rate lr/‖w‖² come last.
+
+        Of a group of layers, ‖w‖² is their mean.
+        """
+        shown = [f"{what}_{layer}" for layer in self.layers for what in ("norm", "effective_lr")]
         validation = VALIDATION if len(self.data.validation_images) else ()
-        return [*EVALUATIONS, *validation, "weight_norm", *layers]
+        return [*EVALUATIONS, *validation, "weight_norm", *shown]
 
     # ---------------------------------------------------------------- state
 
@@ -374,6 +423,7 @@ class Trainer:
         self.measurements = Records(self.folder / "measurements.csv", MEASUREMENTS)
         self.evaluations = Records(self.folder / "epochs.csv", self.evaluation_columns)
         self._apply_lambda()
+        torch.manual_seed(_seed(self.config.seed, "layers"))  # what dropout draws, on any device
 
     def flush(self, *, to_disk: bool = False) -> None:
         """Hand the records to the system, and to the disk if asked."""
@@ -400,6 +450,8 @@ class Trainer:
             "read": self.read,
             "losses": self.losses[:position].clone(),
             "hits": self.hits[:position].clone(),
+            "lrs": self.lrs[:position],
+            "lr_schedule": None if self.lr_schedule is None else self.lr_schedule.state_dict(),
             "squares": self.squares[:position].clone(),
             "penalties": self.penalties[:position].clone(),
             "own_lambdas": self.own_lambdas[:position].clone(),
@@ -437,12 +489,15 @@ class Trainer:
         self.read = state["read"]
         self.losses[:position] = state["losses"]
         self.hits[:position] = state["hits"]
+        self.lrs[:position] = state["lrs"]
         self.squares[:position] = state["squares"]
         self.penalties[:position] = state["penalties"]
         self.own_lambdas[:position] = state["own_lambdas"]
         self.order = state["order"].to(self.device, torch.int64)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.lr_schedule is not None:
+            self.lr_schedule.load_state_dict(state["lr_schedule"])
         self.policy.load_state_dict(state["policy"])
         self._apply_lambda()
         torch.set_rng_state(state["rng"])

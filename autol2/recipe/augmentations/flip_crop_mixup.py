@@ -1,7 +1,7 @@
 """Mirroring, shifting and mixup (Zhang et al., 2018, "mixup: beyond empirical risk minimization").
 
-Each image is blended with another one of its batch, and so are their labels. As in the authors'
-code, one weight, drawn from Beta(α, α), holds for the whole batch.
+Each image of a batch is blended with the one at the mirrored place of the batch, and so are their
+labels; each has a weight of its own, drawn from Beta(α, α), as in the released code of Auto L2.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 class FlipCropMixup(FlipCrop):
     """Flip and crop, then mixup; the targets are shares of classes."""
 
-    columns: ClassVar[int] = FlipCrop.columns + 2
+    columns: ClassVar[int] = FlipCrop.columns + 1
 
     alpha: float = option(1.0)
-    """α of Beta(α, α), which the weight of an image's blend is drawn from; 1 is uniform."""
+    """α of Beta(α, α), which the weight of an image in its blend is drawn from; 1 is uniform."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,11 +39,10 @@ class FlipCropMixup(FlipCrop):
         )
 
     def draw(self, generator: np.random.Generator, batch: int) -> NDArray[np.float32]:
-        """As flip_crop; then each image's partner in the batch, and the weight of the image."""
+        """As flip_crop; then the weight of each image."""
         moved = super().draw(generator, batch)
-        partner = generator.permutation(batch)[:, None]
-        weight = np.full((batch, 1), generator.beta(self.alpha, self.alpha))
-        return np.concatenate([moved, partner, weight], 1).astype(np.float32)
+        weights = generator.beta(self.alpha, self.alpha, (batch, 1)).astype(np.float32)
+        return np.concatenate([moved, weights], 1)
 
     def apply(
         self, images: Tensor, labels: Tensor, numbers: Tensor, classes: int
@@ -52,9 +51,9 @@ class FlipCropMixup(FlipCrop):
         from torch.nn.functional import one_hot
 
         images, labels = super().apply(images, labels, numbers, classes)
-        partner, weight = numbers[:, 3].long(), numbers[:, 4]
+        weight = numbers[:, 3]
         targets = one_hot(labels, classes).float()
         return (
-            images[partner].lerp(images, weight[:, None, None, None]),
-            targets[partner].lerp(targets, weight[:, None]),
+            images.flip(0).lerp(images, weight[:, None, None, None]),
+            targets.flip(0).lerp(targets, weight[:, None]),
         )

@@ -1,0 +1,131 @@
+"""Your own arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..component import option
+from ..errors import UserError, require
+from ..factory import require_target, resolve
+from .images import Images
+from .source import DataSource
+
+WANTED = (
+    "(train_images, train_labels, test_images, test_labels), and class names as a fifth if you like"
+)
+
+
+@dataclass
+class Custom(DataSource):
+    """What your function returns: four arrays, of images and labels to train and to test with.
+
+    Images are uint8 [N, C, H, W], 0 to 255, labels whole numbers [N] from 0. Tensors are welcome.
+    """
+
+    target: str = ""
+    """The function, as package.module:factory."""
+    options: dict[str, Any] = option(dict)
+    """What it is called with, by name."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_target("data.target", self.target)
+
+    def load(self) -> Images:
+        """What `target` returns, called with `options`.
+
+        Raises:
+            UserError: there is no such function, it fails, or it returns something else.
+        """
+        factory = resolve("data.target", self.target)
+        try:
+            found = factory(**self.options)
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:
+            raise UserError(f"data.target={self.target} {_where(error)}") from error
+        if isinstance(found, Images):
+            found = (*found.arrays, found.classes)
+        require(
+            isinstance(found, tuple | list) and len(found) in (4, 5),
+            f"data.target={self.target} must return {WANTED}, not {_kind(found)}",
+        )
+        train_images, test_images = (self._images(found[at], at) for at in (0, 2))
+        train_labels, test_labels = (self._labels(found[at], at) for at in (1, 3))
+        require(
+            train_images.shape[1:] == test_images.shape[1:],
+            self._wrong(
+                f"training images {train_images.shape[1:]} and test images "
+                f"{test_images.shape[1:]} of different shapes"
+            ),
+        )
+        for what, images, labels in (
+            ("training", train_images, train_labels),
+            ("test", test_images, test_labels),
+        ):
+            require(
+                len(images) == len(labels) > 0,
+                self._wrong(f"{len(images):,} {what} images and {len(labels):,} labels"),
+            )
+        most = int(max(train_labels.max(), test_labels.max()))
+        names = tuple(map(str, found[4] if len(found) == 5 else range(most + 1)))
+        require(len(names) >= 2, self._wrong(f"{len(names)} class: there must be at least 2"))
+        require(most < len(names), self._wrong(f"a label {most} and {len(names)} classes"))
+        return Images(train_images, train_labels, test_images, test_labels, names)
+
+    def prepare(self) -> str:
+        """See that the function is there; it is not called.
+
+        Raises:
+            UserError: there is no such function.
+        """
+        resolve("data.target", self.target)
+        return ""
+
+    def _images(self, value: Any, at: int) -> NDArray[np.uint8]:
+        images = np.asarray(value)
+        require(
+            images.dtype == np.uint8 and images.ndim == 4,
+            self._wrong(
+                f"{images.dtype} {list(images.shape)} at place {at}: images must be uint8 "
+                f"[N, C, H, W], 0 to 255"
+            ),
+        )
+        return np.ascontiguousarray(images)
+
+    def _labels(self, value: Any, at: int) -> NDArray[np.int64]:
+        labels = np.asarray(value)
+        require(
+            labels.dtype.kind in "iu" and labels.ndim == 1,
+            self._wrong(
+                f"{labels.dtype} {list(labels.shape)} at place {at}: labels must be whole "
+                f"numbers [N]"
+            ),
+        )
+        require(
+            labels.size == 0 or labels.min() >= 0,
+            self._wrong(f"a label below 0 at place {at}"),
+        )
+        return np.ascontiguousarray(labels, np.int64)
+
+    def _wrong(self, what: str) -> str:
+        return f"data.target={self.target} returned {what}"
+
+
+def _where(error: Exception) -> str:
+    """The user's error in one line, with the place in the code that raised it."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    place = f" ({at.tb_frame.f_code.co_filename}, line {at.tb_lineno})" if at else ""
+    words = str(error).strip().splitlines()
+    return f"raised {type(error).__name__}: {words[0] if words else ''}{place}"
+
+
+def _kind(found: Any) -> str:
+    many = f" of {len(found)}" if isinstance(found, tuple | list) else ""
+    return f"{type(found).__name__}{many}"

@@ -1,0 +1,204 @@
+"""Image files to pixels: bytes of red, green and blue as a viewer would show them, or a refusal.
+
+Where Pillow alone would give wrong pixels without a word, the picture is made right (16 bits
+scaled to 8, turned as a camera noted, transparency laid on white) or refused by name.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from .images import Images
+from .memory import require_room, too_large
+from .tree import Tree
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CHUNK = 250
+"""Images that a thread decodes at a time."""
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What a file may be, whatever its name ends in."""
+LARGE = 2**26
+"""Bytes of pixels from which on an image is decoded only where there is room for it."""
+TIFF_BITS, TIFF_PHOTOMETRIC = 258, 262
+"""Tags: bits per sample; 0 where white is zero."""
+
+
+def decode(tree: Tree) -> Images:
+    """The images of `tree`, from the files themselves.
+
+    Raises:
+        UserError: one is broken, of another size, or of a kind whose pixels are not sure; or all of
+            them do not fit into memory.
+    """
+    first, total = tree.train.files[0], len(tree.train.files) + len(tree.test.files)
+    with warnings.catch_warnings():  # of Pillow's, about tags and sizes
+        warnings.simplefilter("ignore")
+        _, height, width = pixels(first).shape
+        images = Images.empty(
+            len(tree.train.files), len(tree.test.files), height, width, tree.classes
+        )
+        images.train_labels[:] = tree.train.labels
+        images.test_labels[:] = tree.test.labels
+
+        def fill(room: NDArray[np.uint8], files: list[str]) -> int:
+            for index, file in enumerate(files):
+                one = pixels(file)
+                if one.shape != (3, height, width):
+                    raise UserError(
+                        f"all images must have one size: {file} has {one.shape[2]}×"
+                        f"{one.shape[1]} pixels, {first} has {width}×{height}"
+                    )
+                room[index] = one
+            return len(files)
+
+        pool = ThreadPoolExecutor(_cores())
+        try:
+            work = [
+                pool.submit(fill, room[start : start + CHUNK], files[start : start + CHUNK])
+                for room, files in (
+                    (images.train_images, tree.train.files),
+                    (images.test_images, tree.test.files),
+                )
+                for start in range(0, len(files), CHUNK)
+            ]
+            with _progress(total, tree.root) as advance:
+                for chunk in work:
+                    advance(chunk.result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return images
+
+
+def pixels(file: str) -> NDArray[np.uint8]:
+    """The image in `file`, [3, H, W]: red, green, blue.
+
+    Raises:
+        UserError: it is broken, or its pixels are not sure.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        content = Path(file).read_bytes()
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if (needed := 3 * image.width * image.height) > LARGE:
+                require_room(needed, f"{file}, {image.width}×{image.height} pixels,")
+            _refuse_damaged(image, content)
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise ValueError(f"it holds {frames} pictures (animated, or several pages)")
+            image.load()
+            _turn(image, ImageOps.exif_transpose)
+            return _rgb(image).transpose(2, 0, 1)
+    except MemoryError:
+        raise too_large(os.path.getsize(file), f"the pixels of {file}, packed,") from None
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        reason = f"cannot identify image file: it is none of {', '.join(FORMATS)}"
+        raise UserError(f"cannot read the image {file}: {reason}") from None
+    except Exception as error:  # Pillow raises nearly anything for a broken file
+        raise UserError(f"cannot read the image {file}: {_reason(error)}") from None
+
+
+def _refuse_damaged(image: Image.Image, content: bytes) -> None:
+    """Raise an error for damage that Pillow passes over: in the middle of a JPEG or a PNG."""
+    from PIL import Image
+
+    if image.format == "PNG":
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as again:
+            again.verify()  # the checksum of each chunk
+    elif image.format in ("JPEG", "MPO"):
+        import simplejpeg
+
+        kind = "CMYK" if image.mode == "CMYK" else "GRAY"
+        simplejpeg.decode_jpeg(content, kind, fastdct=True, fastupsample=True, min_factor=8)
+
+
+def _turn(image: Image.Image, transpose: Callable[..., Any]) -> None:
+    """Turn or mirror `image`, which is loaded, as its EXIF data say."""
+    try:
+        transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:  # EXIF data that nobody can read say nothing
+        return
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of `image`, [H, W, 3].
+
+    Raises:
+        ValueError: nothing says which values are black and white, or which pixels are seen.
+    """
+    from PIL import Image
+
+    sixteen = image.mode.startswith("I;16")
+    if sixteen or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        if image.has_transparency_data:
+            raise ValueError("16 bits with a transparent shade: save it with 8 bits")
+        grey = _eight_bits(image)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        kind = "32-bit or signed integers" if image.mode == "I" else "floating-point numbers"
+        raise ValueError(f"its pixels are {kind}, of no known range: save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        colours = image.convert("RGBA")
+        if colours.getchannel("A").getextrema() != (255, 255):
+            white = Image.new("RGBA", image.size, "white")
+            colours = Image.alpha_composite(white, colours)
+        return np.asarray(colours.convert("RGB"))
+    return np.asarray(image.convert("RGB"))
+
+
+def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """A grey `image` of up to 16 bits, scaled to 0 to 255 and rounded."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(TIFF_BITS, (16,))[0]
+    most = 2**bits - 1
+    values = np.asarray(image).astype(np.uint32)
+    if tags.get(TIFF_PHOTOMETRIC) == 0:
+        values = most - values
+    scaled: NDArray[np.uint8] = ((values * 255 + most // 2) // most).astype(np.uint8)
+    return scaled
+
+
+def _cores() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@contextmanager
+def _progress(total: int, root: Path) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, else a line before and one after; both on standard error."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Progress(console=console) as bar:
+            task = bar.add_task(f"decoding {total:,} images", total=total)
+            yield lambda count: bar.advance(task, count)
+        return
+    started = time.monotonic()
+    print(f"decoding the {total:,} images of {root}", file=sys.stderr, flush=True)
+    yield lambda count: None
+    print(f"decoded in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+
+
+def _reason(error: Exception) -> str:
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(words).splitlines()[0]

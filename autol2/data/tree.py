@@ -1,0 +1,207 @@
+"""A tree of image files as it stands: ``train/<class>/…`` and ``test/<class>/…``.
+
+It is torchvision's ``ImageFolder`` twice over, without what no user means: hidden files and what
+operating systems leave lying about do not count, and links that go nowhere, in circles or from
+test/ into train/ are refused. What else is no image is passed over and counted. No image is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from .images import PassedOver
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""What torchvision's ImageFolder takes for an image; other files are passed over."""
+LAYOUT = "it must hold train/CLASS/*.png and test/CLASS/*.png (or .jpg, …), a folder for each class"
+LITTER = ("thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "lost+found")
+"""What systems put into folders, in small letters; like names that begin with a dot, it is not
+there for us."""
+SHOWN = 5
+"""Folders that a message names."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The files of train/ or test/: their paths, and the index of each one's class."""
+
+    files: list[str]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The files of both parts, in the order of torchvision's ``ImageFolder``."""
+
+    root: Path
+    classes: tuple[str, ...]
+    train: Part
+    test: Part
+    passed_over: PassedOver
+    """Of each folder of a class, as ``train/cat``: its files that are no images, by kind."""
+    signature: str
+    """Changes when a file does: paths, sizes, times of change and inodes."""
+
+    def remarks(self) -> str:
+        """What was passed over, in one line; empty where there was nothing."""
+        if not self.passed_over:
+            return ""
+        folders = [
+            f"{where} {', '.join(f'{count:,} {kind}' for kind, count in kinds.items())}"
+            f" beside {self._taken(where):,} images"
+            for where, kinds in self.passed_over.items()
+        ]
+        more = f"; … ({len(folders)} folders)" if len(folders) > SHOWN else ""
+        return f"passed over in {self.root}: {'; '.join(folders[:SHOWN])}{more}"
+
+    def _taken(self, where: str) -> int:
+        part, _, name = where.partition("/")
+        labels = (self.train if part == "train" else self.test).labels
+        return labels.count(self.classes.index(name)) if name else 0
+
+
+def scan(root: Path) -> Tree:
+    """The tree below `root` as it stands now.
+
+    Raises:
+        UserError: it is not what it should be.
+    """
+    if not root.is_dir():
+        raise UserError(f"there is no folder data.root={root}: {LAYOUT}")
+    for part in ("train", "test"):
+        if not (root / part).is_dir():
+            raise UserError(f"data.root={root} has no folder {part}/: {LAYOUT}")
+    try:
+        return _Scan(root).tree()
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+class _Scan:
+    """One walk through the tree below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.signature = hashlib.sha256()
+        self.passed_over: PassedOver = {}
+        self.folders: dict[tuple[int, int], str] = {}
+        """Where each folder was met first, by device and inode."""
+        self.training_files: dict[tuple[int, int], str] = {}
+        """Where the files of train/ lie, by device and inode."""
+
+    def tree(self) -> Tree:
+        train_names, test_names = self._names("train"), self._names("test")
+        odd = [
+            f"{', '.join(names[:SHOWN])}{', …' * (len(names) > SHOWN)} only in {part}/"
+            for part, names in (
+                ("train", sorted(train_names - test_names)),
+                ("test", sorted(test_names - train_names)),
+            )
+            if names
+        ]
+        if odd:
+            raise UserError(
+                f"train/ and test/ of {self.root} have different classes: {'; '.join(odd)}"
+            )
+        if len(train_names) < 2:
+            raise UserError(
+                f"{self.root / 'train'} needs at least 2 class folders and has {len(train_names)}"
+            )
+        classes = tuple(sorted(train_names))
+        train, test = self._part("train", classes), self._part("test", classes)
+        signature = self.signature.hexdigest()
+        return Tree(self.root, classes, train, test, self.passed_over, signature)
+
+    def _names(self, part: str) -> set[str]:
+        """The classes of `part`; an image beside their folders is passed over."""
+        path = os.path.join(self.root, part)
+        self._enter(path, os.stat(path))
+        names = set()
+        for entry in _visible(path):
+            if entry.is_dir():
+                names.add(entry.name)
+            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+                self._pass_over(part, entry.name)
+        return names
+
+    def _part(self, part: str, classes: tuple[str, ...]) -> Part:
+        found = Part([], [])
+        for label, name in enumerate(classes):
+            before = len(found.files)
+            for path, status in self._images(part, name):
+                facts = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+                self.signature.update(b"%s\0%d\0%d\0%d\0%d\0" % (os.fsencode(path), *facts))
+                self._refuse_training_file(part, path, status)
+                found.files.append(path)
+            count = len(found.files) - before
+            if not count:
+                there = ", ".join(self.passed_over.get(f"{part}/{name}", ()))
+                raise UserError(
+                    f"{self.root / part / name} holds no image ({', '.join(EXTENSIONS)})"
+                    + (f" but {there}" if there else "")
+                )
+            found.labels.extend([label] * count)
+        return found
+
+    def _images(self, part: str, name: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Every image file in and below a class's folder, in torchvision's order."""
+        top = os.path.join(self.root, part, name)
+        self._enter(top, os.stat(top))
+        folders = [top]
+        found: dict[str, list[os.DirEntry[str]]] = {}
+        while folders:
+            here = folders.pop()
+            found[here] = []
+            for entry in _visible(here):
+                if entry.is_dir():
+                    self._enter(entry.path, entry.stat())
+                    folders.append(entry.path)
+                elif entry.is_file() and entry.name.lower().endswith(EXTENSIONS):
+                    found[here].append(entry)
+                else:
+                    self._pass_over(f"{part}/{name}", entry.name)
+        for here in sorted(found):
+            yield from ((entry.path, entry.stat()) for entry in found[here])
+
+    def _enter(self, path: str, status: os.stat_result) -> None:
+        """Note a folder; refuse one that was met before, by a link."""
+        first = self.folders.setdefault((status.st_dev, status.st_ino), path)
+        if first != path and status.st_ino:
+            raise UserError(f"{path} and {first} are the same folder, by a link: images count once")
+
+    def _refuse_training_file(self, part: str, path: str, status: os.stat_result) -> None:
+        key = (status.st_dev, status.st_ino)
+        if part == "train":
+            self.training_files[key] = path
+        elif key in self.training_files and status.st_ino:
+            raise UserError(
+                f"{path} and {self.training_files[key]} are the same file, by a link: "
+                f"a test image must not be one to train with"
+            )
+
+    def _pass_over(self, where: str, name: str) -> None:
+        kind = os.path.splitext(name)[1].lower() or "without extension"
+        kinds = self.passed_over.setdefault(where, Counter())
+        kinds[kind] = kinds.get(kind, 0) + 1
+
+
+def _visible(folder: str) -> list[os.DirEntry[str]]:
+    """What is in `folder`, by name, without what is hidden; refuses links that lead nowhere."""
+    with os.scandir(folder) as entries:
+        names = sorted(entries, key=lambda entry: entry.name)
+    shown = [
+        one for one in names if not one.name.startswith(".") and one.name.lower() not in LITTER
+    ]
+    for entry in shown:
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            raise UserError(
+                f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: "
+                f"bring it back, or delete the link"
+            )
+    return shown

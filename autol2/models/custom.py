@@ -1,0 +1,37 @@
+"""Your own network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..component import option
+from ..factory import require_target, resolve
+from .model import Model, Shape
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass
+class Custom(Model):
+    """A network that a function or class of yours makes: ``factory(shape, classes, **options)``."""
+
+    switches_batchnorm: ClassVar[bool] = False
+
+    target: str = option("")
+    """package.module:factory. It is called with the shape of an image (channels, height, width),
+    the number of classes and `options`, and returns a torch.nn.Module."""
+    options: dict[str, Any] = option(dict, neutral={})
+    """Keyword arguments of the factory, as in model.options={depth:3}."""
+
+    def __post_init__(self) -> None:
+        require_target("model.target", self.target)
+
+    def build(self, shape: Shape, classes: int, *, batchnorm: bool) -> nn.Module:
+        """See `Model.build`. What the factory raises is passed on."""
+        from .outside import probed
+
+        self.require_batchnorm_off(batchnorm)
+        network = resolve("model.target", self.target)(shape, classes, **self.options)
+        return probed(network, f"model.target={self.target}", shape, classes)

@@ -1,0 +1,215 @@
+"""The best constant λ for a number of steps, forecast from runs that were cheap.
+
+Lewkowycz & Gur-Ari (2020, section 3.1) find that a network is at its best after t* = c/λ steps, as
+long as the learning rate is constant, and that λ is best for a training of T steps where t* = T. So
+a short run at a large λ tells c, and c/T is the λ for a long one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ..runs.identity import digest, flat
+from ..sweeps.study import Record
+
+LEVEL = 0.95
+"""Of the intervals."""
+WITHIN = 0.5
+"""Points of test accuracy below its best at which a run counts as being at its best."""
+BEFORE = 0.5
+"""A run tells c where it is at its best before this share of its steps; later, it may not be."""
+FEWEST = 3
+"""Values of λ at one number of steps, from which a best one is said to be measured."""
+FREE = ("seed", "epochs", "fixed_lambda", "evaluation")
+"""Parts of a run's identity in which the runs of one forecast may differ."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """When a run with a constant λ was at its best."""
+
+    run_id: str
+    context: str
+    """A name for all that runs of one forecast have in common."""
+    family: str
+    """The same, whatever the learning rate."""
+    seed: int
+    lr: float
+    constant_lr: bool
+    """Whether the learning rate stayed as it is."""
+    lambda_: float
+    steps: int
+    """Of the whole run."""
+    length: int
+    """Steps of an epoch."""
+    time: int
+    """t*: the step of the first evaluation that is about as good as the best."""
+    best: float
+    """Highest test accuracy in percent."""
+
+    def at_unit_lr(self) -> Peak:
+        """The run as it would be at lr = 1, where only lr·λ counts."""
+        return replace(self, lr=1.0, lambda_=self.lr * self.lambda_)
+
+    @property
+    def tells(self) -> bool:
+        """Whether c can be had from it."""
+        return self.constant_lr and self.lambda_ > 0 and self.time <= BEFORE * self.steps
+
+
+@dataclass(frozen=True)
+class Fit:
+    """t* = c/λ, in steps."""
+
+    runs: int
+    c: float
+    low: float
+    """Of the interval that another run's t*·λ lies in with 95 %; NaN below two runs."""
+    high: float
+    slope: float
+    """Of log t* against log λ when it is left free, which c/λ takes to be −1; NaN for one λ."""
+
+    def lambda_(self, steps: int) -> tuple[float, float, float]:
+        """The forecast for a training of `steps` steps: λ, and its interval."""
+        return self.c / steps, self.low / steps, self.high / steps
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The best λ for a number of steps, and what was measured."""
+
+    context: str
+    lr: float
+    steps: int
+    epochs: float
+    lambda_: float
+    low: float
+    high: float
+    measured: float
+    """The λ with the best mean test accuracy of the runs of so many steps; NaN without runs."""
+    tried: int
+    """Values of λ that these runs had."""
+
+    @property
+    def factor(self) -> float:
+        """What the forecast is too high by, as a factor; below 1 where it is too low."""
+        return self.lambda_ / self.measured
+
+
+def peak(record: Record, within: float) -> Peak | None:
+    """When the run of `record` was at its best; None where it has no constant λ or has not ended.
+
+    Args:
+        record: the run.
+        within: points of test accuracy below its best that count as its best.
+    """
+    state = record.state
+    identity = state.get("identity") or {}
+    options = flat(identity)
+    unlike = flat(identity.get("control") or {})
+    pulse = unlike.get("pulse_length", 0)
+    if state.get("status") != "completed" or options.get("method.name") != "fixed" or pulse:
+        return None
+    try:
+        rows = pd.read_csv(record.folder / "epochs.csv", usecols=["epoch", "step", "test_accuracy"])
+    except (OSError, ValueError):
+        return None
+    if rows.empty:
+        return None
+    length = int(state["steps_per_epoch"])
+    steps = (rows["epoch"] * length + rows["step"]).to_numpy()
+    accuracies = rows["test_accuracy"].to_numpy()
+    best = float(accuracies.max())
+    schedule = options.get("lr_schedule.name", "constant")
+    common = {name: value for name, value in identity.items() if name not in FREE}
+    return Peak(
+        run_id=record.run_id,
+        context=digest(common),
+        family=digest({name: value for name, value in common.items() if name != "lr"}),
+        seed=int(options["seed"]),
+        lr=float(options["lr"]),
+        constant_lr=schedule == "constant" and not options.get("lr_schedule.warmup"),
+        lambda_=float(options["fixed_lambda.value"]),
+        steps=int(options["epochs"]) * length,
+        length=length,
+        time=int(steps[np.argmax(accuracies >= best - within)]),
+        best=best,
+    )
+
+
+def peaks(records: Iterable[Record], within: float = WITHIN) -> list[Peak]:
+    """Of each run that has one; see `peak`."""
+    found = (peak(record, within) for record in records)
+    return [one for one in found if one is not None]
+
+
+def fit(runs: Sequence[Peak]) -> Fit:
+    """The c of t* = c/λ: the geometric mean of t*·λ over the runs.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not runs:
+        raise ValueError("no run tells c")
+    lambdas = np.log([one.lambda_ for one in runs])
+    times = np.log([one.time for one in runs])
+    products = lambdas + times
+    mean, n = float(products.mean()), len(products)
+    half = math.nan
+    if n > 1:
+        spread = float(products.std(ddof=1)) * math.sqrt(1 + 1 / n)
+        half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * spread
+    slope = math.nan
+    if np.ptp(lambdas) > 0:
+        slope = float(np.polyfit(lambdas, times, 1)[0])
+    return Fit(n, math.exp(mean), math.exp(mean - half), math.exp(mean + half), slope)
+
+
+def forecasts(found: Sequence[Peak], wanted: Iterable[int] = ()) -> list[Forecast]:
+    """For each context that tells c: the best λ for the numbers of steps that it has runs of.
+
+    Args:
+        found: when the runs of a study were at their best.
+        wanted: further numbers of steps.
+    """
+    made = []
+    for context in dict.fromkeys(one.context for one in found):
+        runs = [one for one in found if one.context == context]
+        telling = [one for one in runs if one.tells]
+        if not telling:
+            continue
+        known = fit(telling)
+        measured = best_lambdas(runs)
+        for steps in sorted({*measured, *wanted}):
+            value, low, high = known.lambda_(steps)
+            best, tried = measured.get(steps, (math.nan, 0))
+            one = runs[0]
+            made.append(
+                Forecast(context, one.lr, steps, steps / one.length, value, low, high, best, tried)
+            )
+    return made
+
+
+def best_lambdas(runs: Sequence[Peak]) -> Mapping[int, tuple[float, int]]:
+    """The λ that is best for each number of steps that has enough of them, and how many it has."""
+    frame = pd.DataFrame([{"steps": p.steps, "lambda": p.lambda_, "best": p.best} for p in runs])
+    found = {}
+    for steps, some in frame.groupby("steps"):
+        means = some.groupby("lambda")["best"].mean()
+        if len(means) >= FEWEST:
+            found[int(str(steps))] = (
+                float(means.index.to_numpy(float)[int(means.argmax())]),
+                len(means),
+            )
+    return found
+
+
+def to_table(found: Sequence[Forecast]) -> pd.DataFrame:
+    """A row a forecast."""
+    return pd.DataFrame([{**one.__dict__, "factor": one.factor} for one in found])

@@ -1,0 +1,59 @@
+"""A study's manifest, study.json: the runs that sweeps asked for, and the jobs they are in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..runs.files import to_json, write_atomically
+from ..runs.lock import locked
+
+
+def read_manifest(study: Path, *, strict: bool = False) -> dict[str, dict[str, Any]]:
+    """The runs that sweeps asked for (study.json), by name: overrides and, on SLURM, the job.
+
+    Raises:
+        UserError: with `strict`, a study.json that is there and cannot be read: what is queued
+            would be submitted again. Without, it says nothing.
+    """
+    path = study / "study.json"
+    try:
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        if not (isinstance(runs, dict) and all(isinstance(one, dict) for one in runs.values())):
+            raise TypeError("it is no list of runs")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if strict:
+            raise UserError(
+                f"{path} cannot be read ({getattr(error, 'strerror', None) or error}), and it says "
+                f"which runs are queued: mend it, or delete it when none of them is"
+            ) from error
+        return {}
+    return runs
+
+
+def add_to_manifest(study: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add to study.json what is asked for: each run's overrides and, on SLURM, its job.
+
+    What is None is taken out.
+
+    Raises:
+        UserError: it cannot be written, or what it says cannot be read.
+    """
+    try:
+        study.mkdir(parents=True, exist_ok=True)
+        with locked(study / ".study.lock", "notes runs in study.json"):
+            known = read_manifest(study, strict=True)
+            for run, entry in runs.items():
+                merged = {**known.get(run, {}), **entry}
+                known[run] = {name: value for name, value in merged.items() if value is not None}
+            write_atomically(study / "study.json", to_json({"runs": known}).encode())
+    except OSError as error:
+        raise UserError(
+            f"{study} cannot be written ({error.strerror or error}): "
+            f"choose another folder with outputs=FOLDER, or make room"
+        ) from error

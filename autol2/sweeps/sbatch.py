@@ -1,0 +1,275 @@
+"""How a sweep's jobs are asked for: the launcher's options, and what sbatch is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, require
+from .run_status import RETRIES
+
+
+@dataclass
+class SlurmConf:
+    """How a sweep's jobs are asked for."""
+
+    _target_: str = "hydra_plugins.autol2_launchers.SubmititSlurm"
+    submitit_folder: str | None = None
+    """For job scripts and what jobs print; the study's .launch/jobs if none is named."""
+    timeout_min: int = 240
+    """Time limit of a job. It is no limit for a run: a job saves and requeues itself before."""
+    cpus_per_task: int | None = 4
+    """CPU cores of a job, shared out among its runs."""
+    gpus_per_node: int | None = None
+    """GPUs of a job. Naming `gres` or one of the next two instead drops it."""
+    gpus_per_task: int | None = None
+    """sbatch's --gpus-per-task."""
+    cpus_per_gpu: int | None = None
+    """sbatch's --cpus-per-gpu, instead of `cpus_per_task`."""
+    tasks_per_node: int = 1
+    """A job is one task: only 1."""
+    nodes: int = 1
+    """A job is on one node: only 1."""
+    mem_gb: int | None = 8
+    """GB of memory, sbatch's --mem; 0 for all that the node has."""
+    mem_per_gpu: str | None = None
+    """sbatch's --mem-per-gpu, instead of `mem_gb`."""
+    mem_per_cpu: str | None = None
+    """sbatch's --mem-per-cpu, instead of `mem_gb`."""
+    name: str = "autol2"
+    """What the queue calls the jobs: --job-name."""
+    partition: str | None = None
+    """sbatch's --partition."""
+    qos: str | None = None
+    """sbatch's --qos."""
+    account: str | None = None
+    """sbatch's --account."""
+    comment: str | None = None
+    """sbatch's --comment."""
+    constraint: str | None = None
+    """sbatch's --constraint."""
+    exclude: str | None = None
+    """Nodes to keep away from: sbatch's --exclude."""
+    nodelist: str | None = None
+    """Nodes to choose from: sbatch's --nodelist."""
+    exclusive: Any = None
+    """true for nodes of one's own, or what sbatch's --exclusive takes."""
+    dependency: str | None = None
+    """What must have ended before, as in afterok:4711: sbatch's --dependency."""
+    gres: str | None = None
+    """GPUs where the cluster counts them so, as in gpu:1, or what else it has."""
+    mail_type: str | None = None
+    """When SLURM is to send mail, as in END,FAIL: sbatch's --mail-type."""
+    mail_user: str | None = None
+    """To whom: sbatch's --mail-user."""
+    wckey: str | None = None
+    """sbatch's --wckey."""
+    signal_delay_s: int = 120
+    """Seconds before the time limit at which a job is told to save."""
+    max_num_timeout: int = 1000
+    """How often a job may requeue itself at its time limit."""
+    array_parallelism: int = 256
+    """Jobs of the sweep that run at the same time."""
+    stderr_to_stdout: bool = False
+    """One file for all that a job prints."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines before the job, as in module load …"""
+    use_srun: bool = True
+    """Whether srun starts the runs within a job."""
+    srun_args: list[str] = field(default_factory=list)
+    """Options of srun."""
+    additional_parameters: Any = None
+    """Any other option of sbatch, as in {reservation: NAME}."""
+    runs_per_job: int = 1
+    """Runs of one job, one after the other."""
+    side_by_side: int = 1
+    """So many of a job's runs at the same time, on the same GPU."""
+    detach: bool = False
+    """Return when the runs are submitted."""
+    dry_run: bool = False
+    """Show what would be done, and do nothing."""
+    retry_failed: bool = False
+    """Do runs over that ended with an error."""
+    max_retries: int = RETRIES
+    """How often a run that was killed is done again without having got further; what a node lost is
+    requeued by SLURM, without a limit."""
+
+
+FAMILIES = (
+    {"mem_gb": 8, "mem_per_cpu": None, "mem_per_gpu": None, "mem": None},
+    {
+        "gpus_per_node": 1,
+        "gpus_per_task": None,
+        "gres": None,
+        "gpus": None,
+        "gpus_per_socket": None,
+    },
+    {"cpus_per_task": 4, "cpus_per_gpu": None},
+)
+"""Options of which SLURM takes only one, with the defaults that give way to another."""
+NAMED = {"job_name": "name", "ntasks_per_node": "tasks_per_node"}
+"""Options of sbatch that have another name here."""
+OURS = (
+    *("array", "error", "export", "export_file", "ntasks", "open_mode", "output", "parsable"),
+    *("quiet", "signal", "test_only", "time", "wait", "wrap"),
+)
+"""Options of sbatch that a sweep needs as they are."""
+SUBMITIT = {"timeout_min": "time", "tasks_per_node": "ntasks_per_node", "name": "job_name"}
+"""Our options that have another name in submitit."""
+NOT_SUBMITIT = (
+    *("runs_per_job", "side_by_side", "detach", "dry_run", "retry_failed", "max_retries"),
+    *("max_num_timeout", "mem_gb", "submitit_folder", "additional_parameters", "_target_"),
+)
+
+
+def check(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The launcher's `options`, with those of `additional_parameters` that have a name here.
+
+    Raises:
+        UserError: they make no sense.
+    """
+    found = dict(options)
+    found["additional_parameters"] = others = {}
+    additional = options["additional_parameters"] or {}
+    if not isinstance(additional, Mapping):
+        raise UserError(
+            "hydra.launcher.additional_parameters are names and values, as in "
+            "'hydra.launcher.additional_parameters={reservation: NAME}'"
+        )
+    for key, value in additional.items():
+        name = str(key).lstrip("-").replace("-", "_")
+        name = NAMED.get(name, name)
+        if name in OURS:
+            instead = {"time": "hydra.launcher.timeout_min", "signal": "signal_delay_s"}.get(name)
+            raise UserError(
+                f"hydra.launcher.additional_parameters.{key} is not for the user to set"
+                + (f": use {instead}" if instead else "")
+            )
+        if name in options and name != "additional_parameters":
+            found[name] = _number(name, value)
+        elif value not in (None, False):
+            others[name] = value
+    for name in ("nodes", "tasks_per_node"):
+        require(
+            found[name] in (None, 1, "1", "1-1"),
+            f"hydra.launcher.{name}={found[name]}: a run is one process, so a job has one node and "
+            f"one task; for more runs at a time there are array_parallelism and side_by_side",
+        )
+    for word in found["srun_args"]:
+        require(
+            not word.startswith(("-n", "-N", "--nodes", "--ntasks")),
+            f"hydra.launcher.srun_args: {word} would start a run several times at once",
+        )
+    limit = 60 * found["timeout_min"]
+    require(
+        found["signal_delay_s"] < limit,
+        f"hydra.launcher.signal_delay_s={found['signal_delay_s']} leaves nothing of a time limit "
+        f"of {limit} seconds: give the job more with hydra.launcher.timeout_min",
+    )
+    require(
+        found["signal_delay_s"] <= 65535,
+        "hydra.launcher.signal_delay_s must be at most 65535, as SLURM has it",
+    )
+    for name, value in found.items():
+        if isinstance(value, str):
+            require("\n" not in value, f"hydra.launcher.{name} must be on one line")
+    for name, value in others.items():
+        one_line = "\n" not in str(value) and isinstance(value, str | int | float)
+        require(one_line, f"hydra.launcher.additional_parameters.{name} must be one word or number")
+    return found
+
+
+def _number(name: str, value: Any) -> Any:
+    """A value of sbatch's as the option `name` has it."""
+    try:
+        return int(value) if name in ("cpus_per_task", "gpus_per_node", "cpus_per_gpu") else value
+    except (TypeError, ValueError):
+        raise UserError(f"hydra.launcher.{name} is a whole number, not {value}") from None
+
+
+def without_rivals(options: Mapping[str, Any], named: Collection[str]) -> dict[str, Any]:
+    """`options`, of each of `FAMILIES` only the one that was asked for.
+
+    Args:
+        options: as `check` returns them.
+        named: those that the user named in the command.
+
+    Raises:
+        UserError: the user named two of a family.
+    """
+    found, additional = dict(options), dict(options["additional_parameters"])
+    for family in FAMILIES:
+        given = [name for name in family if _given(name, {**additional, **options})]
+        chosen = [name for name in given if name in named or name in additional]
+        if not chosen:  # a file's, beside the defaults
+            chosen = [name for name in given if options.get(name) != family[name]]
+        if len(chosen) > 1 and any(name in named or name in additional for name in chosen):
+            both = " and ".join(f"hydra.launcher.{name}" for name in chosen)
+            raise UserError(f"SLURM takes only one of {both}: leave out the others")
+        for name in given if chosen else ():
+            if name not in chosen:
+                found[name] = None
+    return found
+
+
+def _given(name: str, options: Mapping[str, Any]) -> bool:
+    value = options.get(name)
+    if name == "gres":  # there are other generic resources than GPUs
+        return value is not None and any(one.startswith("gpu") for one in str(value).split(","))
+    return value is not None
+
+
+def cluster(options: Mapping[str, Any]) -> str:
+    """The cluster that the jobs go to, where that is named: `clusters`, or SLURM's variables.
+
+    Raises:
+        UserError: several are named.
+    """
+    named = options["additional_parameters"].get("clusters")
+    named = named or os.environ.get("SBATCH_CLUSTERS") or os.environ.get("SLURM_CLUSTERS") or ""
+    if "," in str(named) or named == "all":
+        raise UserError(
+            f"the runs cannot go to several clusters ({named}): name one, as in "
+            f"'hydra.launcher.additional_parameters={{clusters: NAME}}'"
+        )
+    return str(named)
+
+
+def parameters(options: Mapping[str, Any]) -> dict[str, Any]:
+    """For submitit's ``update_parameters``, from `options` without rivals."""
+    found = {
+        SUBMITIT.get(name, name): value
+        for name, value in options.items()
+        if value not in (None, []) and value is not False and name not in NOT_SUBMITIT
+    }
+    found["use_srun"], found["wckey"] = options["use_srun"], options["wckey"]
+    if options["mem_gb"] is not None:
+        found["mem"] = f"{options['mem_gb']}GB"
+    cpus, words = options["cpus_per_task"], options["srun_args"]
+    if cpus and not any(word.startswith(("-c", "--cpus-per-task")) for word in words):
+        found["srun_args"] = [f"--cpus-per-task={cpus}", *words]  # it does not take the job's
+    additional = {"requeue": True, "export": "ALL", **options["additional_parameters"]}
+    if where := cluster(options):
+        additional["clusters"] = where
+    if not options["use_srun"]:  # else only srun's tasks would be told
+        additional["signal"] = f"B:USR2@{options['signal_delay_s']}"
+    found["additional_parameters"] = additional
+    return found
+
+
+def folder_for(path: Path) -> Path:
+    """`path`, where SLURM and submitit can keep a job's files there.
+
+    Raises:
+        UserError: they would take letters of it for something else.
+    """
+    strange = [letter for letter in "%\\\"'\n" if letter in str(path)]
+    if strange:
+        raise UserError(
+            f"{path}: SLURM cannot keep a job's files in a folder with {strange[0]!r} in its name; "
+            f"choose another with hydra.launcher.submitit_folder=FOLDER"
+        )
+    return path

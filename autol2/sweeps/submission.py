@@ -1,0 +1,185 @@
+"""A job array that is submitted, and what the manifest knows of it then.
+
+Before sbatch is asked, each run's entry says in which folder the array's files will be. When the
+launcher dies before it could note the job's number, the queue still has that folder: see
+`reconciled`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from . import sbatch, slurm
+from .batch import Task
+from .job import JobBatch
+
+Entries = Iterator[tuple[Task, dict[str, Any]]]
+
+
+class Submission:
+    """An array of jobs, or one job.
+
+    Args:
+        folder: where all submissions' files are.
+        batches: what each job does.
+        options: the launcher's (`sbatch.without_rivals`).
+        at_a_time: jobs that may run at the same time.
+        before: the numbers of jobs that must have ended, as in 12:13; empty for none.
+
+    Attributes:
+        number: SLURM's, once it is submitted.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        batches: Sequence[JobBatch],
+        options: Mapping[str, Any],
+        at_a_time: int,
+        before: str,
+    ) -> None:
+        self.folder = folder / uuid.uuid4().hex[:12]
+        self.batches = batches
+        self.cluster = sbatch.cluster(options)
+        depends = ",".join(filter(None, [options["dependency"], before and f"afterany:{before}"]))
+        self.options = {
+            **options,
+            "array_parallelism": at_a_time,
+            "dependency": depends or None,
+        }
+        self.number = ""
+
+    def announced(self) -> Entries:
+        """What the manifest is to know before: where the files will be, and the run's place."""
+        for place, batch in enumerate(self.batches):
+            where = {"folder": str(self.folder), "place": place, "of": len(self.batches)}
+            for task in batch.tasks:
+                yield task, {"submitting": {**where, "cluster": self.cluster}}
+
+    def submit(self, in_vain: Mapping[Task, int]) -> Entries:
+        """Submit it; what the manifest is to know then.
+
+        Args:
+            in_vain: how many jobs in a row came to nothing for each run (`vain.job_of`).
+
+        Raises:
+            UserError: SLURM refuses it, or its files cannot be written.
+        """
+        import submitit
+
+        when, log = time.time(), "out" if self.options["stderr_to_stdout"] else "err"
+        try:
+            executor = submitit.SlurmExecutor(
+                folder=self.folder, max_num_timeout=self.options["max_num_timeout"]
+            )
+            if not self.options["use_srun"]:
+                executor.python = f"exec {executor.python}"  # else only the shell were told
+            executor.update_parameters(**sbatch.parameters(self.options))
+            with _clean_environment(), contextlib.redirect_stderr(io.StringIO()):
+                names = [job.job_id for job in executor.submit_array(self.batches)]
+        except ValueError as error:
+            raise UserError(f"hydra.launcher: {str(error).splitlines()[0]}") from error
+        except (
+            submitit.core.utils.FailedJobError,
+            submitit.core.utils.FailedSubmissionError,
+            subprocess.CalledProcessError,
+        ) as error:
+            raise UserError(_refusal(error)) from error
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} cannot be written ({error.strerror or error}): "
+                f"choose another folder with hydra.launcher.submitit_folder=FOLDER"
+            ) from error
+        self.number = names[0].partition("_")[0]
+        return self._entries(names, when, log, in_vain)
+
+    def _entries(
+        self, names: list[str], when: float, log: str, in_vain: Mapping[Task, int]
+    ) -> Entries:
+        for batch, name in zip(self.batches, names, strict=True):
+            for task in batch.tasks:
+                yield (
+                    task,
+                    {
+                        "job": f"{name}@{self.cluster}" if self.cluster else name,
+                        "log": str(self.folder / f"{name}_0_log.{log}"),
+                        "submitted": when,
+                        "tried": len(task.state.get("attempts", [])),
+                        "in_vain": in_vain.get(task),
+                        "submitting": None,
+                    },
+                )
+
+
+def reconciled(known: Mapping[Task, Mapping[str, Any]]) -> Entries:
+    """What the manifest is to know of runs whose launcher died while it submitted them.
+
+    A job that has all its files does its run. One that has not would wait for them in vain, and is
+    cancelled.
+
+    Args:
+        known: the runs and their entries.
+
+    Raises:
+        UserError: SLURM does not answer; with its own words.
+    """
+    queues: dict[str, list[slurm.Line]] = {}
+    cancelled: dict[str, str] = {}
+    for task, entry in known.items():
+        if not (mark := entry.get("submitting")):
+            continue
+        folder, cluster = Path(mark["folder"]), mark["cluster"]
+        if cluster not in queues:
+            queues[cluster] = slurm.queue(cluster)
+        number = next(
+            (
+                line.ids.partition("_")[0]
+                for line in queues[cluster]
+                if Path(line.script).parent == folder and line.state in slurm.ACTIVE
+            ),
+            "",
+        )
+        name = f"{number}_{mark['place']}" if mark["of"] > 1 else number
+        if number and (folder / f"{name}_submitted.pkl").exists():
+            log = {"log": str(folder / f"{name}_0_log.err"), "submitted": time.time()}
+            job = f"{name}@{cluster}" if cluster else name
+            tried = len(task.state.get("attempts", []))
+            yield task, {**log, "job": job, "tried": tried, "submitting": None}
+            continue
+        if number:
+            some = any(folder.glob(f"{number}_*_submitted.pkl"))
+            cancelled[name if some else number] = cluster
+        yield task, {"submitting": None}
+    for job, cluster in cancelled.items():
+        slurm.cancel(job, cluster)
+
+
+@contextlib.contextmanager
+def _clean_environment() -> Iterator[None]:
+    """Without what would change the jobs, as the variables of a job that one submits from."""
+    before = dict(os.environ)
+    for name in list(slurm.variables_for_jobs(before)):
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+def _refusal(error: Exception) -> str:
+    text = getattr(error, "stderr", None) or str(error)
+    text = text.decode() if isinstance(text, bytes) else str(text)
+    said = slurm.words("\n".join(line for line in text.splitlines() if "sbatch:" in line) or text)
+    return (
+        f"SLURM refuses the jobs: {said} (change it with hydra.launcher.partition=…, .account=…, "
+        f".qos=…, .gres=… or .timeout_min=…)"
+    )

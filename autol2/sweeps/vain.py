@@ -1,0 +1,64 @@
+"""Jobs that came to nothing: they ended before the run began that they were submitted for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .job import BEGINS
+from .run_status import TAKEN_AWAY, Job
+
+WORDS = 2
+"""Lines that are shown of what a job said last."""
+BOILERPLATE = re.compile(r"srun: (error: .*(task|Exited)|Terminating)|slurmstepd: error: \*\*\*")
+"""What srun says of any end."""
+
+
+def job_of(
+    run: str, known: Mapping[str, Any], state: Mapping[str, Any], jobs: Mapping[str, Job]
+) -> Job | None:
+    """The job that a run was last submitted in, if any, and whether the run began in it.
+
+    Args:
+        run: the run's name.
+        known: its entry in the manifest.
+        state: its run.json.
+        jobs: what SLURM says.
+    """
+    job = jobs.get(known.get("job", ""))
+    if job is None or job.active or "log" not in known:
+        return job
+    log, tried = Path(known["log"]), len(state.get("attempts", []))
+    if tried > known.get("tried", 0) or not _in_vain(run, job, log):
+        return job
+    words = _last_words(log) or "without a word"
+    return replace(job, in_vain=known.get("in_vain", 0) + 1, words=f"{words}; see {log}")
+
+
+def _in_vain(run: str, job: Job, log: Path) -> bool:
+    """Whether `job` ended by itself, though it came as far as the run, or not even to the first."""
+    if job.state in TAKEN_AWAY:
+        return False
+    output = log.with_suffix(".out")
+    if not (log.exists() or output.exists()):
+        return job.state == "FAILED"  # not even its files could be made
+    if re.search(r"CANCELLED AT(?!.*TIME LIMIT)|PREEMPT|NODE FAIL", _read(log)):
+        return False
+    said = re.findall(rf"^{BEGINS}(\S+)$", _read(output), re.MULTILINE)
+    return not said or run in said
+
+
+def _last_words(log: Path) -> str:
+    lines = [line.strip() for line in _read(log).splitlines() if line.strip()]
+    own = [line for line in lines if not BOILERPLATE.match(line)]
+    return "; ".join((own or lines)[-WORDS:])
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
