@@ -141,7 +141,7 @@ def test_figures_are_drawn_where_there_are_the_runs(tmp_path: Path) -> None:
     slower = [replace(one, lr=0.1, context="d", time=2 * one.time) for one in runs]
     grid, times = all_figures([*runs, *slower], tmp_path)
     assert times.name == "time_to_best"
-    assert "t* = 0.006/(lr·λ) epochs" in times.alt  # c·lr in epochs of 100 steps: 3 · 0.2 / 100
+    assert "t* = 6e-3/(lr·λ) epochs" in times.alt  # c·lr in epochs of 100 steps: 3 · 0.2 / 100
     for drawing in (grid, times):
         assert drawing.png.stat().st_size > 5000
         assert drawing.svg.read_text().rstrip().endswith("</svg>")
