@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 from autol2.cli.command import CONF, numbers_to_options
 from autol2.config import Config, parse
@@ -152,6 +153,56 @@ def test_killed_at_any_line(
         assert process.exitcode in (-signal.SIGKILL, 0)
     assert finish(disturbed) == 0
     assert outcome(Run(disturbed).folder) == expected
+
+
+RECIPES = {
+    "wrn": (
+        *("model=wrn", "model.depth=10", "model.width=1", "lr_schedule=cosine"),
+        *("optimizer.momentum=0.9", "augmentation=flip_crop_mixup", "loss.label_smoothing=0.1"),
+    ),
+    "dropout": (
+        *("model=custom", "model.target=tests.own_network:small", "optimizer=adamw"),
+        *("lr_schedule=step", "lr_schedule.warmup=0.1", "augmentation=flip_crop"),
+    ),
+    "original": (
+        *("model=custom", "model.target=tests.own_network:small", "protocol=original"),
+        *("method.measure_every=3", "augmentation=flip_crop_mixup"),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_other_recipes_killed_at_any_line(
+    tmp_path: Path, chance: random.Random, recipe: str
+) -> None:
+    """Three kills each, on images of 8×8 pixels: generators and schedules are resumed as well."""
+    colours = random.Random(0)
+    for part, label, number in itertools.product(("train", "test"), "ab", range(12)):
+        folder = tmp_path / "images" / part / label
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = bytes(colours.randrange(256) for _ in range(8 * 8 * 3))
+        Image.frombytes("RGB", (8, 8), pixels).save(folder / f"{number}.png")
+    words = [word for word in SMALL if not word.startswith(("model.", "data="))]
+    words += ["lr=0.05", "checkpoint.every_steps=3", "batch_size=5", *RECIPES[recipe]]
+    words += ["data=imagefolder", f"data.root={tmp_path / 'images'}", "threads=1"]
+    words += [f"data.cache={tmp_path / 'cache'}"]
+
+    def made(name: str) -> Config:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return parse(compose("config", [*words, f"outputs={tmp_path / name}"]))
+
+    whole, disturbed = made("whole"), made("disturbed")
+    count = SERVER.Value("q", 0)
+    process = start(whole, -1, count=count)
+    process.join(120)
+    assert process.exitcode == 0
+    for _ in range(3):
+        process = start(disturbed, chance.randrange(1, count.value))
+        process.join(120)
+        assert process.exitcode in (-signal.SIGKILL, 0)
+    assert finish(disturbed) == 0
+    assert outcome(Run(disturbed).folder) == outcome(Run(whole).folder)
 
 
 def test_killed_in_every_line_of_a_save(tmp_path: Path) -> None:

@@ -12,13 +12,15 @@ from .conftest import PROJECT
 
 PACKAGE = PROJECT / "autol2"
 FLOORS = (
-    ("errors", "component"),
+    ("errors",),
+    ("component", "factory"),
     ("rules", "models", "data", "recipe", "trackers"),
     ("config",),
     ("cli", "runs"),
     ("training",),
     ("sweeps",),
     ("report", "bench", "integrations", "replay", "status", "train"),
+    ("forecast",),
 )
 """From the ground up. Rooms on one floor know nothing of each other, but for `BESIDE`."""
 BESIDE: set[tuple[str, str]] = set()
