@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from .forkserver import ForkServer
+
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared"
 """Recordings and images that are not part of the project."""
@@ -93,19 +95,35 @@ def threads(request: pytest.FixtureRequest) -> None:
     torch.set_num_threads(request.param)
 
 
+@pytest.fixture(scope="session")
+def forkserver() -> Iterator[ForkServer]:
+    """Commands in processes that need not import torch again."""
+    server = ForkServer(PROJECT)
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def run_command(tmp_path: Path) -> Command:
-    """Run ``python -m autol2.<name>`` from the project's root, with ``outputs=`` in `tmp_path`."""
+def run_command(tmp_path: Path, forkserver: ForkServer) -> Command:
+    """Run ``python -m autol2.<name>`` from the project's root, with ``outputs=`` in `tmp_path`.
+
+    It runs in a process that is forked off one that has imported torch; with a variable for Python
+    itself (PYTHON…), or for the threads' libraries, in one from the start.
+    """
 
     def run(
         name: str, *arguments: str, outputs: Path | None = None, timeout: float = 300, **env: str
     ) -> subprocess.CompletedProcess[str]:
         alone = name == "replay" or "-sc" in arguments
         where = () if alone else (f"outputs={outputs or tmp_path / 'outputs'}",)
+        words = [*arguments, *where]
+        whole = {**os.environ, "COLUMNS": "200", **env}
+        if not any(key.startswith(("PYTHON", "OMP_", "MKL_")) for key in env):
+            return forkserver.run(f"autol2.{name}", words, PROJECT, whole, timeout)
         return subprocess.run(
-            [sys.executable, "-m", f"autol2.{name}", *arguments, *where],
+            [sys.executable, "-m", f"autol2.{name}", *words],
             cwd=PROJECT,
-            env={**os.environ, "COLUMNS": "200", **env},
+            env=whole,
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -18,7 +18,7 @@ from autol2.bench.reference import BareLoop, PlainCNN
 from autol2.bench.timing import ratio
 from autol2.cli.command import CONF
 from autol2.config import Config, parse_as
-from autol2.models.cnn import build
+from autol2.training import network
 
 from .conftest import Command
 
@@ -100,10 +100,10 @@ def test_operations_are_counted_right(tmp_path: Path, batchnorm: bool) -> None:
     With batch-norm, that is of the plain network: ours does a little more for the statistics.
     """
     config = small(tmp_path, "precisions=[fp32]", f"batchnorms=[{batchnorm}]")
-    model = build(config, (3, 32, 32), 10, 0)
-    images = torch.zeros(6, 3, 32, 32, dtype=torch.uint8)
+    model = network.build(config, (3, 32, 32), 10, 0, CPU)
+    images = torch.zeros(6, 3, 32, 32)
     with FlopCounterMode(display=False) as counter:
-        scores = PlainCNN(model)(images.float()) if batchnorm else model(images)
+        scores = PlainCNN(model)(images) if batchnorm else model(images)
         cross_entropy(scores, torch.arange(6)).backward()
     assert step_flops(model, 6, (32, 32)) == counter.get_total_flops()
 

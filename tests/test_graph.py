@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from autol2.training.sgd import SGD
 from hydra import compose, initialize_config_dir
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autol2.cli.command import CONF, numbers_to_options
 from autol2.config import Config, parse
 from autol2.data.dataset import Dataset, load
-from autol2.training.graph import RecordedStep, rehearse
+from autol2.training.graph import Record, RecordedGradients, rehearse
 from autol2.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -34,10 +33,24 @@ def digits() -> Dataset:
     return load(config().data)
 
 
-def record(work: Callable[[], None], changes: Sequence[Tensor]) -> Callable[[], None]:
-    """What `record_cuda_graph` does, less the graph."""
-    rehearse(work, changes)
-    return work
+def recorder(parameters: Sequence[nn.Parameter]) -> Record:
+    """What `record_cuda_graph` does, less the graph: gradients lie where they first did."""
+
+    def record(work: Callable[[], None], changes: Sequence[Tensor]) -> Callable[[], None]:
+        rehearse(work, changes)
+        kept = [parameter.grad for parameter in parameters]
+
+        def repeat() -> None:
+            work()
+            for place, parameter in zip(kept, parameters, strict=True):
+                assert place is not None
+                assert parameter.grad is not None
+                place.copy_(parameter.grad)
+                parameter.grad = place
+
+        return repeat
+
+    return record
 
 
 def trained(trainer: Trainer) -> Trainer:
@@ -63,9 +76,14 @@ def test_recorded_step_gives_the_same_bits(
     plain.mkdir()
     recorded.mkdir()
     one, other = Trainer(cfg, digits, plain, CPU), Trainer(cfg, digits, recorded, CPU)
-    assert isinstance(other.optimizer, SGD)
-    step = RecordedStep(other._learn, other.optimizer, other.changing(), record)
-    other.learn = step
+    step = RecordedGradients(
+        other._gradients,
+        other.parameters,
+        other.changing(),
+        pytest.fail,
+        recorder(other.parameters),
+    )
+    other.gradients = step
     trained(one)
     trained(other)
     theirs = other.model.state_dict()
@@ -96,7 +114,7 @@ def test_step_never_waits_for_the_device(digits: Dataset, tmp_path: Path, batchn
     trainer = Trainer(config(f"batchnorm={batchnorm}", "precision=bf16"), digits, tmp_path, CPU)
     waiting = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero"}
     with Seen() as seen:
-        trainer._learn(torch.arange(64), torch.tensor([3]))
+        trainer._gradients(torch.arange(64), torch.tensor([3]))
     assert "aten::convolution_backward" in seen.names
     assert not seen.names & waiting
     with Seen() as seen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -11,7 +12,9 @@ import pytest
 import yaml
 
 from autol2.bench.__main__ import BenchConfig
+from autol2.cli.command import CONF
 from autol2.cli.help import docstrings
+from autol2.component import Component, locate
 from autol2.config import Config
 from autol2.replay import ReplayConfig
 from autol2.report.__main__ import ReportConfig
@@ -31,15 +34,38 @@ def sections(text: str) -> dict[str, str]:
     }
 
 
+def without_targets(options: Any) -> Any:
+    """`options` less the classes that they stand for, which are no options."""
+    if not isinstance(options, dict):
+        return options
+    return {key: without_targets(one) for key, one in options.items() if key != "_target_"}
+
+
+def components() -> list[type[Component]]:
+    """The classes that the files of conf/ name."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(CONF.rglob("*.yaml"))]
+    targets = re.findall(r"_target_: (autol2\.\S+)", "\n".join(texts))
+    return [locate(target, "conf", Component) for target in targets]
+
+
 @pytest.mark.parametrize(
     "schema",
-    [Config, BenchConfig, StatusConfig, ReportConfig, ReplayConfig, LocalConf, SlurmConf],
+    [
+        *components(),
+        Config,
+        BenchConfig,
+        StatusConfig,
+        ReportConfig,
+        ReplayConfig,
+        LocalConf,
+        SlurmConf,
+    ],
 )
 def test_every_option_is_explained(schema: Any) -> None:
+    assert (schema.__doc__ or "").strip()
     types = get_type_hints(schema)
     for field in fields(schema):
         if is_dataclass(types[field.name]):
-            assert (types[field.name].__doc__ or "").strip()
             test_every_option_is_explained(types[field.name])
         elif not field.name.startswith("_"):
             assert docstrings(schema).get(field.name), f"{schema.__name__}.{field.name}"
@@ -55,7 +81,8 @@ def test_values_are_those_of_the_command(
     shown = run_command(command, *overrides, "--help", COLUMNS="90")
     printed = run_command(command, *overrides, "--cfg", "job")
     assert shown.returncode == printed.returncode == 0
-    assert yaml.safe_load(sections(shown.stdout)["Options"]) == yaml.safe_load(printed.stdout)
+    options = yaml.safe_load(sections(shown.stdout)["Options"])
+    assert options == without_targets(yaml.safe_load(printed.stdout))
     assert max(map(len, shown.stdout.splitlines())) <= 100
     assert "``" not in shown.stdout
 

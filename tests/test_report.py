@@ -28,7 +28,6 @@ from autol2.report.published import path_of, published, shrinking_of
 from autol2.report.runs import CHANGES, Curves, _lambdas, curves
 from autol2.report.sound import FIGURES, fault
 from autol2.report.tables import Tables, tables
-from autol2.report.verdict import verdict
 from autol2.runs.run import read_state
 from autol2.sweeps.study import Record, records
 
@@ -68,7 +67,7 @@ def test_runs_are_those_of_run_json(study: Path, report: Path) -> None:
         assert row["status"] == record.state["status"]
         assert row["seed"] == record.state["seed"]
         for name, value in record.state.get("result", {}).items():
-            assert row[name] == pytest.approx(value, rel=1e-12)
+            assert row[name] == pytest.approx(value, rel=1e-9)
     (diverged,) = runs.index[runs["status"] == "diverged"]
     state = read_state(study / diverged)
     assert runs.loc[diverged, "diverged_step"] == state["diverged"]["step"]
@@ -78,13 +77,13 @@ def test_runs_are_those_of_run_json(study: Path, report: Path) -> None:
 def test_summary_compares_on_the_same_seeds(report: Path) -> None:
     runs = pd.read_csv(report / "runs.csv")
     summary = pd.read_csv(report / "summary.csv").set_index("arm")
-    figure = runs.pivot_table(index="arm", columns="seed", values="mean_last_10_epochs")
+    figure = runs.pivot_table(index="arm", columns="seed", values="accuracy")
     fixed = figure.loc["fixed λ 0.0005"]
-    for arm, row in summary[summary["pairs"] > 0].iterrows():
+    for arm, row in summary[summary["pairs"] == 2].iterrows():
         difference = (figure.loc[arm] - fixed).mean()
         assert row["difference"] == pytest.approx(difference)
         assert row["n"] == row["pairs"] == 2
-        assert row["p_holm"] >= row["p"] >= 0.5
+        assert row["p_adjusted"] >= row["p"] >= 0.5
     assert summary["diverged"].sum() == 1
     assert set(summary.index[summary["pairs"] == 2]) == {
         "Auto L2 (published)",
@@ -206,7 +205,7 @@ def test_missing_runs_are_listed(study: Path, tmp_path: Path) -> None:
 
 
 def test_every_column_is_documented(report: Path) -> None:
-    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    text = (PROJECT / "autol2" / "report" / "README.md").read_text(encoding="utf-8")
     for table in ("runs", "summary"):
         documented = text.partition(f"| {table}.csv |")[2].partition("\n\n")[0]
         columns = pd.read_csv(report / f"{table}.csv").columns
@@ -230,80 +229,6 @@ def test_studies_that_do_not_exist(study: Path, run_command: Command, tmp_path: 
     assert done.returncode == 2
     assert "there is no study in" in done.stderr
     assert not (tmp_path / "nowhere").exists()
-
-
-def summary_of(differences: list[float], p: float, **more: object) -> pd.DataFrame:
-    n = len(differences)
-    row = {
-        "arm": "Advance L2",
-        "method": "advance",
-        "baseline": False,
-        "baselines": 1,
-        "batchnorm": True,
-        "n": n,
-        "diverged": 0,
-        "pairs": n,
-        "difference": sum(differences) / n,
-        "difference_low": min(differences),
-        "difference_high": max(differences),
-        "p": p,
-        "p_holm": p,
-        "seeds_needed": 40,
-        "mean": 70.0,
-        **more,
-    }
-    return pd.DataFrame([row])
-
-
-@pytest.mark.parametrize(
-    ("summary", "words"),
-    [
-        (summary_of([1.0] * 8, 0.01), "Yes: Advance L2 with batch-norm beats the best fixed λ."),
-        (summary_of([-1.0] * 8, 0.01), "No schedule can be told to beat the best fixed λ."),
-        (summary_of([1.0] * 8, 0.2), "No schedule can be told to beat the best fixed λ."),
-        (summary_of([1.0] * 5, 0.0625), "No claim can be made: with 5 seeds"),
-        (summary_of([1.0], float("nan")), "No claim can be made: one seed an arm"),
-        (pd.DataFrame(), "No run of this study has come to a result yet."),
-    ],
-)
-def test_the_verdict(summary: pd.DataFrame, words: str) -> None:
-    assert verdict(summary)[0].startswith(words)
-
-
-def test_the_verdict_says_how_many_seeds_it_would_take() -> None:
-    assert "about 32 more seeds" in verdict(summary_of([1.0] * 8, 0.2))[1]
-
-
-def test_no_arm_that_diverges_is_called_better() -> None:
-    """Its mean is over the seeds that it survived."""
-    headline, sentence = verdict(summary_of([1.0] * 8, 0.01, diverged=3))
-    assert headline.startswith("Where they train at all")
-    assert "and diverged on 3 more" in sentence
-
-
-def test_many_comparisons_ask_for_more_seeds() -> None:
-    summary = pd.concat([summary_of([1.0] * 6, 0.6)] * 8, ignore_index=True)
-    assert verdict(summary)[0] == (
-        "No claim can be made: with 6 seeds an arm the test cannot go below p = 0.0312 before it "
-        "is adjusted for 8 comparisons; it takes at least 9 seeds."
-    )
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"n": 0, "diverged": 2}, "Diverged on every seed: Advance L2"),
-        ({"n": 0, "diverged": 0}, "Without a result yet: Advance L2"),
-        ({"n": 1, "baselines": 3}, "One seed is too few to choose the best fixed λ on other seeds"),
-        ({"n": 4, "baselines": 1}, "No fixed λ on the same seeds to compare with: Advance L2"),
-    ],
-)
-def test_why_an_arm_is_not_compared(more: dict[str, object], words: str) -> None:
-    fixed = summary_of([0.0], math.nan, method="fixed", arm="fixed λ 0.0005", baseline=True)
-    alone = summary_of([0.0], math.nan, pairs=0, **more)
-    headline, sentence = verdict(pd.concat([fixed, alone], ignore_index=True))
-    assert headline.startswith("Nothing can be said yet")
-    assert sentence.startswith(words)
 
 
 # ---------------------------------------------------------------------- what is compared
@@ -330,33 +255,6 @@ def record(accuracy: float, options: dict[str, object], status: str = "completed
 
 def made(*found: Record) -> Tables:
     return tables([(one, Curves(lambdas=[(5, 0.1), (9, 0.1)])) for one in found])
-
-
-def test_the_baseline_is_the_fixed_lambda_that_is_best_on_the_other_seeds() -> None:
-    """On seed 0 the weak λ is better, on the others the strong one: 62 − 50 and 63 − 60."""
-    fixed = {1e-5: (70, 10, 60), 5e-4: (50, 60, 60)}
-    found = [
-        record(accuracy, identity("fixed", seed, fixed_lambda__value=value))
-        for value, accuracies in fixed.items()
-        for seed, accuracy in enumerate(accuracies)
-    ]
-    found += [record(60.0 + seed, identity("advance", seed)) for seed in range(3)]
-    summary = made(*found).summary.set_index("method")
-    # left out: seed 0: means 35, 60; seed 1: 65, 55; seed 2: 40, 55
-    differences = [60 - 50, 61 - 10, 62 - 60]
-    assert summary.loc["advance", "difference"] == pytest.approx(sum(differences) / 3)
-    assert summary.loc["advance", "pairs"] == 3
-
-
-def test_a_fixed_lambda_with_a_control_is_compared_with_the_plain_one() -> None:
-    """As in experiment=explain: smaller weights at the start, otherwise fixed λ."""
-    found = [
-        record(50.0, identity("fixed", 0, fixed_lambda__value=1e-4)),
-        record(60.0, identity("fixed", 0, fixed_lambda__value=1e-4, control__scale=0.084)),
-    ]
-    summary = made(*found).summary.set_index("arm")
-    assert summary.loc["fixed λ 0.0001", "pairs"] == 0
-    assert summary.loc["fixed λ 0.0001 scale=0.084", "difference"] == 10
 
 
 def test_what_one_method_alone_has_is_no_axis() -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from autol2.runs.trackers import Figures, Mirror
 
-from autol2.config import LoggerConfig
 from autol2.errors import UserError
+from autol2.trackers.tracker import Figures, Mirror, NoTracker
+from autol2.trackers.wandb import WandBOptions
 
 from .conftest import PROJECT, SMALL, Command
 
@@ -166,8 +166,8 @@ def test_a_missing_package_is_told_before_training(
     assert "did you mean logger=tensorboard?" in done.stderr
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'autol2\[wandb\]'"):
-        LoggerConfig("wandb")
-    LoggerConfig()
+        WandBOptions()
+    NoTracker()
 
 
 class Recorder:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from autol2.training.sgd import SGD
 from hydra import compose, initialize_config_dir
 from torch import nn
 from torch.nn.functional import cross_entropy, max_pool2d
@@ -19,7 +18,11 @@ from torch.nn.functional import cross_entropy, max_pool2d
 from autol2.cli.command import CONF, numbers_to_options
 from autol2.config import Config, parse
 from autol2.data.dataset import Dataset, load
-from autol2.models.cnn import CNN, build
+from autol2.models.cnn import CNN
+from autol2.models.kernels.fused_cnn import FusedCNN
+from autol2.recipe.optimizers.sgd import SGD
+from autol2.training import network
+from autol2.training.optimizer import apply_lambda
 from autol2.training.trainer import Diverged, Trainer, epoch_order
 
 from .conftest import PROJECT
@@ -54,12 +57,18 @@ def trained(trainer: Trainer, steps: int) -> Trainer:
     return trainer
 
 
-def plain_scores(model: CNN, images: torch.Tensor) -> torch.Tensor:
+def build(config: Config, seed: int = 0) -> nn.Module:
+    return network.build(config, (3, 32, 32), 10, seed, CPU)
+
+
+def plain_scores(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """The paper's network as section 4 writes it: convolution, norm, ReLU, pool; whole images."""
+    layers = dict(model.named_children())
     x = (images / 255 - 0.5) / 0.5
-    for conv, norm in ((model.conv1, model.norm1), (model.conv2, model.norm2)):
-        x = max_pool2d(torch.relu(norm(conv(x))), 2)
-    return model.dense2(torch.relu(model.dense1(x.flatten(1))))
+    for i in ("1", "2"):
+        x = layers[f"conv{i}"](x)
+        x = max_pool2d(torch.relu(layers[f"norm{i}"](x) if f"norm{i}" in layers else x), 2)
+    return layers["dense2"](torch.relu(layers["dense1"](x.flatten(1))))
 
 
 @pytest.mark.usefixtures("threads")
@@ -69,7 +78,7 @@ def test_weight_decay_is_the_penalty(digits: Dataset, tmp_path: Path, batchnorm:
     lambda_, steps = 0.03, 30
     cfg = config("method=fixed", f"fixed_lambda={lambda_}", f"batchnorm={batchnorm}", "lr=0.05")
     trainer = Trainer(cfg, digits, tmp_path, CPU)
-    model = build(cfg, (3, 32, 32), 10, 0)
+    model = build(cfg)
     model.load_state_dict(trainer.model.state_dict())
     model.double()
     optimizer = torch.optim.SGD(model.parameters(), lr=cfg.lr)
@@ -109,16 +118,24 @@ def test_weight_decay_is_the_penalty(digits: Dataset, tmp_path: Path, batchnorm:
         assert row["event"] == "none"
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("batchnorm", [True, False])
 @pytest.mark.parametrize(("side", "width"), [(10, 7), (31, 7), (32, 7), (33, 7), (32, 130)])
-def test_network_equals_the_plain_one(batchnorm: bool, side: int, width: int) -> None:
+def test_network_equals_the_plain_one(
+    digits: Dataset, batchnorm: bool, side: int, width: int, fused: bool
+) -> None:
     torch.manual_seed(0)
-    model = CNN((3, side, side), 10, width=width, hidden=11, batchnorm=batchnorm)
+    model = CNN(width, 11).build((3, side, side), 10, batchnorm=batchnorm)
+    if fused:
+        model = FusedCNN(model)
     images = torch.randint(0, 256, (9, 3, side, side), dtype=torch.uint8)
     for train in (True, False):
         model.train(train)
         gradients = []
-        for scores_of in (model, lambda x: plain_scores(model, x)):
+        for scores_of in (
+            lambda x: model(digits.normalize(x)),
+            lambda x: plain_scores(model, x),
+        ):
             model.zero_grad()
             scores = scores_of(images)
             scores.square().sum().backward()
@@ -128,10 +145,8 @@ def test_network_equals_the_plain_one(batchnorm: bool, side: int, width: int) ->
 
 
 def test_initialization_follows_the_protocol() -> None:
-    published = build(config("model.width=64", "model.hidden=500"), (3, 32, 32), 10, 1)
-    paper = build(
-        config("protocol=corrected", "model.width=64", "model.hidden=500"), (3, 32, 32), 10, 1
-    )
+    published = build(config("model.width=64", "model.hidden=500"), seed=1)
+    paper = build(config("protocol=corrected", "model.width=64", "model.hidden=500"), seed=1)
     for model in (published, paper):
         for conv, fan_in in ((model.conv1, 27), (model.conv2, 576)):
             assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / fan_in), rel=0.05)
@@ -231,8 +246,9 @@ def test_sgd_is_that_of_torch(weight_decay: float) -> None:
     torch.manual_seed(0)
     ours = [torch.randn(7, 5), torch.randn(3)]
     theirs = [parameter.clone() for parameter in ours]
-    optimizers = SGD(ours, 0.1), torch.optim.SGD(theirs, 0.1, weight_decay=weight_decay)
-    optimizers[0].param_groups[0]["weight_decay"] = weight_decay
+    made = SGD().build([{"params": ours, "decay": 1.0}], 0.1)
+    apply_lambda(made, weight_decay / 2)
+    optimizers = made, torch.optim.SGD(theirs, 0.1, weight_decay=weight_decay)
     for _ in range(20):
         for one, other in zip(ours, theirs, strict=True):
             one.grad = torch.randn_like(one)
@@ -252,7 +268,7 @@ import ctypes, resource, sys
 from pathlib import Path
 from tests.test_trainer import CPU, Trainer, config, load
 
-one = config("tune_malloc={tune}")
+one = config("cpu_kernels={tune}")
 trainer = Trainer(one, load(one.data), Path(sys.argv[1]), CPU)
 trainer.begin()
 libc = ctypes.CDLL(None)

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autol2.bench.limits import step_flops
 from autol2.models.cnn import CNN
 from autol2.models.kernels import winograd
+from autol2.models.kernels.fused_cnn import FusedCNN
 from autol2.models.kernels.winograd import (
     CHANNELS,
     IMAGES,
@@ -155,9 +156,9 @@ def test_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("batchnorm", [False, True])
 def test_the_network_uses_it(batchnorm: bool) -> None:
-    model = CNN((3, 32, 32), 10, width=300, hidden=10, batchnorm=batchnorm)
+    model = FusedCNN(CNN(300, 10).build((3, 32, 32), 10, batchnorm=batchnorm))
     with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(8, 3, 32, 32, dtype=torch.uint8)).sum().backward()
+        model(torch.zeros(8, 3, 32, 32)).sum().backward()
     assert counter.get_total_flops() < 0.5 * step_flops(model, 8, (32, 32))
 
 

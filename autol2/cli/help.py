@@ -38,7 +38,7 @@ def help_text(about: str, cfg: DictConfig, choices: dict[str, list[str]]) -> str
             "== Groups: GROUP=NAME, as in batchnorm=on; alpha and fixed_lambda take numbers too =="
         )
         parts += [heading, "\n".join(_groups(cfg, choices))]
-    example = ", a group's as in method.k=10" if choices else ""
+    example = ", a group's as in method.measure_every=10" if choices else ""
     parts += [f"== Options: OPTION=VALUE{example} ==", explained(own)]
     if "hydra/launcher" in choices:
         parts += ["== Options of what runs a sweep: hydra.launcher.OPTION=VALUE, after -m =="]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError, require_choice, require_finite
+from ..errors import require, require_choice, require_finite
 from .controller import Decision
 from .method import Circumstances, LambdaPolicy, Method
 
@@ -38,6 +38,10 @@ class CPR(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            importlib.util.find_spec("pytorch_cpr") is not None,
+            "method=cpr needs the package pytorch-cpr: pip install pytorch-cpr",
+        )
         require_choice("method.kappa_init", self.kappa_init, KAPPA_INITS)
         require_finite("method.kappa_init_param", self.kappa_init_param)
 
@@ -51,13 +55,7 @@ class CPR(Method):
     def build(
         self, given: Circumstances, model: nn.Module, make_optimizer: Callable[[], Optimizer]
     ) -> tuple[Optimizer, LambdaPolicy]:
-        """The package's AdamCPR, and what reads λ off it.
-
-        Raises:
-            UserError: the package is not there.
-        """
-        if importlib.util.find_spec("pytorch_cpr") is None:
-            raise UserError("method=cpr needs the package pytorch-cpr: pip install pytorch-cpr")
+        """The package's AdamCPR, and what reads λ off it."""
         with warnings.catch_warnings():  # the package speaks to an older torch
             warnings.simplefilter("ignore")
             from pytorch_cpr import AdamCPR

@@ -28,6 +28,7 @@ class MLflowOptions(TrackerOptions):
     """The tracking server; null for mlflow.db in the study's folder."""
 
     name = "mlflow"
+    package = "mlflow"
 
     def open(self, run: Shown) -> Tracker:
         """See `TrackerOptions`."""

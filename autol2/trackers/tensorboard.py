@@ -14,6 +14,7 @@ class TensorBoardOptions(TrackerOptions):
     """TensorBoard: event files in the run's folder."""
 
     name = "tensorboard"
+    package = "tensorboard"
 
     def open(self, run: Shown) -> Tracker:
         """See `TrackerOptions`."""

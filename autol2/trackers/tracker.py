@@ -7,14 +7,16 @@ measured for it, and the GPU never waits. It is a copy: when it fails the run go
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ..component import Component
+from ..errors import require
 
 Figures = dict[str, float]
 """By name, as in ``epochs/test_accuracy``; all finite."""
@@ -49,6 +51,16 @@ class Tracker(Protocol):
 @dataclass
 class TrackerOptions(Component):
     """Base class of the trackers. None of their options is part of a run's identity."""
+
+    package: ClassVar[str] = ""
+    """A package that it needs, where the extra of its name installs it."""
+
+    def __post_init__(self) -> None:
+        require(
+            not self.package or importlib.util.find_spec(self.package) is not None,
+            f"logger={self.name} needs the package {self.package}: "
+            f"pip install 'autol2[{self.name}]'",
+        )
 
     def open(self, run: Shown) -> Tracker | None:
         """The tracker of a run that has begun, with its records flushed; None for no tracker.
@@ -140,7 +152,7 @@ def mirror(
     except ModuleNotFoundError as error:
         warn(
             f"logger={options.name} needs the package {error.name}, the run goes on without it: "
-            f"pip install 'autol2[{options.name}]'"
+            f"pip install {error.name}"
         )
         return None
     except Exception as error:

@@ -18,6 +18,7 @@ class WandBOptions(TrackerOptions):
     """offline keeps it in the run's folder for `wandb sync`, online sends it."""
 
     name = "wandb"
+    package = "wandb"
 
     def open(self, run: Shown) -> Tracker:
         """See `TrackerOptions`."""
