@@ -93,7 +93,7 @@ def test_recorded_step_gives_the_same_bits(
         assert (plain / name).read_bytes() == (recorded / name).read_bytes()
     rows = (plain / "measurements.csv").read_text().splitlines()
     assert method == "fixed" or len({row.split(",")[2] for row in rows[1:]}) > 1  # λ did move
-    assert sorted(step._recorded) == [1437 % 64, 64]
+    assert sorted(step._recordings) == [1437 % 64, 64]
 
 
 class Seen(TorchDispatchMode):
