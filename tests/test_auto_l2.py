@@ -493,15 +493,11 @@ def test_epochs_of_another_length_are_refused() -> None:
     l2 = AutoL2(plain(), steps_per_epoch=10, measure_every=1)
     for _ in range(7):
         l2.step(1.0, 0.5)
-    for given, message in (
-        (5, "steps_per_epoch=10, not 5"),
-        (None, "steps_per_epoch=10, not None"),
-    ):
-        for protocol in ("corrected", "published"):
-            other = AutoL2(plain(), steps_per_epoch=given, measure_every=1)
-            with pytest.raises(ValueError, match=message):
-                other.load_state_dict(l2.state_dict())
-            assert other.last_step == 0
+    for given in (5, None):
+        other = AutoL2(plain(), steps_per_epoch=given, measure_every=1)
+        with pytest.raises(ValueError, match=f"steps_per_epoch=10, not {given}"):
+            other.load_state_dict(l2.state_dict())
+        assert other.last_step == 0
     other = AutoL2(plain(), steps_per_epoch=5, measure_every=1)
     other.optimizer.load_state_dict(l2.optimizer.state_dict())
     other.load_state_dict(l2.state_dict(), accept_changes=True)

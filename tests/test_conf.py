@@ -9,11 +9,13 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from autol2 import status
 from autol2.bench.__main__ import BenchConfig
 from autol2.cli.command import CONF, numbers_to_options
+from autol2.cli.composition import SweepLoader
 from autol2.config import Config, parse, parse_as
 from autol2.replay import ReplayConfig
 from autol2.report.__main__ import ReportConfig
@@ -52,7 +54,10 @@ def jobs(*overrides: str) -> list[Config]:
         parser = OverridesParser.create(config_loader=loader)
         words = [f"{key}={value}" for key, value in params.items()]
         (product,) = BasicSweeper.split_arguments(parser.parse_overrides(words), None)
-        return [parse(compose("config", [*overrides, *job])) for job in product]
+        sweep = SweepLoader(loader)
+        sweep.expect([*overrides, *job] for job in product)
+        master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
+        return [parse(sweep.load_sweep_config(master, [*overrides, *job])) for job in product]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -136,6 +141,15 @@ def test_future_work_sweeps_what_it_says(
     experiment: str, option: Callable[[Config], float], count: int
 ) -> None:
     configs = jobs(f"experiment={experiment}")
-    assert len({option(config) for config in configs}) == count
+    schedules = [config for config in configs if not config.method.baseline]
+    fixed = [config for config in configs if config.method.baseline]
+    assert len({option(config) for config in schedules}) == count
     assert {config.study for config in configs} == {experiment}
-    assert len({run_id(config) for config in configs}) == len(configs) == 2 * count
+    assert {config.protocol.name for config in configs} == {"corrected"}
+    runs = {run_id(config) for config in schedules}
+    assert len(runs) == 2 * count * 10  # with and without batch-norm, ten seeds
+    rivals = {run_id(config): config for config in fixed}
+    assert len(rivals) == 2 * 4 * 10
+    assert {config.seed for config in rivals.values()} == {config.seed for config in schedules}
+    # Every schedule beside every fixed λ: of all p that ten seeds can give, enough are small.
+    assert 2 * count * 2 / 2**10 <= 0.05

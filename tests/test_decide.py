@@ -490,6 +490,120 @@ def test_the_same_command_twice_at_the_same_time(
     assert [seeds_of(array) for array in slurm.arrays] == [[2]]
 
 
+# ---------------------------------------------------------------------- submitting
+
+
+def test_a_launcher_that_dies_while_it_submits(sweep: Sweep, slurm: Scheduler, study: Path) -> None:
+    """SLURM has the jobs and nobody knows of them: never is a run submitted twice."""
+    slurm.dies_after_sbatch = True
+    assert sweep(3)[0] == 130
+    assert [job.state for job in slurm.active] == ["PENDING"] * 3
+    assert not any("job" in entry for entry in read_manifest(study).values())
+    slurm.dies_after_sbatch = False
+    # Their files were not in place yet but for one, so they would wait for them in vain.
+    (slurm.folder / "1_1_submitted.pkl").touch()
+    assert sweep(3)[0] == 0
+    assert [job.name for job in slurm.active] == ["1_1", "2_0", "2_1"]
+    assert sorted(entry["job"] for entry in read_manifest(study).values()) == ["1_1", "2_0", "2_1"]
+    assert not any("submitting" in entry for entry in read_manifest(study).values())
+    assert [seeds_of(array) for array in slurm.arrays] == [[0, 1, 2], [0, 2]]
+    assert sweep(3)[0] == 0
+    assert len(slurm.arrays) == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "at_a_time", "runs", "shares", "chained"),
+    [
+        (1, 2, 5, [1] * 5, [None, None, "1", "2", "3"]),
+        (2, 10, 5, [4, 3, 3], [None] * 3),
+        (2, 3, 6, [2, 1, 2], [None, None, "1"]),
+        (100, 3, 5, [3], [None]),
+    ],
+)
+def test_so_many_at_a_time_of_the_whole_sweep(
+    sweep: Sweep,
+    slurm: Scheduler,
+    limit: int,
+    at_a_time: int,
+    runs: int,
+    shares: list[int],
+    chained: list[str | None],
+) -> None:
+    slurm.limit = limit
+    assert sweep(runs, f"array_parallelism={at_a_time}")[0] == 0
+    assert [one["array_parallelism"] for one in slurm.all_parameters] == shares
+    waits = [one.get("dependency") for one in slurm.all_parameters]
+    assert waits == [number and f"afterany:{number}" for number in chained]
+
+
+def test_jobs_of_an_earlier_command_count(sweep: Sweep, slurm: Scheduler) -> None:
+    assert sweep(3, "array_parallelism=4")[0] == 0
+    assert sweep(6, "array_parallelism=4")[0] == 0
+    assert sweep(8, "array_parallelism=4", "dependency=afterok:7")[0] == 0
+    first, second, third = slurm.all_parameters
+    assert (first["array_parallelism"], second["array_parallelism"]) == (4, 1)
+    assert third["array_parallelism"] == 4
+    assert third["dependency"] == "afterok:7,afterany:1:2"
+
+
+def test_jobs_that_die_before_their_run_begins(sweep: Sweep, slurm: Scheduler) -> None:
+    """They are not submitted for ever, and what they said is shown."""
+
+    def dies() -> str:
+        (job,) = slurm.active
+        job.says("module: command not found", "err")
+        job.state = "FAILED"
+        return sweep(1, "dry_run=true", "max_retries=1")[1]
+
+    assert sweep(1, "max_retries=1")[0] == 0
+    said = dies()
+    assert "1 run: 1 stopped" in said
+    assert re.search(
+        r"job 1 ended before the run began: module: command not found; see .*err", said
+    )
+    assert sweep(1, "max_retries=1")[0] == 0
+    said = dies()
+    assert "1 run: 1 failed" in said
+    assert "2 jobs in a row ended before the run began: module: command not found" in said
+    assert sweep(1, "max_retries=1")[0] == 0
+    assert len(slurm.arrays) == 2
+    assert sweep(1, "max_retries=1", "retry_failed=true")[0] == 0
+    assert len(slurm.arrays) == 3
+    assert "1 run: 1 stopped" in dies()  # and it counts anew
+
+
+def test_submitting_from_inside_of_a_job(
+    sweep: Sweep, slurm: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_MEM_PER_CPU", "SLURM_CPU_BIND", "SBATCH_EXPORT"):
+        monkeypatch.setenv(name, "9")
+    assert sweep(1)[0] == 0
+    (environment,), (parameters,) = slurm.environments, slurm.all_parameters
+    assert not [name for name in environment if name.startswith(("SLURM_", "SBATCH_"))]
+    assert parameters["additional_parameters"]["export"] == "ALL"
+    assert parameters["srun_args"] == ["--cpus-per-task=4"]
+
+
+@pytest.mark.parametrize(
+    "words", ["additional_parameters={reservation: N}", "+additional_parameters.reservation=N"]
+)
+def test_any_other_option_of_sbatch(
+    sweep: Sweep, slurm: Scheduler, words: str, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = f"{words[:1]}hydra.launcher." if words[0] == "+" else "hydra.launcher."
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    argv = [
+        *("train", "-m", "hydra/launcher=submitit_slurm", "data=digits", f"outputs={study.parent}"),
+        *(before + words.removeprefix("+"), "hydra.launcher.detach=true", "seed=0"),
+    ]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 0
+    (parameters,) = slurm.all_parameters
+    assert parameters["additional_parameters"]["reservation"] == "N"
+
+
 # ---------------------------------------------------------------------- waiting
 
 

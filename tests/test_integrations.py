@@ -454,7 +454,7 @@ def test_forms_of_outputs() -> None:
         for names in (["labels"], ["targets"]):
             measured = measure_batch(Task(), {names[0]: labels}, outputs, names)
             assert float(measured[0]) == pytest.approx(loss)
-    with pytest.raises(Unmeasurable, match="no loss among the model's outputs .scores. and no log"):
+    with pytest.raises(Unmeasurable, match="no loss among the model's outputs"):
         measure_batch(Task(), {"labels": labels}, {"scores": logits}, ["labels"])
     with pytest.raises(Unmeasurable, match=r"no labels .* called with x \(labels are called lab"):
         measure_batch(Task(), {"x": labels}, {"logits": logits}, ["labels"])
@@ -500,13 +500,14 @@ def test_lightning_skips_and_looks_at_the_loss_alone(tmp_path: Path) -> None:
 def test_lightning_checks_the_first_batch(tmp_path: Path) -> None:
     class Wrong(Digits):
         def training_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Tensor]:
-            return {**super().training_step(batch, batch_idx), "error": wrong}
+            return {**super().training_step(batch, batch_idx), "error": self.wrong}
 
     for wrong, message in (
         (torch.zeros(32), "error must be one number, not a tensor of shape"),
         (torch.tensor(37.5), "from 0 to 1, not 37.5"),
     ):
         module = Wrong()
+        module.wrong = wrong
         with pytest.raises(ValueError, match=message):
             fit(module, in_lightning.AutoL2Callback(), tmp_path, 1)
         assert len(module.seen) == 1

@@ -329,3 +329,26 @@ def test_a_groups_norm_is_the_mean_square_of_its_layers(digits: Dataset, tmp_pat
     mean = sum(squares) / 3
     assert float(row["norm_group2.0"]) ** 2 == pytest.approx(mean, rel=1e-5)
     assert float(row["effective_lr_group2.0"]) == pytest.approx(0.05 / mean, rel=1e-5)
+
+
+# ---------------------------------------------------------------- subset
+
+
+def test_a_subset_has_the_same_share_of_each_class() -> None:
+    whole, some = load(config().data), load(config("data.subset=0.1").data)
+    for part in ("train", "test"):
+        labels, few = getattr(whole, f"{part}_labels"), getattr(some, f"{part}_labels")
+        assert few.bincount().tolist() == [round(0.1 * n) for n in labels.bincount().tolist()]
+        first = [int((labels == label).nonzero()[0]) for label in range(10)]
+        images = getattr(whole, f"{part}_images")[first]
+        theirs = [int((few == label).nonzero()[0]) for label in range(10)]
+        assert torch.equal(getattr(some, f"{part}_images")[theirs], images)
+    assert some.digest == whole.digest  # of all that is there
+    assert identity(config("data.subset=0.1"))["data"]["subset"] == 0.1
+    assert "subset" not in identity(config())["data"]
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "-1", "nan"])
+def test_a_share_that_makes_no_sense(share: str) -> None:
+    with pytest.raises(UserError, match=r"try data\.subset=0\.05"):
+        config(f"data.subset={share}")

@@ -35,7 +35,7 @@ class SweepLoader:
     def __init__(self, loader: ConfigLoader) -> None:
         self._loader = loader
         self._parser = OverridesParser.create(config_loader=loader)
-        self.parse = functools.cache(self._parser.parse_override)
+        self.parse = functools.cache(lambda word: self._parser.parse_overrides([word])[0])
         self.is_group = functools.cache(self._is_group)
         self._composed: dict[tuple[str, ...], DictConfig] = {}
         self._others: list[tuple[str, ...]] = []

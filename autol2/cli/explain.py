@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError
-from .words import NUMERIC_GROUPS
+from .words import ALIASES, NUMERIC_GROUPS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 if not CONF.is_dir():  # a source tree; an installed package carries the folder inside
@@ -104,6 +104,7 @@ def _unknown_key(key: str, config_name: str) -> str:
     group = key.rpartition(".")[0]
     if (CONF / group).is_dir() and group and group in container:
         options = sorted(option for option in container[group] if option != "_target_")
+        options += [alias.partition(".")[2] for alias in ALIASES if alias.startswith(f"{group}.")]
         return _unknown_of(group, known.hydra.runtime.choices, key, options)
     keys = sorted(_keys(cast("dict[str, Any]", container)))
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())

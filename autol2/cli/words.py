@@ -22,6 +22,8 @@ NUMERIC_GROUPS = {"alpha": "alpha.percent", "fixed_lambda": "fixed_lambda.value"
 """Groups that people give numbers to, and the option that such a number means."""
 ALIASES = {"method.k": "method.measure_every"}
 """Other names of options, and theirs: the paper says k."""
+OTHER_WORDS = {"hydra/sweeper=optuna": "hydra/sweeper=search"}
+"""Overrides that people know from elsewhere, and ours."""
 
 VALUES = ("--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 """Hydra's flags that take a value, whatever it is."""
@@ -61,6 +63,7 @@ def prepared(arguments: Sequence[str]) -> list[str]:
         return flags + overrides
     for place, word in enumerate(overrides):
         _check(word, functools.partial(_command, flags, overrides, place))
+    overrides = [OTHER_WORDS.get(word, word) for word in overrides]
     overrides = _last_wins(numbers_to_options(overrides))
     if any(flag in SWEEPS for flag in flags):
         overrides = one_by_one(overrides)

@@ -79,6 +79,9 @@ def load(source: DataSource) -> Dataset:
     """
     try:
         images = source.load()
+        digest = images.digest()
+        if source.subset < 1:
+            images = images.part(source.subset)
         aside = split(images.train_labels, source.validation)
         some = bool(aside.any())
         train_images = images.train_images[~aside] if some else images.train_images
@@ -93,7 +96,7 @@ def load(source: DataSource) -> Dataset:
             torch.from_numpy(images.train_labels[aside]),
             _channels("data.mean", source.mean, images.train_images.shape[1]),
             _channels("data.std", source.std, images.train_images.shape[1]),
-            images.digest(),
+            digest,
             images.passed_over,
         )
     except MemoryError:

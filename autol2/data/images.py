@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -59,6 +59,17 @@ class Images:
         """The four arrays, in the order of the fields."""
         return (self.train_images, self.train_labels, self.test_images, self.test_labels)
 
+    def part(self, share: float) -> Images:
+        """The first images of each class, a `share` of them but at least one, in their order."""
+        train, test = (_first(labels, share) for labels in (self.train_labels, self.test_labels))
+        return replace(
+            self,
+            train_images=self.train_images[train],
+            train_labels=self.train_labels[train],
+            test_images=self.test_images[test],
+            test_labels=self.test_labels[test],
+        )
+
     def digest(self) -> str:
         """SHA-256 (hexadecimal) of the class names, shapes and contents; no two machines differ."""
         return self._digest
@@ -70,3 +81,10 @@ class Images:
         for array in self.arrays:
             sha.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
         return sha.hexdigest()
+
+
+def _first(labels: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """The places of the first `share` of each class, in order."""
+    kept = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    kept = [places[: max(1, round(share * len(places)))] for places in kept]
+    return np.sort(np.concatenate(kept))

@@ -24,11 +24,13 @@ def too_large(needed: int, what: str, where: str = "memory") -> UserError:
 
 def size(count: float) -> str:
     """`count` bytes as people write them, as in 1.5 GB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
         if count < 1000:
-            break
-        count, unit = count / 1000, {"bytes": "kB", "kB": "MB", "MB": "GB", "GB": "TB"}[unit]
-    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"
 
 
 def available(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:

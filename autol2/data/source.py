@@ -41,6 +41,10 @@ class DataSource(Component):
     """Training images set aside to choose by: a count, or a share below 1; 0 for none. The same
     share of each class, the same images whatever the seed."""
 
+    subset: float = option(1.0, neutral=1.0)
+    """Share of the images to use, of the training and the test part alike, for a quick try: the
+    first ones of each class."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "source" not in cls.__dict__:
@@ -60,6 +64,11 @@ class DataSource(Component):
             f"not {self.validation:g}: try data.validation=0.1",
         )
         require(self.validation >= 0, "data.validation must be at least 0")
+        require(
+            0 < self.subset <= 1,
+            f"data.subset is a share of the images, above 0 and at most 1, not {self.subset:g}: "
+            f"try data.subset=0.05",
+        )
 
     def identity(self) -> dict[str, Any]:
         """The kind of data set, its name, and every option that can change a number."""

@@ -21,9 +21,10 @@ from ..config import parse_as, study_name
 from ..errors import UserError, require
 from ..sweeps.manifest import read_manifest
 from ..sweeps.study import Record, find, records
-from . import figures, page, plot, recording
+from . import figures, lambda_figures, page, plot, recording
 from .arms import Question
 from .beside import Beside, beside_published
+from .forecast import peaks
 from .published import published
 from .runs import Curves, curves
 from .tables import Tables, tables, write_csv
@@ -105,6 +106,7 @@ def report(
             write_csv(getattr(made, name), folder / f"{name}.csv")
         with console.status("drawing") as status:
             drawings = _draw(read, made, folder, lambda name: status.update(f"drawing {name}"))
+            drawings += lambda_figures.all_figures(peaks(found), folder)
         _remove_others(folder, drawings)
         beside = Beside()
         if _on_cifar10(read):

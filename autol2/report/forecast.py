@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,8 @@ from ..sweeps.study import Record
 
 LEVEL = 0.95
 """Of the intervals."""
+WITHIN = 0.5
+"""Points of test accuracy below its best at which a run counts as being at its best."""
 BEFORE = 0.5
 """A run tells c where it is at its best before this share of its steps; later, it may not be."""
 FEWEST = 3
@@ -35,6 +37,8 @@ class Peak:
     run_id: str
     context: str
     """A name for all that runs of one forecast have in common."""
+    family: str
+    """The same, whatever the learning rate."""
     seed: int
     lr: float
     constant_lr: bool
@@ -48,6 +52,10 @@ class Peak:
     """t*: the step of the first evaluation that is about as good as the best."""
     best: float
     """Highest test accuracy in percent."""
+
+    def at_unit_lr(self) -> Peak:
+        """The run as it would be at lr = 1, where only lr·λ counts."""
+        return replace(self, lr=1.0, lambda_=self.lr * self.lambda_)
 
     @property
     def tells(self) -> bool:
@@ -123,6 +131,7 @@ def peak(record: Record, within: float) -> Peak | None:
     return Peak(
         run_id=record.run_id,
         context=digest(common),
+        family=digest({name: value for name, value in common.items() if name != "lr"}),
         seed=int(options["seed"]),
         lr=float(options["lr"]),
         constant_lr=schedule == "constant" and not options.get("lr_schedule.warmup"),
@@ -134,16 +143,22 @@ def peak(record: Record, within: float) -> Peak | None:
     )
 
 
-def fit(peaks: Sequence[Peak]) -> Fit:
+def peaks(records: Iterable[Record], within: float = WITHIN) -> list[Peak]:
+    """Of each run that has one; see `peak`."""
+    found = (peak(record, within) for record in records)
+    return [one for one in found if one is not None]
+
+
+def fit(runs: Sequence[Peak]) -> Fit:
     """The c of t* = c/λ: the geometric mean of t*·λ over the runs.
 
     Raises:
         ValueError: there are none.
     """
-    if not peaks:
+    if not runs:
         raise ValueError("no run tells c")
-    lambdas = np.log([one.lambda_ for one in peaks])
-    times = np.log([one.time for one in peaks])
+    lambdas = np.log([one.lambda_ for one in runs])
+    times = np.log([one.time for one in runs])
     products = lambdas + times
     mean, n = float(products.mean()), len(products)
     half = math.nan
@@ -156,16 +171,16 @@ def fit(peaks: Sequence[Peak]) -> Fit:
     return Fit(n, math.exp(mean), math.exp(mean - half), math.exp(mean + half), slope)
 
 
-def forecasts(peaks: Sequence[Peak], wanted: Iterable[int] = ()) -> list[Forecast]:
+def forecasts(found: Sequence[Peak], wanted: Iterable[int] = ()) -> list[Forecast]:
     """For each context that tells c: the best λ for the numbers of steps that it has runs of.
 
     Args:
-        peaks: all runs of a study.
+        found: when the runs of a study were at their best.
         wanted: further numbers of steps.
     """
-    found = []
-    for context in dict.fromkeys(one.context for one in peaks):
-        runs = [one for one in peaks if one.context == context]
+    made = []
+    for context in dict.fromkeys(one.context for one in found):
+        runs = [one for one in found if one.context == context]
         telling = [one for one in runs if one.tells]
         if not telling:
             continue
@@ -175,18 +190,18 @@ def forecasts(peaks: Sequence[Peak], wanted: Iterable[int] = ()) -> list[Forecas
             value, low, high = known.lambda_(steps)
             best, tried = measured.get(steps, (math.nan, 0))
             one = runs[0]
-            found.append(
+            made.append(
                 Forecast(context, one.lr, steps, steps / one.length, value, low, high, best, tried)
             )
-    return found
+    return made
 
 
-def best_lambdas(peaks: Sequence[Peak]) -> Mapping[int, tuple[float, int]]:
+def best_lambdas(runs: Sequence[Peak]) -> Mapping[int, tuple[float, int]]:
     """The λ that is best for each number of steps that has enough of them, and how many it has."""
-    frame = pd.DataFrame([{"steps": p.steps, "lambda": p.lambda_, "best": p.best} for p in peaks])
+    frame = pd.DataFrame([{"steps": p.steps, "lambda": p.lambda_, "best": p.best} for p in runs])
     found = {}
-    for steps, runs in frame.groupby("steps"):
-        means = runs.groupby("lambda")["best"].mean()
+    for steps, some in frame.groupby("steps"):
+        means = some.groupby("lambda")["best"].mean()
         if len(means) >= FEWEST:
             found[int(str(steps))] = (
                 float(means.index.to_numpy(float)[int(means.argmax())]),

@@ -10,6 +10,13 @@ from .colours import WHITE, on_dark
 from .plot import Drawing
 
 COLOUR = re.compile(r"(?<=: )#[0-9a-f]{6}\b")
+SHORTER = (
+    (re.compile(r" font-family: [^;\"]+;?"), ""),  # the page's
+    (re.compile(r' transform="rotate\(-0 [^"]*"'), ""),
+    (re.compile(r"\s+(?=[MLQCz]\s)\s*([MLQCz])\s+"), r"\1"),
+    (re.compile(r"\s*\n\s*|\s+(?=/?>)"), " "),
+)
+"""What is replaced by what, for a smaller page that looks the same."""
 
 
 def markup(drawing: Drawing) -> str:
@@ -33,11 +40,11 @@ def markup(drawing: Drawing) -> str:
     svg = COLOUR.sub(lambda found: f"var(--c{found[0][1:]})", svg)
     box = re.search(r'viewBox="[^"]+"', svg)
     assert box is not None, f"{drawing.svg} has no viewBox"
-    head = f'<svg {box[0]} role="img" aria-label="{html.escape(drawing.alt)}" font-family='
-    head += '"DejaVu Sans, Verdana, Arial, sans-serif">'
+    head = f'<svg {box[0]} role="img" aria-label="{html.escape(drawing.alt)}">'
     svg = head + svg[svg.index(">") + 1 :]
-    svg = re.sub(r"(font: [\d.]+px|font: bold [\d.]+px) [^;\"]+", r"\1 var(--figure-font)", svg)
-    return re.sub(r"\n\s*|\s+(?=/?>)", " ", svg).strip()
+    for found, instead in SHORTER:
+        svg = found.sub(instead, svg)
+    return svg.strip()
 
 
 def variables(drawings: Iterable[Drawing]) -> dict[str, tuple[str, str]]:

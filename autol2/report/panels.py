@@ -125,7 +125,7 @@ def norms(
             (panels[1], f"effective_lr_{layer}", "effective learning rate lr/‖w‖²"),
         ):
             for curve in of_row:
-                _course(axes, curve, column, label_of[id(curve)])
+                _course(axes, curve, column, label_of[id(curve)], band=False)
             _dress(axes, what)
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
@@ -187,7 +187,14 @@ def _logarithmic(axes: Axes, first: float, last: float) -> None:
         axis.set_minor_formatter(FuncFormatter(lambda _, __: ""))
 
 
-def _course(axes: Axes, curve: Curve, column: str, label: str | None, since: float = 0.0) -> None:
+def _course(
+    axes: Axes,
+    curve: Curve,
+    column: str,
+    label: str | None,
+    since: float = 0.0,
+    band: bool = True,
+) -> None:
     """A column of epochs.csv against epoch: the mean of the seeds and its interval."""
     frame = over_seeds(curve, column)
     frame = _thinned(frame[frame.index >= since] if len(frame) else frame)
@@ -197,7 +204,7 @@ def _course(axes: Axes, curve: Curve, column: str, label: str | None, since: flo
         mean, low, high = plot.mean_and_band(frame.to_numpy().T)
         marker = "o" if len(frame) == 1 else None
         axes.plot(frame.index, mean, label=label, marker=marker, markersize=4, **curve.line)
-        if not np.isnan(low).all():
+        if band and not np.isnan(low).all():
             axes.fill_between(frame.index, low, high, color=curve.colour, alpha=0.18, linewidth=0)
     for run in curve.ended:
         if evaluated(run) and column in run.epochs and run.epochs["epoch"][-1] >= since:

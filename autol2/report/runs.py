@@ -23,17 +23,18 @@ SHRINKING_STEPS = 200
 """Steps over which the shrinking of the weights is multiplied up."""
 LARGEST = 1e30
 """That a λ can be: beyond, the file is damaged."""
-FORMAT = 5
+FORMAT = 6
 """Of what is kept; another one is read anew."""
 MEASUREMENTS = ("epoch", "step", "lambda")
 EVALUATIONS = ("epoch", "step", "test_accuracy")
 ACCURACIES = ("test_accuracy", "validation_accuracy", "train_accuracy")
 MORE = (
-    *("lambda", "train_loss", "train_accuracy", "test_loss", "weight_norm"),
+    *("lambda", "lr", "train_loss", "train_accuracy", "test_loss", "weight_norm"),
     *("validation_loss", "validation_accuracy"),
-    *("norm_conv1", "effective_lr_conv1", "norm_conv2", "effective_lr_conv2"),
 )
-"""Columns of epochs.csv that are read where they are there."""
+"""Columns of measurements.csv and epochs.csv that are read where they are there."""
+OF_LAYERS = ("norm_", "effective_lr_")
+"""How the names of further such columns begin, whatever the network's layers are called."""
 FILES = ("run.json", "measurements.csv", "epochs.csv")
 
 
@@ -144,9 +145,12 @@ def _rows(path: Path, columns: tuple[str, ...], begun: bool) -> pd.DataFrame:
         raise ValueError(f"{path.name} is missing or empty")
     if not content:
         return pd.DataFrame(columns=columns, dtype=float)
-    wanted = (*columns, *MORE)
+    wanted = {*columns, *MORE}
     try:
-        rows = pd.read_csv(io.BytesIO(content), usecols=lambda name: name in wanted)
+        rows = pd.read_csv(
+            io.BytesIO(content),
+            usecols=lambda name: name in wanted or name.startswith(OF_LAYERS),
+        )
         absent = next((name for name in columns if name not in rows), None)
         if absent:
             raise ValueError(f"there is no column {absent}")
@@ -180,7 +184,8 @@ def by_epoch(evaluations: pd.DataFrame) -> dict[str, list[float]]:
     last = evaluations.drop_duplicates("epoch", keep="last").assign(
         epoch=lambda rows: rows["epoch_done"]
     )
-    names = ["epoch", *(name for name in ("test_accuracy", *MORE) if name in last)]
+    layers = [str(name) for name in last if str(name).startswith(OF_LAYERS)]
+    names = ["epoch", *(name for name in ("test_accuracy", *MORE) if name in last), *layers]
     return {name: last[name].astype(float).tolist() for name in names}
 
 
@@ -209,10 +214,15 @@ def _lambdas(
         changes = [changes[place] for place in np.unique(kept)]
     path = [(int(steps[place]), float(values[place])) for place in changes]
     # λ of a measurement holds for the steps since the one before it, at most k of them; at an
-    # epoch's end a few steps have no measurement, and keep the λ that follows them.
-    spans = np.diff(np.minimum(steps, SHRINKING_STEPS), prepend=0)
+    # epoch's end a few steps have no measurement, and keep the λ that follows them. The learning
+    # rate may have moved in between.
+    every = np.arange(1, min(int(steps[-1]), SHRINKING_STEPS) + 1)
+    rates = np.full(len(steps), lr)
+    if "lr" in measurements:
+        rates = measurements["lr"].to_numpy(float)
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges
-        shrinking = np.prod((1 - 2 * lr * values) ** spans)
+        factors = 2 * np.interp(every, steps, rates) * values[np.searchsorted(steps, every)]
+        shrinking = np.prod(1 - factors)
     return path, float(shrinking)
 
 

@@ -8,9 +8,11 @@ goes on where the last one, or the cluster, left off.
 
 from __future__ import annotations
 
+import difflib
 import signal
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,8 +26,10 @@ from ..cli.composition import as_typed, resolved, restored, sources, sweep_loade
 from ..cli.progress import Terminal, counted
 from ..config import Config
 from ..errors import UserError
+from ..runs.files import to_json
 from ..runs.identity import flat, run_id
-from ..runs.run import read_state
+from ..runs.run import Run, read_state
+from ..training.train import refuse_other_data
 from .batch import Batch, Task, hopeless
 from .manifest import add_to_manifest, read_manifest
 from .run_status import HOPELESS, Job, RunStatus, status_of
@@ -51,6 +55,8 @@ class StudyLauncher(Launcher):
 
     AT_LEAST: ClassVar[dict[str, int]] = {}
     """Options that are numbers, and the smallest that makes sense."""
+    SCHEMA: ClassVar[type]
+    """The dataclass of its options."""
     WILL_BE: ClassVar = "begun"
     """What happens to the runs that are missing."""
 
@@ -58,6 +64,11 @@ class StudyLauncher(Launcher):
         self.options = options
         self.console = Terminal()
         self.jobs: dict[Task, Job | None] = {}
+        known = {one.name for one in fields(self.SCHEMA)}
+        if unknown := sorted(options.keys() - known):
+            near = difflib.get_close_matches(unknown[0], known, 1)
+            hint = f"; did you mean hydra.launcher.{near[0]}?" if near else ""
+            raise UserError(f"there is no option hydra.launcher.{unknown[0]}{hint}")
         for option, least in self.AT_LEAST.items():
             if options[option] < least:
                 raise UserError(
@@ -79,6 +90,7 @@ class StudyLauncher(Launcher):
             raise UserError("there is nothing to sweep over: a range or glob has no values")
         self._sources = sources(self.config.hydra.overrides.hydra)
         tasks = self.tasks = self._tasks(job_overrides)
+        self._refuse_other_data(tasks)
         once: dict[str, Task] = {}
         for task in tasks:
             once.setdefault(task.folder, task)
@@ -112,8 +124,8 @@ class StudyLauncher(Launcher):
                     "folder a name of its own with data.name=NAME, in a command of its own"
                 )
             self.console.print(
-                f"{' and '.join(differing)} are no part of a run's identity: runs that differ in "
-                f"nothing else are one, done with the first value",
+                f"what runs are told apart by does not include {', '.join(differing)}: runs that "
+                f"differ in nothing else are one, done with the first value",
                 markup=False,
             )
         return tasks
@@ -131,6 +143,18 @@ class StudyLauncher(Launcher):
             state.get("updated", 0.0),
             options,
         )
+
+    def _refuse_other_data(self, tasks: Iterable[Task]) -> None:
+        """Refuse to pass off results as those of other images, as a single run does."""
+        seen = set()
+        for task in tasks:
+            state = task.state
+            if not task.finished(state) or "data" not in state:
+                continue
+            what = to_json([task.config.get("data"), state["data"]])
+            if what not in seen:
+                seen.add(what)
+                refuse_other_data(Run(restored(task.config)))
 
     def _decide(self, tasks: Collection[Task]) -> Plan:
         entries, states = self._entries(tasks), {task: task.state for task in tasks}
@@ -249,7 +273,7 @@ _CIRCUMSTANCES = (
 def _unlike_first(tasks: Sequence[Task]) -> list[Task]:
     """`tasks` with the first `HOPELESS` unlike each other, so that if they all fail, none of the
     sweep's choices can be blamed alone."""
-    rest: list[Task] = list(tasks)
+    rest = list(tasks)
     chosen: list[Task] = []
     options = {task: {(k, str(v)) for k, v in flat(task.config).items()} for task in tasks}
     while rest and len(chosen) < HOPELESS:

@@ -43,6 +43,7 @@ class LocalConf:
 class LocalLauncher(StudyLauncher):
     """``hydra/launcher=submitit_local``."""
 
+    SCHEMA: ClassVar = LocalConf
     AT_LEAST: ClassVar = {"n_jobs": 0, "cpus_per_task": 0, "runs_per_job": 1, "max_retries": 0}
 
     def _act(self, wanted: list[Task]) -> None:
@@ -52,15 +53,15 @@ class LocalLauncher(StudyLauncher):
         """Wait for runs that another process does, and go on with what it leaves."""
         left = [task for task in tasks if status_of(task.state, None).under_way]
         if left:
-            self._do(left, left)
+            self._do([], left)
 
     def _do(self, wanted: list[Task], tasks: list[Task]) -> None:
         """Do `wanted`, of `tasks` that others may be doing."""
-        gpus, threads = _devices(wanted), self.options["cpus_per_task"]
+        gpus, threads = _devices(tasks), self.options["cpus_per_task"]
         room = len(gpus) * self.options["runs_per_job"] or max(
-            1, cores() // max(threads, 1, *(task.config.get("threads", 0) for task in wanted))
+            1, cores() // max(threads, 1, *(task.config.get("threads", 0) for task in tasks))
         )
-        at_once = min(self.options["n_jobs"] or room, len(wanted))
+        at_once = min(self.options["n_jobs"] or room, len(tasks))
         if not (threads or gpus):
             threads = max(1, cores() // at_once)
         shared = [gpus[place % len(gpus)] for place in range(at_once)] if gpus else []

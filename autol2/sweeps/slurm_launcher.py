@@ -36,6 +36,7 @@ OF_EACH = 0.02
 class SlurmLauncher(StudyLauncher):
     """``hydra/launcher=submitit_slurm``."""
 
+    SCHEMA: ClassVar = SlurmConf
     AT_LEAST: ClassVar = {
         **{"timeout_min": 1, "nodes": 1, "tasks_per_node": 1, "signal_delay_s": 1},
         **{"array_parallelism": 1, "max_num_timeout": 0},
@@ -159,7 +160,7 @@ class SlurmLauncher(StudyLauncher):
                         if _over(task, open_[task], state):
                             del open_[task]
                             self._tell(task, count - len(open_), count)
-                        elif jobs is None or job or status_of(state, None).status == "running":
+                        elif jobs is None or job or _lives(state, names[task]):
                             under_way[task.run_id] = state
                     if jobs is not None and not (jobs or under_way):
                         return
@@ -199,6 +200,11 @@ def _over(task: Task, before: Mapping[str, Any], state: Mapping[str, Any]) -> bo
         return task.finished(state)
     since = len(state.get("attempts", [])) > task.attempts
     return since or state.get("updated") != before.get("updated")
+
+
+def _lives(state: Mapping[str, Any], gone: str) -> bool:
+    """Whether another process, in none of our jobs, does the run; `gone` is its last job."""
+    return status_of(state, Job(gone, False, "") if gone else None).status == "running"
 
 
 def _waiting(jobs: Mapping[str, Job]) -> dict[str, str]:

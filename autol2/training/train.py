@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Sequence
 
 from ..config import Config
 from ..errors import UserError
-from ..runs.identity import unused
-from ..runs.run import Run, summary
+from ..runs.identity import identity, unused
+from ..runs.run import Run, read_state, summary
+
+LOOKED_AT = 100
+"""Runs of a study that are looked at for one on data of the same name."""
 
 
 def train(config: Config, overrides: Sequence[str] = ()) -> int:
@@ -30,7 +35,26 @@ def train(config: Config, overrides: Sequence[str] = ()) -> int:
     from .attempt import attempt
 
     device = hardware.prepare(config)
-    return attempt(run, data.load(config.data), device)
+    found = data.load(config.data)
+    _refuse_mixture(run, found.digest)
+    return attempt(run, found, device)
+
+
+def _refuse_mixture(run: Run, digest: str) -> None:
+    """Refuse to do a run beside runs on other data that are called the same."""
+    mine = identity(run.config).get("data")
+    with contextlib.suppress(OSError):
+        for folder in itertools.islice(run.folder.parent.iterdir(), LOOKED_AT):
+            state = read_state(folder)
+            there = state.get("data") or {}
+            if "digest" not in there or (state.get("identity") or {}).get("data") != mine:
+                continue
+            if there["digest"] != digest:
+                raise UserError(
+                    f"{folder} was made from other data, those in {there.get('root')}, and a "
+                    f"study compares like with like: give these another name with data.name=NAME"
+                )
+            return
 
 
 def refuse_other_data(run: Run) -> None:

@@ -1,0 +1,119 @@
+"""Forecast the best constant λ for a number of epochs: ``python -m autol2.forecast study=NAME``.
+
+A run at a large λ is at its best early, after t* = c/λ steps. From such cheap runs of the study it
+takes c, and says which λ is best for longer runs, and how far off that was where there are any.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from .cli.command import command
+from .config import parse_as, study_name
+from .errors import UserError, require
+from .report.forecast import BEFORE, WITHIN, Fit, Forecast, Peak, fit, forecasts, peaks
+from .sweeps.study import find, records
+
+
+@dataclass
+class ForecastConfig:
+    """The options of the command."""
+
+    study: str | None = None
+    """The study; the one that was worked on last if none is named."""
+    outputs: str = "outputs"
+    """Where studies are kept."""
+    epochs: int | None = None
+    """How long the runs are to last that a λ is wanted for; beside those that the study has."""
+    within: float = WITHIN
+    """Points of test accuracy below its best at which a run counts as being at its best."""
+
+    def __post_init__(self) -> None:
+        if self.study is not None:
+            study_name(self.study)
+        require(
+            self.epochs is None or self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}"
+        )
+        require(
+            math.isfinite(self.within) and self.within >= 0,
+            f"within must be at least 0 points, not {self.within:g}",
+        )
+
+
+@command("forecast")
+def main(cfg: DictConfig) -> None:
+    """The Hydra entry point."""
+    config = parse_as(ForecastConfig, cfg)
+    study = find(Path(config.outputs), config.study)
+    console = Console(highlight=False, soft_wrap=True)
+    found = peaks(records(study), config.within)
+    telling = [one for one in found if one.tells]
+    if not telling:
+        raise UserError(_why_not(study.name, found))
+    wanted = {config.epochs * one.length for one in telling[:1]} if config.epochs else set()
+    made = forecasts(found, wanted)
+    for context in dict.fromkeys(one.context for one in telling):
+        runs = [one for one in telling if one.context == context]
+        console.print(said(fit(runs), runs), markup=False)
+        rows = [one for one in made if one.context == context]
+        if rows:
+            console.print(_table(rows))
+        else:
+            console.print("for a λ: python -m autol2.forecast epochs=N", markup=False)
+
+
+def said(known: Fit, runs: list[Peak]) -> str:
+    """What the cheap runs tell, in a line."""
+    lambdas = sorted({one.lambda_ for one in runs})
+    between = f"{lambdas[0]:g}" + f" to {lambdas[-1]:g}" * (len(lambdas) > 1)
+    text = f"lr {runs[0].lr:g}: t* = c/λ with c = {known.c:.3g} steps"
+    if not math.isnan(known.low):
+        text += f" (95 %: {known.low:.3g} to {known.high:.3g})"
+    text += f", from {known.runs} run{'s' * (known.runs > 1)} at λ = {between}"
+    if not math.isnan(known.slope):
+        text += f"; left free, t* goes as λ^{known.slope:.2f}"
+    return text
+
+
+def _table(rows: list[Forecast]) -> Table:
+    table = Table("epochs", "best λ, forecast", "95 %", "best λ, measured", "too high by")
+    for one in rows:
+        known = not math.isnan(one.measured)
+        table.add_row(
+            f"{one.epochs:g}",
+            f"{one.lambda_:.2g}",
+            "" if math.isnan(one.low) else f"{one.low:.2g} to {one.high:.2g}",
+            f"{one.measured:g} of {one.tried}" if known else "",
+            f"a factor of {one.factor:.2g}" if known else "",
+        )
+    return table
+
+
+def _why_not(study: str, found: list[Peak]) -> str:
+    if not found:
+        return (
+            f"{study} has no completed run of method=fixed: a forecast needs short runs at large "
+            f"λ, as in fixed_lambda=1e-2,2e-2"
+        )
+    if not any(one.constant_lr for one in found):
+        return (
+            f"in {study} every learning rate moves, and t* = c/λ holds for a constant one: add "
+            f"runs with lr_schedule=constant"
+        )
+    return (
+        f"in {study} no run is at its best before {BEFORE:.0%} of its steps: add runs at a larger "
+        f"λ, or longer ones"
+    )
+
+
+ConfigStore.instance().store(name="forecast_schema", node=ForecastConfig)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Figures of a grid of constant λ, as Auto L2's authors draw them (Lewkowycz & Gur-Ari, 2020).
+
+The best accuracy against λ at each training length (their figures 1a and 1b), with the forecast of
+the best λ where cheap runs tell it; the time to the best accuracy against lr·λ (their figure 2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from . import plot
+from .colours import CURVES, DASHES, SOFT
+from .forecast import FEWEST, Peak, fit, forecasts
+from .plot import Drawing
+from .words import number, plural
+
+PANELS = 4
+"""Of a figure, at most: one a set of circumstances."""
+NEAR = 0.15
+"""Of two training lengths in proportion to 1/λ, what rounding to epochs may make them differ by."""
+
+
+def all_figures(found: Sequence[Peak], folder: Path) -> list[Drawing]:
+    """Those of these figures that a study has the runs for."""
+    return [*grid(found, folder), *times(found, folder)]
+
+
+@plot.settings()
+def grid(found: Sequence[Peak], folder: Path) -> list[Drawing]:
+    """Draw the best test accuracy against λ, a line for each training length."""
+    contexts = {
+        name: lengths
+        for name in dict.fromkeys(one.context for one in found)
+        if (lengths := training_lengths([one for one in found if one.context == name]))
+    }
+    shown = dict(list(contexts.items())[:PANELS])
+    if not shown:
+        return []
+    figure, panels = _panels(len(shown))
+    said = []
+    for axes, (context, lengths) in zip(panels, shown.items(), strict=True):
+        runs = [one for one in found if one.context == context]
+        plot.heading(axes, f"lr {runs[0].lr:g}" + ", moving" * (not runs[0].constant_lr))
+        for place, (words, some) in enumerate(lengths.items()):
+            means = _means(some, lambda one: one.lambda_, lambda one: one.best)
+            colour = CURVES[place % len(CURVES)]
+            dashes = DASHES[place % len(DASHES)]
+            axes.plot(means.index, means, "o", ls=dashes, color=colour, markersize=4, label=words)
+            best = float(means.index.to_numpy(float)[int(means.argmax())])
+            said.append(f"after {words} λ = {number(best)} is best, {means.max():.2f} %")
+        for place, one in enumerate(forecasts(runs)):
+            axes.axvspan(one.low, one.high, color=SOFT, alpha=0.12, linewidth=0)
+            label = "forecast" if place == 0 else None
+            axes.axvline(one.lambda_, color=SOFT, linestyle=(0, (1, 1.6)), label=label)
+            said.append(f"forecast for {one.epochs:g} epochs λ = {number(one.lambda_)}")
+        _logarithmic(axes, "λ", sorted({one.lambda_ for one in runs if one.lambda_ > 0}))
+        axes.set_ylabel("best test accuracy (%)")
+    title = "Accuracy against λ"
+    caption = (
+        "The best test accuracy during training at each constant λ above 0, mean of the seeds; a "
+        "maximum over test accuracies, which the authors of Auto L2 plot, is no estimate of what "
+        "to expect. Dotted, where there are cheap runs that tell it: the λ that t* = c/λ forecasts "
+        "as the best, with its 95 % interval."
+    )
+    alt = f"Best test accuracy against λ, logarithmic axis. {_sentence(said)}"
+    return [plot.save(figure, "lambda_grid", title, caption, alt, folder)]
+
+
+@plot.settings()
+def times(found: Sequence[Peak], folder: Path) -> list[Drawing]:
+    """Draw the time to the best accuracy against lr·λ, where learning rates differ too."""
+    families: dict[str, list[Peak]] = {}
+    for one in found:
+        if one.constant_lr and one.lambda_ > 0:
+            families.setdefault(one.family, []).append(one)
+    shown = [runs for runs in families.values() if len({one.lr for one in runs}) > 1][:PANELS]
+    if not shown:
+        return []
+    figure, panels = _panels(len(shown))
+    said = []
+    for axes, runs in zip(panels, shown, strict=True):
+        for place, lr in enumerate(sorted({one.lr for one in runs})):
+            some = [one for one in runs if one.lr == lr]
+            for early in (True, False):
+                part = [one for one in some if one.tells == early]
+                axes.plot(
+                    [one.lr * one.lambda_ for one in part],
+                    [one.time / one.length for one in part],
+                    "o^sDv"[place % 5],
+                    color=CURVES[place % len(CURVES)],
+                    markerfacecolor=CURVES[place % len(CURVES)] if early else "none",
+                    markersize=4.5,
+                    label=f"lr {lr:g}" if early or all(not one.tells for one in some) else None,
+                )
+        telling = [one for one in runs if one.tells]
+        products = sorted({one.lr * one.lambda_ for one in runs})
+        if telling:
+            # In the time lr·t all learning rates are alike.
+            known = fit([one.at_unit_lr() for one in telling])
+            c = known.c / runs[0].length
+            ends = np.array([products[0], products[-1]])
+            axes.plot(ends, c / ends, color=SOFT, linestyle=(0, (5, 2)))
+            words = f"t* = {number(float(f'{c:.2g}'))}/(lr·λ) epochs"
+            axes.set_title(words, loc="right", color=SOFT)
+            slope = "" if math.isnan(known.slope) else f", free slope {known.slope:.2f}"
+            said.append(f"{words}, from {plural(known.runs, 'run')}{slope}")
+        _logarithmic(axes, "lr·λ", products)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylabel("epochs to the best accuracy")
+    title = "Time to the best accuracy against lr·λ"
+    caption = (
+        "Epochs to the best test accuracy (within half a point) at each constant learning rate "
+        "and λ above 0. Hollow: runs that were at their best in the second half of training, "
+        "which are no part of the fit (dashed)."
+    )
+    alt = f"{title}, logarithmic axes. {_sentence(said)}"
+    return [plot.save(figure, "time_to_best", title, caption, alt, folder)]
+
+
+def training_lengths(runs: Sequence[Peak]) -> Mapping[str, list[Peak]]:
+    """Runs of one length, or of lengths in proportion to 1/λ, of at least `FEWEST` λ; in words."""
+    found: dict[str, list[Peak]] = {}
+    runs = [one for one in runs if one.lambda_ > 0]
+    for steps in sorted({one.steps for one in runs}):
+        same = [one for one in runs if one.steps == steps]
+        if len({one.lambda_ for one in same}) >= FEWEST:
+            found[f"{steps / same[0].length:g} epochs"] = same
+    left = [one for one in runs if all(one not in same for same in found.values())]
+    products = sorted({one.lambda_ * one.steps / one.length for one in left})
+    while products:
+        first = products[0]
+        near = [one for one in runs if _near(one.lambda_ * one.steps / one.length, first)]
+        if len({one.lambda_ for one in near}) >= FEWEST:
+            middle = float(np.median([one.lambda_ * one.steps / one.length for one in near]))
+            found[f"{number(float(f'{middle:.2g}'))}/λ epochs"] = near
+        products = [one for one in products if not _near(one, first)]
+    return found
+
+
+def _near(one: float, other: float) -> bool:
+    return abs(math.log(one / other)) <= NEAR
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, two a row; a single one is as wide."""
+    across = min(2, count)
+    down = -(-count // across)
+    figure = plot.new_figure(2.9 * down + 0.4)
+    axes = figure.subplots(down, across, squeeze=False).ravel().tolist()
+    for unused in axes[count:]:
+        unused.set_axis_off()
+    return figure, axes[:count]
+
+
+def _means(
+    runs: Sequence[Peak], x: Callable[[Peak], float], y: Callable[[Peak], float]
+) -> pd.Series:
+    frame = pd.DataFrame({"x": [x(one) for one in runs], "y": [y(one) for one in runs]})
+    return frame.groupby("x")["y"].mean()
+
+
+def _logarithmic(axes: Axes, label: str, values: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    axes.set_xlabel(label)
+    axes.margins(0.08)
+    axes.set_xticks(values, [number(value) for value in values], rotation=45 * (len(values) > 5))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _sentence(said: Sequence[str]) -> str:
+    text = "; ".join(said)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""

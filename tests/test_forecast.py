@@ -1,0 +1,148 @@
+"""The forecast of the best λ, on runs whose t* = c/λ is known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autol2.report.forecast import Peak, best_lambdas, fit, forecasts, peak
+from autol2.report.lambda_figures import all_figures, training_lengths
+from autol2.sweeps.study import Record
+
+ONE = Peak("a", "c", "f", 0, 0.2, True, 0.01, 1000, 100, 300, 80.0)
+
+
+def run(lambda_: float, steps: int = 10_000, *, c: float = 3.0, best: float = 80.0) -> Peak:
+    return replace(ONE, lambda_=lambda_, steps=steps, time=round(c / lambda_), best=best)
+
+
+def test_c_is_found_with_its_uncertainty() -> None:
+    exact = fit([run(0.1), run(0.01), run(0.001)])
+    assert exact.c == pytest.approx(3.0)
+    assert exact.low == pytest.approx(3.0)
+    assert exact.slope == pytest.approx(-1.0)
+    assert exact.lambda_(6000) == pytest.approx((5e-4, 5e-4, 5e-4))
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(400):
+        found = fit([run(0.01, c=3 * math.exp(0.3 * rng.normal())) for _ in range(5)])
+        inside += found.low <= 3 * math.exp(0.3 * rng.normal()) <= found.high
+    assert inside / 400 == pytest.approx(0.95, abs=0.03)
+
+
+def test_one_run_tells_no_uncertainty() -> None:
+    found = fit([run(0.01)])
+    assert found.c == pytest.approx(3.0)
+    assert math.isnan(found.low)
+    assert math.isnan(found.slope)
+    with pytest.raises(ValueError, match="no run tells c"):
+        fit([])
+
+
+def test_runs_that_tell_nothing_are_left_out() -> None:
+    assert run(0.01).tells
+    assert not replace(run(0.01), steps=500).tells  # at its best late: it may have got better
+    assert not replace(run(0.01), constant_lr=False).tells
+    assert not replace(ONE, lambda_=0.0).tells
+
+
+def test_how_far_off_it_was() -> None:
+    """Of 10,000 steps λ = 3e-4 would be best; of what the study tried, 2e-4 was."""
+    grid = {1e-4: 85.0, 2e-4: 90.0, 1e-3: 88.0, 1e-2: 80.0, 1e-1: 60.0}
+    runs = [run(value, best=best) for value, best in grid.items()]
+    runs += [run(0.1, 200)]
+    (made,) = forecasts(runs)
+    assert made.lambda_ == pytest.approx(3e-4)
+    assert made.measured == 2e-4
+    assert made.tried == 5
+    assert made.factor == pytest.approx(1.5)
+    assert made.epochs == 100
+    more = forecasts(runs, [200_000])
+    assert [one.steps for one in more] == [10_000, 200_000]
+    assert more[1].lambda_ == pytest.approx(1.5e-5)
+    assert math.isnan(more[1].measured)
+
+
+def test_two_values_of_lambda_measure_no_best_one() -> None:
+    assert best_lambdas([run(0.1), run(0.01)]) == {}
+
+
+def test_other_circumstances_are_forecast_for_themselves() -> None:
+    runs = [run(0.1), replace(run(0.1, c=6.0), context="d", lr=0.1)]
+    made = forecasts(runs, [100])
+    assert [one.lambda_ for one in made] == pytest.approx([0.03, 0.06])
+
+
+def record(tmp_path: Path, accuracies: list[float], **identity: object) -> Record:
+    rows = [f"{place // 2},{place % 2 + 1},{value}" for place, value in enumerate(accuracies)]
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "epochs.csv").write_text("\n".join(["epoch,step,test_accuracy", *rows]) + "\n")
+    known = {
+        "method": {"name": "fixed"},
+        "fixed_lambda": {"value": 0.01},
+        "lr": 0.2,
+        "epochs": 4,
+        "seed": 3,
+    }
+    state = {"status": "completed", "steps_per_epoch": 2, "identity": known | identity}
+    return Record(folder, state)
+
+
+def test_the_time_is_that_of_the_first_evaluation_near_the_best(tmp_path: Path) -> None:
+    found = peak(record(tmp_path, [10, 50, 79.4, 79.6, 80, 70, 60, 50]), 0.5)
+    assert found is not None
+    assert (found.time, found.best, found.steps, found.seed) == (4, 80, 8, 3)
+    assert found.constant_lr
+    assert found.tells
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        {"lr_schedule": {"name": "cosine"}},
+        {"lr_schedule": {"name": "constant", "warmup": 0.1}},
+    ],
+)
+def test_a_learning_rate_that_moves(tmp_path: Path, identity: dict[str, object]) -> None:
+    found = peak(record(tmp_path, [10, 20, 15, 15, 15, 15, 15, 15], **identity), 0.5)
+    assert found is not None
+    assert not found.constant_lr
+
+
+def test_methods_that_move_lambda_have_no_peak(tmp_path: Path) -> None:
+    assert peak(record(tmp_path, [10], method={"name": "auto_l2"}), 0.5) is None
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_training_lengths_are_told_apart() -> None:
+    """Figure 1a: a grid of λ at one length, and at lengths in proportion to 1/λ."""
+    grid = [1e-3, 2e-3, 5e-3, 1e-2]
+    runs = [run(value, 1000) for value in grid]
+    runs += [run(value, 100 * round(0.02 / value)) for value in grid]
+    lengths = training_lengths(runs)
+    assert list(lengths) == ["10 epochs", "0.02/λ epochs"]
+    assert [len({one.lambda_ for one in some}) for some in lengths.values()] == [4, 4]
+    assert training_lengths(runs[:2]) == {}
+
+
+def test_figures_are_drawn_where_there_are_the_runs(tmp_path: Path) -> None:
+    lambdas = [1e-3, 2e-3, 5e-3, 1e-2]
+    runs = [run(value, 3000, best=70 + place) for place, value in enumerate(lambdas)]
+    (only,) = all_figures(runs, tmp_path)
+    assert only.name == "lambda_grid"
+    assert "After 30 epochs λ = 0.01 is best, 73.00 %" in only.alt
+    slower = [replace(one, lr=0.1, context="d", time=2 * one.time) for one in runs]
+    grid, times = all_figures([*runs, *slower], tmp_path)
+    assert times.name == "time_to_best"
+    assert "t* = 0.006/(lr·λ) epochs" in times.alt  # c·lr in epochs of 100 steps: 3 · 0.2 / 100
+    for drawing in (grid, times):
+        assert drawing.png.stat().st_size > 5000
+        assert drawing.svg.read_text().rstrip().endswith("</svg>")
+    assert all_figures([run(0.01)], tmp_path) == []
