@@ -129,7 +129,8 @@ def import_ahead() -> None:
     """Import what commands import, but for what runs as ``__main__``."""
     import autol2
 
-    importlib.import_module("torch")
+    for name in ("torch", "torch._dynamo"):  # the latter is imported by the first step of an optimizer
+        importlib.import_module(name)
     for one in pkgutil.walk_packages(autol2.__path__, "autol2."):
         words = one.name.split(".")
         if not ({"__main__"} | ENTRY_POINTS) & set(words):
