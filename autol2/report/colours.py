@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_hex, to_rgb
+from numpy.typing import NDArray
 
 WHITE, BLACK = "#ffffff", "#16181b"
 """Backgrounds: of figures and light pages, of dark pages."""
@@ -52,9 +53,14 @@ def on_dark(colour: str) -> str:
     if colour in DARK:
         return DARK[colour]
     red_green_blue, white = np.array(to_rgb(colour)), 0.0
-    while contrast(to_hex(red_green_blue + (1 - red_green_blue) * white), BLACK) < 1.5 * VISIBLE:
+    while contrast(_lightened(red_green_blue, white), BLACK) < 1.5 * VISIBLE:
         white += 0.02
-    return to_hex(red_green_blue + (1 - red_green_blue) * white)
+    return _lightened(red_green_blue, white)
+
+
+def _lightened(red_green_blue: NDArray[np.float64], white: float) -> str:
+    red, green, blue = (red_green_blue + (1 - red_green_blue) * white).tolist()
+    return to_hex((red, green, blue))
 
 
 def contrast(one: str, other: str) -> float:

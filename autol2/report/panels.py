@@ -164,7 +164,7 @@ def _thinned(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _end(epochs: Sequence[Sequence[float]], reach: float) -> float | None:
     """The epoch at which the panel of the end begins; None where it would show everything."""
-    longest = sorted(max(epochs, key=len, default=[]))
+    longest = max((sorted(one) for one in epochs), key=len, default=[])
     if len(longest) <= 2 * FEW:
         return None
     return float(min((1 - END) * reach, longest[-FEW]))
@@ -244,11 +244,11 @@ def _close_up(axes: Axes, curves: Sequence[Curve], since: float) -> bool:
     if not lasts:
         return False
     near = [last > max(lasts) - APART for last in lasts]
-    low = min(value for value, shown in zip(lows, near, strict=True) if shown)
-    high = max(value for value, shown in zip(highs, near, strict=True) if shown)
-    low, high = max(low, max(lasts) - APART), min(high, max(lasts) + APART)
-    margin = 0.06 * (high - low) or 0.5
-    axes.set_ylim(low - margin, high + margin)
+    lowest = min(value for value, shown in zip(lows, near, strict=True) if shown)
+    highest = max(value for value, shown in zip(highs, near, strict=True) if shown)
+    bottom, top = max(lowest, max(lasts) - APART), min(highest, max(lasts) + APART)
+    margin = 0.06 * (top - bottom) or 0.5
+    axes.set_ylim(bottom - margin, top + margin)
     return not all(near)
 
 
@@ -265,12 +265,13 @@ def _lambda(axes: Axes, curve: Curve, length: int) -> None:
         axes.step(grid, median, where="post", **curve.line)
         if len(values) > 1:
             low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-            how = {"color": curve.colour, "alpha": 0.18, "linewidth": 0}
-            axes.fill_between(grid, low, high, step="post", **how)
+            axes.fill_between(
+                grid, low, high, step="post", color=curve.colour, alpha=0.18, linewidth=0
+            )
     for run in curve.ended:
         if run.lambdas:
-            epochs, values = zip(*_path(run, length), strict=True)
-            axes.step(epochs, values, where="post", **{**curve.line, "linewidth": 0.8})
+            epochs, lambdas = zip(*_path(run, length), strict=True)
+            axes.step(epochs, lambdas, where="post", **{**curve.line, "linewidth": 0.8})
     for run in (*curve.runs, *curve.ended):
         if run.diverged and run.lambdas:
             _cross_out(axes, curve, *_path(run, length)[-1])
