@@ -28,7 +28,7 @@ NEEDED = (
 
 def test_each_integration_has_an_example() -> None:
     for needed in NEEDED:
-        assert sum(needed in block for block in BLOCKS) == 1, needed
+        assert any(needed in block for block in (*BLOCKS, *LONGER)), needed
 
 
 @pytest.mark.parametrize(
