@@ -188,8 +188,8 @@ SlurmdLogFile={folder}/slurmd-%n.log
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=5
-PartitionName=low Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
-PartitionName=cut Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60 PreemptMode=CANCEL
+PartitionName=low Nodes=n1,n2 State=UP PriorityTier=1 GraceTime=60
+PartitionName=cut Nodes=n1,n2 State=UP PriorityTier=1 GraceTime=60 PreemptMode=CANCEL
 PartitionName=high Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
 PartitionName=short Nodes=n1,n2 MaxTime=1 State=UP
 """

@@ -563,7 +563,7 @@ def test_an_evaluation_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Trainer, "evaluate", evaluating)
     monkeypatch.setattr(Run, "beat", beat)
-    assert finish(config(tmp_path, "method=fixed", "epochs=1", "evaluation.batch_size=90")) == 0
+    assert train(config(tmp_path, "method=fixed", "epochs=1", "evaluation.batch_size=90")) == 0
     assert beats.count(True) == 4  # of 359 or 360 test images
 
 
