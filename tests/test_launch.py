@@ -58,6 +58,7 @@ def killed(one: dict[str, Any], times: int) -> dict[str, Any]:
     return {**one, "attempts": [attempt] * times}
 
 
+# Signs of life lie ahead, so that none is old before a slow machine comes to look.
 STATES = {
     "none": lambda: {},
     "completed": lambda: state("completed"),
@@ -66,9 +67,9 @@ STATES = {
     "interrupted": lambda: state("interrupted"),
     "running here": lambda: state("running"),
     "running here, dead": lambda: state("running", pid=dead()),
-    "running elsewhere": lambda: state("running", host="elsewhere", age=20),
+    "running elsewhere": lambda: state("running", host="elsewhere", age=-900),
     "running elsewhere, silent": lambda: state("running", host="elsewhere", age=300),
-    "running in a job elsewhere": lambda: in_a_job(state("running", host="elsewhere", age=20)),
+    "running in a job elsewhere": lambda: in_a_job(state("running", host="elsewhere", age=-900)),
     "killed again and again": lambda: killed(state("interrupted"), 4),
 }
 JOBS = {
