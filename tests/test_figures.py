@@ -60,6 +60,7 @@ def words(drawing: Drawing) -> str:
     return " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", drawing.svg.read_text()))
 
 
+@pytest.mark.slow
 def test_the_papers_figures_are_for_its_data_alone(
     drawings: dict[str, Drawing], tmp_path: Path
 ) -> None:
@@ -188,6 +189,24 @@ def test_figures_of_one_page_do_not_share_names(drawings: dict[str, Drawing]) ->
         assert referred <= set(re.findall(r' id="([^"]+)"', svg))
 
 
+def test_published_runs_are_marked() -> None:
+    """Crosses at the epochs whose accuracy is known, as far as is shown; λ drawn dashed."""
+    marks = published().query("method == 'advance' and batchnorm == 'on' and attempt == 1")
+    curve = Curve("Advance L2", "#000000", "-", [], marks)
+    for reach, epochs in ((200, [1, 10, 50, 100, 200]), (99.5, [1, 10, 50])):
+        accuracy, lambdas = Figure().subplots(1, 2)
+        panels._accuracy(accuracy, curve, reach, None)
+        crosses = accuracy.lines[-1]
+        assert list(crosses.get_xdata()) == epochs
+        assert list(crosses.get_ydata())[:3] == [24.68, 58.49, 76.4]
+        assert (crosses.get_marker(), crosses.get_linestyle()) == ("x", "None")
+        panels._lambda(lambdas, curve, 391)
+        (path,) = lambdas.lines
+        assert path.is_dashed()
+        assert list(path.get_ydata()) == [0.1, 1, 10, 1, 0.1, 0.01, 0.001, 0.0001, 0.0001]
+        assert path.get_xdata()[1] == pytest.approx(20 / 391)
+
+
 # ---------------------------------------------------------------------- runs that ended
 
 
@@ -256,10 +275,11 @@ def test_many_comparisons_are_several_drawings(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- settings of the user
 
 
+@pytest.mark.slow
 def test_figures_have_settings_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LaTeX that is not there, a serif font and a huge size change nothing, and stay as they are."""
+    """LaTeX that is not there, serifs and huge letters change nothing, and stay as they are."""
     plain = {one.name: one for one in draw(tmp_path / "plain", FEW[1:3], seeds=1, epochs=2)}
     theirs = {"text.usetex": True, "font.family": "serif", "font.size": 30.0, "savefig.dpi": 10}
     with mpl.rc_context(theirs):
@@ -276,11 +296,14 @@ def test_figures_have_settings_of_their_own(
 def test_a_backend_of_jupyter_is_not_asked_for(tmp_path: Path) -> None:
     """With what Jupyter hands down to its shells, and a matplotlibrc that wants LaTeX."""
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: TkAgg\n")
-    code = (
-        "from autol2.report import plot; f = plot.settings()(lambda: plot.new_figure(1))();"
-        "from pathlib import Path; a = f.subplots(); a.set_title('x');"
-        f"plot.settings()(plot.save)(f, 'x', '', '', '', Path({str(tmp_path)!r}))"
-    )
+    code = f"""
+from pathlib import Path
+from autol2.report import plot
+with plot.settings():
+    figure = plot.new_figure(1)
+    figure.subplots().set_title("λ")
+    plot.save(figure, "x", "", "", "", Path({str(tmp_path)!r}))
+"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=PROJECT,
