@@ -296,11 +296,14 @@ def test_figures_have_settings_of_their_own(
 def test_a_backend_of_jupyter_is_not_asked_for(tmp_path: Path) -> None:
     """With what Jupyter hands down to its shells, and a matplotlibrc that wants LaTeX."""
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: TkAgg\n")
-    code = (
-        "from autol2.report import plot; f = plot.settings()(lambda: plot.new_figure(1))();"
-        "from pathlib import Path; a = f.subplots(); a.set_title('x');"
-        f"plot.settings()(plot.save)(f, 'x', '', '', '', Path({str(tmp_path)!r}))"
-    )
+    code = f"""
+from pathlib import Path
+from autol2.report import plot
+with plot.settings():
+    figure = plot.new_figure(1)
+    figure.subplots().set_title("λ")
+    plot.save(figure, "x", "", "", "", Path({str(tmp_path)!r}))
+"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=PROJECT,

@@ -20,6 +20,7 @@ from autol2.report import figures, page
 from autol2.report.__main__ import _on_cifar10, main
 from autol2.report.arms import in_order
 from autol2.report.beside import beside_published
+from autol2.report.names import arm_name
 from autol2.report.published import path_of, published, shrinking_of
 from autol2.report.runs import CHANGES, Curves, _lambdas, curves
 from autol2.report.sound import FIGURES, fault
@@ -294,7 +295,7 @@ def test_arms_are_in_the_order_of_their_numbers() -> None:
     assert list(in_order(reversed(arms))) == arms
     table = page._table(pd.DataFrame({"arm": sorted(arms)}), {"arm": "arm"})
     keys = {text: int(key) for ((text, key, _),) in table["rows"]}
-    assert sorted(keys, key=lambda arm: keys[arm]) == arms
+    assert sorted(keys, key=lambda arm: keys[arm]) == [arm_name(arm) for arm in arms]
 
 
 def test_published_figures_are_for_cifar10_alone() -> None:
