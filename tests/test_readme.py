@@ -23,12 +23,14 @@ NEEDED = (
     "autol2.integrations.lightning import",
     "autol2.integrations.huggingface import",
     "from autol2 import Rule, replay",
+    "from autol2 import convert",
 )
 
 
 def test_each_integration_has_an_example() -> None:
     for needed in NEEDED:
-        assert any(needed in block for block in (*BLOCKS, *LONGER)), needed
+        assert any(needed in block for block in [*BLOCKS, *LONGER]), needed
+    assert any("from autol2 import AutoL2" in block for block in BLOCKS)
 
 
 @pytest.mark.parametrize(
