@@ -48,7 +48,7 @@ def jobs(*overrides: str) -> list[Config]:
     """The runs of a sweep, as Hydra's sweeper and our launcher compose them."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", list(overrides), return_hydra_config=True)
-        params = OmegaConf.to_container(cfg.hydra.sweeper.params or {}, resolve=True)
+        params = OmegaConf.to_container(cfg.hydra.sweeper.params or {})
         assert isinstance(params, dict)
         loader = GlobalHydra.instance().config_loader()
         parser = OverridesParser.create(config_loader=loader)
