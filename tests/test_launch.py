@@ -318,6 +318,7 @@ def test_a_killed_run_is_done_again(tmp_path: Path) -> None:
     assert second["from_step"] > first["from_step"] == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_is_left(tmp_path: Path) -> None:
     hook = vanishing(tmp_path, "os.kill(os.getpid(), 9)", "begun('run.json')")
     words = "seed=0,1", *LONG, "checkpoint.every_steps=100000", "hydra.launcher.max_retries=1"
@@ -353,6 +354,7 @@ def memory_group() -> Iterator[Path]:
     group.rmdir()
 
 
+@pytest.mark.slow
 def test_out_of_memory(tmp_path: Path, memory_group: Path) -> None:
     """A real limit and the kernel's own kill, between runs that go well."""
     join = f"import os; open({str(memory_group / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))"
@@ -366,6 +368,7 @@ def test_out_of_memory(tmp_path: Path, memory_group: Path) -> None:
     assert "3 runs: 2 done, 1 failed" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_study_whose_processes_do_not_even_begin_ends_early(tmp_path: Path) -> None:
     hook = "import sys; sys.modules['torch'] = None"
     done, found = sweep_with(hook, tmp_path, "seed=range(8)", "hydra.launcher.n_jobs=1", *SMALL)
@@ -421,6 +424,7 @@ def test_control_c_stops_and_the_command_goes_on(tmp_path: Path) -> None:
     assert list(states(tmp_path).values()) == ["completed"] * 3
 
 
+@pytest.mark.slow
 def test_detached_runs_go_on(tmp_path: Path) -> None:
     words = "-m", "seed=0,1", *SMALL[:3], "epochs=20", "threads=1", "hydra.launcher.detach=true"
     done = run_autol2("train", tmp_path, *words)
@@ -538,6 +542,7 @@ def test_threads_are_shared_out(run_command: Command, tmp_path: Path) -> None:
         assert attempt["threads"] == max(1, cores // min(2, cores))
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     """Optuna's, with its sampler's seed: the same trials again, and what is done is left."""
     words = "-m", "experiment=search_alpha", *SMALL, "hydra.sweeper.n_jobs=2"

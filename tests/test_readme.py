@@ -14,6 +14,11 @@ from .conftest import PROJECT
 
 README = PROJECT / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.S | re.M)
+LONG = "autol2.integrations"
+"""Blocks with this import packages that take seconds to import."""
+CASES = [
+    pytest.param(block, marks=pytest.mark.slow) if LONG in block else block for block in BLOCKS
+]
 NEEDED = (
     "from autol2 import AutoL2",
     "autol2.integrations.lightning import",
@@ -27,7 +32,7 @@ def test_each_integration_has_an_example() -> None:
         assert sum(needed in block for block in BLOCKS) == 1, needed
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n", 1)[0])
+@pytest.mark.parametrize("block", CASES, ids=lambda block: block.split("\n", 1)[0])
 def test_example(block: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", block],

@@ -83,6 +83,7 @@ def wait_until(condition: Any, seconds: float = 90) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_a_sweep_uses_both_nodes_and_is_done_once(slurm: cluster.Cluster, tmp_path: Path) -> None:
     words = "method=fixed,auto_l2,advance,combined", "seed=0,1"
     done = sweep(slurm, tmp_path, *words)
@@ -108,6 +109,7 @@ def test_a_sweep_uses_both_nodes_and_is_done_once(slurm: cluster.Cluster, tmp_pa
     }
 
 
+@pytest.mark.slow
 def test_several_runs_in_a_job(slurm: cluster.Cluster, tmp_path: Path) -> None:
     done = sweep(slurm, tmp_path, "seed=range(5)", "hydra.launcher.runs_per_job=3", "study=packed")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -119,6 +121,7 @@ def test_several_runs_in_a_job(slurm: cluster.Cluster, tmp_path: Path) -> None:
     assert states(tmp_path) == ["completed"] * 5
 
 
+@pytest.mark.slow
 def test_a_failing_run_leaves_the_others_alone(slurm: cluster.Cluster, tmp_path: Path) -> None:
     """In the middle of an array, one that raises: a dense layer that no machine has room for."""
     hidden = "model.hidden=8,9,999999999999,10"
@@ -133,6 +136,7 @@ def test_a_failing_run_leaves_the_others_alone(slurm: cluster.Cluster, tmp_path:
     assert "submitted" not in again.stdout
 
 
+@pytest.mark.slow
 def test_what_clusters_do(slurm: cluster.Cluster, tmp_path: Path) -> None:
     """The paper's 20 arms under random requeues, cancellations and a node's death.
 
@@ -200,6 +204,7 @@ def begun(slurm: cluster.Cluster, outputs: Path) -> list[str]:
     return []
 
 
+@pytest.mark.slow
 def test_the_time_limit_is_no_limit(slurm: cluster.Cluster, tmp_path: Path) -> None:
     """A run of several time limits: saved and requeued before each, done in the end."""
     words = "epochs=3000", "checkpoint.every_steps=100000", "method=fixed"
@@ -213,6 +218,7 @@ def test_the_time_limit_is_no_limit(slurm: cluster.Cluster, tmp_path: Path) -> N
     wait_until(lambda: not queued(slurm))
 
 
+@pytest.mark.slow
 def test_what_accounting_adds(tmp_path: Path) -> None:
     """With sacct: limits, and why a job is gone, in words."""
     if why := cluster.missing():
