@@ -83,7 +83,10 @@ def test_a_sweep_and_a_report_of_ones_own(tmp_path: Path) -> None:
     [
         ("nowhere.Warmup", "method: _target_=nowhere.Warmup cannot be imported: No module named"),
         ("warmup.Nothing", "method: _target_=warmup.Nothing cannot be imported"),
-        ("linear.Linear", "method: _target_=linear.Linear is no dataclass derived from autol2.rules"),
+        (
+            "linear.Linear",
+            "method: _target_=linear.Linear is no dataclass derived from autol2.rules",
+        ),
         ("Warmup", "method: _target_=Warmup cannot be imported"),
     ],
 )

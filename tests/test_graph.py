@@ -110,13 +110,22 @@ class Seen(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("batchnorm", ["on", "off"])
-def test_step_never_waits_for_the_device(digits: Dataset, tmp_path: Path, batchnorm: str) -> None:
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ("batchnorm=on",),
+        ("batchnorm=off",),
+        ("augmentation=flip_crop_mixup", "loss.label_smoothing=0.1"),
+    ],
+)
+def test_step_never_waits_for_the_device(
+    digits: Dataset, tmp_path: Path, recipe: tuple[str, ...]
+) -> None:
     """None of its operators has a result that Python, or the next one's shape, must wait for."""
-    trainer = Trainer(config(f"batchnorm={batchnorm}", "precision=bf16"), digits, tmp_path, CPU)
+    trainer = Trainer(config(*recipe, "precision=bf16"), digits, tmp_path, CPU)
     waiting = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero"}
     with Seen() as seen:
-        trainer._gradients(torch.arange(64), torch.tensor([3]))
+        trainer._gradients(torch.arange(64), trainer._drawn(64), torch.tensor([3]))
     assert "aten::convolution_backward" in seen.names
     assert not seen.names & waiting
     with Seen() as seen:

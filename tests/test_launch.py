@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from autol2.runs.run import FINISHED, read_state
 from autol2.sweeps.batch import Task
@@ -540,34 +539,3 @@ def test_threads_are_shared_out(run_command: Command, tmp_path: Path) -> None:
     for path in (tmp_path / "outputs").glob("*/*/run.json"):
         attempt = read_state(path.parent)["attempts"][0]
         assert attempt["threads"] == max(1, cores // min(2, cores))
-
-
-@pytest.mark.slow
-def test_a_search_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    """Optuna's, with its sampler's seed: the same trials again, and what is done is left."""
-    words = "-m", "experiment=search_alpha", *SMALL, "hydra.sweeper.n_jobs=2"
-    first = run_autol2("train", tmp_path, *words, "hydra.sweeper.n_trials=2")
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert len(states(tmp_path)) == 2
-    more = run_autol2("train", tmp_path, *words, "hydra.sweeper.n_trials=4")
-    assert more.returncode == 0, more.stdout + more.stderr
-    assert "2 runs: 2 done" in more.stdout
-    assert list(states(tmp_path).values()) == ["completed"] * 4
-    accuracies = {
-        read_state(path.parent)["identity"]["alpha"]["percent"]: read_state(path.parent)["result"]
-        for path in tmp_path.glob("*/*/run.json")
-    }
-    assert len(accuracies) == 4
-    assert all(0 <= alpha <= 50 for alpha in accuracies)
-    best = yaml.safe_load((tmp_path / "search_alpha/optimization_results.yaml").read_text())
-    found = accuracies[best["best_params"]["alpha.percent"]]["mean_last_10_epochs"]
-    assert (
-        best["best_value"]
-        == found
-        == max(one["mean_last_10_epochs"] for one in accuracies.values())
-    )
-    for option in ("detach", "dry_run"):
-        refused = run_autol2("train", tmp_path, *words, f"hydra.launcher.{option}=true")
-        assert refused.returncode == 2
-        message = f"error: a search needs what its runs come to: hydra.launcher.{option}=false"
-        assert refused.stderr.splitlines()[-1] == message  # after what Optuna says

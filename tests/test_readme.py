@@ -13,12 +13,11 @@ import pytest
 from .conftest import PROJECT
 
 README = PROJECT / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.S | re.M)
-LONG = "autol2.integrations"
-"""Blocks with this import packages that take seconds to import."""
-CASES = [
-    pytest.param(block, marks=pytest.mark.slow) if LONG in block else block for block in BLOCKS
-]
+EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
+BLOCKS = EXAMPLE.findall(README.read_text(encoding="utf-8"))
+LONGER = EXAMPLE.findall(
+    (PROJECT / "autol2" / "integrations" / "README.md").read_text(encoding="utf-8")
+)
 NEEDED = (
     "from autol2 import AutoL2",
     "autol2.integrations.lightning import",
@@ -32,7 +31,11 @@ def test_each_integration_has_an_example() -> None:
         assert sum(needed in block for block in BLOCKS) == 1, needed
 
 
-@pytest.mark.parametrize("block", CASES, ids=lambda block: block.split("\n", 1)[0])
+@pytest.mark.parametrize(
+    "block",
+    [*BLOCKS, *(pytest.param(block, marks=pytest.mark.slow) for block in LONGER)],
+    ids=lambda block: block.split("\n", 1)[0],
+)
 def test_example(block: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", block],

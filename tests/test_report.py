@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import html
 import json
 import math
 import re
@@ -16,19 +15,15 @@ from unittest.mock import ANY
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
 
-from autol2.report import figures, page, plot
+from autol2.report import figures, page
 from autol2.report.__main__ import _on_cifar10, main
 from autol2.report.arms import in_order
 from autol2.report.beside import beside_published
-from autol2.report.figures import PAPER, STYLES
 from autol2.report.published import path_of, published, shrinking_of
 from autol2.report.runs import CHANGES, Curves, _lambdas, curves
 from autol2.report.sound import FIGURES, fault
 from autol2.report.tables import Tables, tables
-from autol2.report.verdict import verdict
 from autol2.runs.run import read_state
 from autol2.sweeps.study import Record, records
 
@@ -68,7 +63,7 @@ def test_runs_are_those_of_run_json(study: Path, report: Path) -> None:
         assert row["status"] == record.state["status"]
         assert row["seed"] == record.state["seed"]
         for name, value in record.state.get("result", {}).items():
-            assert row[name] == pytest.approx(value, rel=1e-12)
+            assert row[name] == pytest.approx(value, rel=1e-9)
     (diverged,) = runs.index[runs["status"] == "diverged"]
     state = read_state(study / diverged)
     assert runs.loc[diverged, "diverged_step"] == state["diverged"]["step"]
@@ -78,13 +73,13 @@ def test_runs_are_those_of_run_json(study: Path, report: Path) -> None:
 def test_summary_compares_on_the_same_seeds(report: Path) -> None:
     runs = pd.read_csv(report / "runs.csv")
     summary = pd.read_csv(report / "summary.csv").set_index("arm")
-    figure = runs.pivot_table(index="arm", columns="seed", values="mean_last_10_epochs")
+    figure = runs.pivot_table(index="arm", columns="seed", values="accuracy")
     fixed = figure.loc["fixed λ 0.0005"]
-    for arm, row in summary[summary["pairs"] > 0].iterrows():
+    for arm, row in summary[summary["pairs"] == 2].iterrows():
         difference = (figure.loc[arm] - fixed).mean()
         assert row["difference"] == pytest.approx(difference)
         assert row["n"] == row["pairs"] == 2
-        assert row["p_holm"] >= row["p"] >= 0.5
+        assert row["p_adjusted"] >= row["p"] >= 0.5
     assert summary["diverged"].sum() == 1
     assert set(summary.index[summary["pairs"] == 2]) == {
         "Auto L2 (published)",
@@ -92,17 +87,6 @@ def test_summary_compares_on_the_same_seeds(report: Path) -> None:
         "combined 5 % (published)",
         "Advance L2 (published)",
     }
-
-
-def test_figures_are_drawn(report: Path) -> None:
-    drawn = {path.stem for path in report.glob("*.png")}
-    assert "explain" in drawn
-    assert len(drawn) >= 2
-    for path in report.glob("*.png"):
-        image = Image.open(path)
-        assert min(image.size) > 400
-        assert len(image.convert("RGB").getcolors(10**7)) > 50
-        assert path.with_suffix(".svg").read_text().rstrip().endswith("</svg>")
 
 
 def test_a_second_report_reads_only_what_changed(
@@ -164,7 +148,10 @@ def test_a_broken_run_is_listed(study: Path, report: Path, tmp_path: Path) -> No
     page = (copy / "report" / "index.html").read_text()
     for folder in (first, second, third, fourth):
         assert re.search("cannot be (read|used)", runs.loc[folder.name, "problem"])
-        assert f"<tr><td>{folder.name}</td><td>{runs.loc[folder.name, 'status']}</td>" in page
+        assert (
+            f'<tr><th scope="row">{folder.name}</th><td>{runs.loc[folder.name, "status"]}</td>'
+            in page
+        )
     assert "The records of some completed runs cannot be read." in page
 
 
@@ -201,12 +188,12 @@ def test_missing_runs_are_listed(study: Path, tmp_path: Path) -> None:
     assert gone in asked
     assert run_autol2("report", tmp_path / "outputs").returncode == 0
     page = (copy / "report" / "index.html").read_text()
-    assert re.search(rf"<td>{gone}</td><td>missing</td>", page)
+    assert re.search(rf"<th scope=\"row\">{gone}</th><td>missing</td>", page)
     assert "1 missing: this report is partial" in page
 
 
 def test_every_column_is_documented(report: Path) -> None:
-    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    text = (PROJECT / "autol2" / "report" / "README.md").read_text(encoding="utf-8")
     for table in ("runs", "summary"):
         documented = text.partition(f"| {table}.csv |")[2].partition("\n\n")[0]
         columns = pd.read_csv(report / f"{table}.csv").columns
@@ -230,80 +217,6 @@ def test_studies_that_do_not_exist(study: Path, run_command: Command, tmp_path: 
     assert done.returncode == 2
     assert "there is no study in" in done.stderr
     assert not (tmp_path / "nowhere").exists()
-
-
-def summary_of(differences: list[float], p: float, **more: object) -> pd.DataFrame:
-    n = len(differences)
-    row = {
-        "arm": "Advance L2",
-        "method": "advance",
-        "baseline": False,
-        "baselines": 1,
-        "batchnorm": True,
-        "n": n,
-        "diverged": 0,
-        "pairs": n,
-        "difference": sum(differences) / n,
-        "difference_low": min(differences),
-        "difference_high": max(differences),
-        "p": p,
-        "p_holm": p,
-        "seeds_needed": 40,
-        "mean": 70.0,
-        **more,
-    }
-    return pd.DataFrame([row])
-
-
-@pytest.mark.parametrize(
-    ("summary", "words"),
-    [
-        (summary_of([1.0] * 8, 0.01), "Yes: Advance L2 with batch-norm beats the best fixed λ."),
-        (summary_of([-1.0] * 8, 0.01), "No schedule can be told to beat the best fixed λ."),
-        (summary_of([1.0] * 8, 0.2), "No schedule can be told to beat the best fixed λ."),
-        (summary_of([1.0] * 5, 0.0625), "No claim can be made: with 5 seeds"),
-        (summary_of([1.0], float("nan")), "No claim can be made: one seed an arm"),
-        (pd.DataFrame(), "No run of this study has come to a result yet."),
-    ],
-)
-def test_the_verdict(summary: pd.DataFrame, words: str) -> None:
-    assert verdict(summary)[0].startswith(words)
-
-
-def test_the_verdict_says_how_many_seeds_it_would_take() -> None:
-    assert "about 32 more seeds" in verdict(summary_of([1.0] * 8, 0.2))[1]
-
-
-def test_no_arm_that_diverges_is_called_better() -> None:
-    """Its mean is over the seeds that it survived."""
-    headline, sentence = verdict(summary_of([1.0] * 8, 0.01, diverged=3))
-    assert headline.startswith("Where they train at all")
-    assert "and diverged on 3 more" in sentence
-
-
-def test_many_comparisons_ask_for_more_seeds() -> None:
-    summary = pd.concat([summary_of([1.0] * 6, 0.6)] * 8, ignore_index=True)
-    assert verdict(summary)[0] == (
-        "No claim can be made: with 6 seeds an arm the test cannot go below p = 0.0312 before it "
-        "is adjusted for 8 comparisons; it takes at least 9 seeds."
-    )
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"n": 0, "diverged": 2}, "Diverged on every seed: Advance L2"),
-        ({"n": 0, "diverged": 0}, "Without a result yet: Advance L2"),
-        ({"n": 1, "baselines": 3}, "One seed is too few to choose the best fixed λ on other seeds"),
-        ({"n": 4, "baselines": 1}, "No fixed λ on the same seeds to compare with: Advance L2"),
-    ],
-)
-def test_why_an_arm_is_not_compared(more: dict[str, object], words: str) -> None:
-    fixed = summary_of([0.0], math.nan, method="fixed", arm="fixed λ 0.0005", baseline=True)
-    alone = summary_of([0.0], math.nan, pairs=0, **more)
-    headline, sentence = verdict(pd.concat([fixed, alone], ignore_index=True))
-    assert headline.startswith("Nothing can be said yet")
-    assert sentence.startswith(words)
 
 
 # ---------------------------------------------------------------------- what is compared
@@ -332,33 +245,6 @@ def made(*found: Record) -> Tables:
     return tables([(one, Curves(lambdas=[(5, 0.1), (9, 0.1)])) for one in found])
 
 
-def test_the_baseline_is_the_fixed_lambda_that_is_best_on_the_other_seeds() -> None:
-    """On seed 0 the weak λ is better, on the others the strong one: 62 − 50 and 63 − 60."""
-    fixed = {1e-5: (70, 10, 60), 5e-4: (50, 60, 60)}
-    found = [
-        record(accuracy, identity("fixed", seed, fixed_lambda__value=value))
-        for value, accuracies in fixed.items()
-        for seed, accuracy in enumerate(accuracies)
-    ]
-    found += [record(60.0 + seed, identity("advance", seed)) for seed in range(3)]
-    summary = made(*found).summary.set_index("method")
-    # left out: seed 0: means 35, 60; seed 1: 65, 55; seed 2: 40, 55
-    differences = [60 - 50, 61 - 10, 62 - 60]
-    assert summary.loc["advance", "difference"] == pytest.approx(sum(differences) / 3)
-    assert summary.loc["advance", "pairs"] == 3
-
-
-def test_a_fixed_lambda_with_a_control_is_compared_with_the_plain_one() -> None:
-    """As in experiment=explain: smaller weights at the start, otherwise fixed λ."""
-    found = [
-        record(50.0, identity("fixed", 0, fixed_lambda__value=1e-4)),
-        record(60.0, identity("fixed", 0, fixed_lambda__value=1e-4, control__scale=0.084)),
-    ]
-    summary = made(*found).summary.set_index("arm")
-    assert summary.loc["fixed λ 0.0001", "pairs"] == 0
-    assert summary.loc["fixed λ 0.0001 scale=0.084", "difference"] == 10
-
-
 def test_what_one_method_alone_has_is_no_axis() -> None:
     found = [
         record(50.0, identity("cosine", 0, method__initial_lambda=5e-5)),
@@ -381,32 +267,15 @@ def test_an_axis_is_never_pooled_over_another_option() -> None:
     ]
     table = made(*found)
     histories = {one.run_id: Curves(problem=one.run_id) for one in found}
-    rows = figures._axis_rows(table.runs, histories, "alpha.percent", table.axes)
+    rows = figures._axis_rows(table.runs, histories, "alpha.percent", table)
     assert len(rows) == 4
     for _, shown in rows:
-        assert [curve.label for curve in shown] == ["alpha.percent = 2.5", "alpha.percent = 7.5"]
+        assert [curve.label for curve in shown] == ["α = 2.5 %", "α = 7.5 %"]
         assert all(len(curve.runs) == 2 for curve in shown)
         ids = [run.problem for curve in shown for run in curve.runs]
         assert len({re.sub(r"percent-\d+-\d+|seed-\d", "", one) for one in ids}) == 1
-    of_methods = figures._axis_rows(table.runs, histories, "method.name", table.axes)
+    of_methods = figures._axis_rows(table.runs, histories, "method.name", table)
     assert [len(shown) for _, shown in of_methods] == [4, 4]  # a row a learning rate
-
-
-def test_figure_4_shows_two_seeds_of_one_arm(tmp_path: Path) -> None:
-    found = [record(50.0, identity("fixed", 0, fixed_lambda__value=5e-4))]
-    found += [record(50.0 + seed, identity("advance", seed)) for seed in (1, 0)]
-    table = made(*found)
-    histories = {one.run_id: Curves(problem=one.run_id) for one in found}
-    lines = figures.PAPER["figure4"][1]
-    ((_, shown),) = figures._paper_rows(table.runs, histories, lines, published())
-    assert [curve.label for curve in shown] == [
-        "fixed λ 0.0005",
-        "Advance L2",
-        "Advance L2, second run",
-    ]
-    seeds = [curve.runs[0].problem.partition("seed-")[2][0] for curve in shown[1:]]
-    assert seeds == ["0", "1"]
-    assert [curve.marks["attempt"].tolist() for curve in shown] == [[1], [1], [2]]
 
 
 def test_arms_are_in_the_order_of_their_numbers() -> None:
@@ -428,13 +297,6 @@ def test_arms_are_in_the_order_of_their_numbers() -> None:
     assert sorted(keys, key=lambda arm: keys[arm]) == arms
 
 
-def test_curves_of_one_figure_differ_in_colour_and_in_dashes() -> None:
-    for _, lines in PAPER.values():
-        styles = [figures._style(STYLES[figures._label(line)]) for line in lines]
-        for looks in zip(*styles, strict=True):
-            assert len(set(looks)) == len(lines)
-
-
 def test_published_figures_are_for_cifar10_alone() -> None:
     def on(train: int, classes: int) -> bool:
         data = {"train": train, "test": 10_000, "classes": classes, "digest": "d"}
@@ -443,24 +305,6 @@ def test_published_figures_are_for_cifar10_alone() -> None:
     assert on(50_000, 10)
     assert not on(50_000, 100)  # CIFAR-100
     assert not on(60_000, 10)
-
-
-def test_published_runs_are_marked() -> None:
-    """Crosses at the epochs whose accuracy is known, as far as is shown; λ drawn dashed."""
-    marks = published().query("method == 'advance' and batchnorm == 'on' and attempt == 1")
-    curve = plot.Curve("Advance L2", "#000000", "-", [], marks)
-    for reach, epochs in ((200, [1, 10, 50, 100, 200]), (99.5, [1, 10, 50])):
-        accuracy, lambdas = Figure().subplots(1, 2)
-        plot._accuracy(accuracy, curve, reach)
-        crosses = accuracy.lines[-1]
-        assert list(crosses.get_xdata()) == epochs
-        assert list(crosses.get_ydata())[:3] == [24.68, 58.49, 76.4]
-        assert (crosses.get_marker(), crosses.get_linestyle()) == ("x", "None")
-        plot._lambda(lambdas, curve, 391)
-        (path,) = lambdas.lines
-        assert path.is_dashed()
-        assert list(path.get_ydata()) == [0.1, 1, 10, 1, 0.1, 0.01, 0.001, 0.0001, 0.0001]
-        assert path.get_xdata()[1] == pytest.approx(20 / 391)
 
 
 def test_how_ours_were_made_otherwise_than_the_papers() -> None:
@@ -694,107 +538,6 @@ def test_no_torch_for_a_report() -> None:
         check=True,
     )
     assert done.stdout == "False\n"
-
-
-# ---------------------------------------------------------------------- the page in a browser
-
-PROBE = """<script>
-const errors = [];
-window.addEventListener("error", (event) => errors.push(event.message || event.target.src), true);
-window.addEventListener("load", () => {
-  const column = (name, place) =>
-    [...document.querySelectorAll(`#${name} tbody tr`)].map((row) => row.children[place].innerText);
-  const heads = [...document.querySelectorAll("#summary th button")];
-  const place = heads.findIndex((head) => head.innerText.startsWith("mean of last"));
-  heads[place].click();
-  const up = column("summary", place);
-  heads[place].click();
-  const down = column("summary", place);
-  const images = [...document.images].map((image) => image.complete && image.naturalWidth);
-  const found = { errors, up, down, images, title: document.title, hacked: window.hacked ?? false,
-    wide: document.documentElement.scrollWidth > window.innerWidth };
-  document.body.innerHTML = "";
-  document.body.append(Object.assign(document.createElement("pre"), {
-    id: "found", innerText: JSON.stringify(found) }));
-});
-</script>"""
-
-
-def look(page: Path, tmp_path: Path, width: int = 1200) -> dict:
-    """What headless Chromium finds when it opens and uses the page."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium on this machine")
-    probed = tmp_path / "probed.html"
-    probed.write_text(page.read_text().replace("<head>", "<head>" + PROBE))
-    done = subprocess.run(
-        [
-            browser,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--no-first-run",
-            f"--window-size={width},900",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--virtual-time-budget=10000",
-            "--dump-dom",
-            probed.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.S)
-    assert found, done.stdout[:2000]
-    answer: dict = json.loads(html.unescape(found[1]))
-    return answer
-
-
-@pytest.mark.parametrize("width", [1200, 500])
-def test_the_page_works(report: Path, tmp_path: Path, width: int) -> None:
-    found = look(report / "index.html", tmp_path, width)
-    assert found["errors"] == []
-    assert found["title"] == "autol2: small"
-    assert len(found["images"]) == len(list(report.glob("*.png")))
-    assert all(found["images"])
-    numbers = [float(text) for text in found["up"] if text != "–"]
-    assert numbers == sorted(numbers)
-    assert len(numbers) >= 5
-    backwards = [float(text) for text in found["down"] if text != "–"]
-    assert backwards == sorted(numbers, reverse=True)
-    assert not found["wide"]
-
-
-def test_the_page_says_what_all_runs_have_in_common(report: Path) -> None:
-    words = "data.name=digits, model.width=4, model.hidden=8, epochs="
-    assert f"<dt>all runs</dt><dd>{words}" in (report / "index.html").read_text()
-
-
-def test_the_page_is_self_contained(report: Path) -> None:
-    text = re.sub(r"data:[a-z/+]+;base64,[A-Za-z0-9+/=]+", "", (report / "index.html").read_text())
-    assert "http://" not in text
-    assert "https://" not in text
-    assert not re.search(r"<(link|script|img)[^>]*(src|href)=\"(?!data:|\")", text)
-
-
-def test_text_is_escaped(study: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "outputs" / "small"
-    shutil.copytree(study, copy, ignore=shutil.ignore_patterns("report"))
-    folder = records(copy)[0].folder
-    state = read_state(folder)
-    evil = "<script>window.hacked = true</script><img src=x onerror='window.hacked = true'>"
-    state.update(status="failed", error=f"ValueError: {evil}", command=evil)
-    (folder / "run.json").write_text(json.dumps(state))
-    assert run_autol2("report", tmp_path / "outputs").returncode == 0
-    page = copy / "report" / "index.html"
-    assert html.escape(evil).replace("&#x27;", "&#39;") in page.read_text()
-    found = look(page, tmp_path)
-    assert found["hacked"] is False
-    assert found["errors"] == []
 
 
 def test_tables_of_nothing() -> None:

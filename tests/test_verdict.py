@@ -126,7 +126,7 @@ def claims(tables: int, rivals: int, seeds: int, effect: float, seed: int) -> fl
         arms["auto_l2"] = list(shared + effect * math.sqrt(0.5) + noise)
         said = verdict(summary(table_of_runs(arms)))[0]
         found += said.startswith("Yes")
-        assert said.startswith(("Yes: Auto L2", "No schedule can be told to beat the fixed λ"))
+        assert said.startswith(("Yes: auto_l2", "No schedule can be told to beat the fixed λ"))
     return found / tables
 
 
@@ -143,17 +143,17 @@ def test_false_claims_are_rare(rivals: int) -> None:
 
 @pytest.mark.slow
 def test_the_rate_of_false_claims_and_the_power() -> None:
-    """Thousands of studies through the real summary and verdict: 1, 2, 4 and 8 fixed λs.
+    """2,400 studies through the real summary and verdict: 1, 2, 4 and 8 fixed λs.
 
     At a nominal 5 % at most 2.5 % are false claims of being better, with one fixed λ; with more
     there are fewer. Chosen seed by seed it was 9.5 %, 12.5 % and 14.6 % with 2, 4 and 8.
     """
     lines = ["fixed λs  false claims  power at 1.5 standard deviations"]
     for rivals in (1, 2, 4, 8):
-        false = claims(1000, rivals, 12, 0.0, seed=2)
-        power = claims(200, rivals, 12, 1.5, seed=3)
+        false = claims(500, rivals, 12, 0.0, seed=2)
+        power = claims(100, rivals, 12, 1.5, seed=3)
         lines.append(f"{rivals:8d}  {100 * false:10.1f} %  {100 * power:5.0f} %")
-        assert scipy.stats.binomtest(round(1000 * false), 1000, 0.025, "greater").pvalue > 0.01
+        assert scipy.stats.binomtest(round(500 * false), 500, 0.025, "greater").pvalue > 0.01
         assert power > 0.8
     print("\n".join(lines))
 

@@ -185,7 +185,7 @@ def _accuracies(
         f"{arm_name(arm['arm'])} {arm['mean']:.2f} % over {arm['n']:g} seed{'s' * (arm['n'] > 1)}"
         for _, arm in arms.iterrows()
     )
-    title = f"Accuracy of every seed, {heading}"
+    title = ", ".join(filter(None, ("Accuracy of every seed", heading)))
     return plot.save(figure, name, title, caption, alt + ".", folder, legend=False)
 
 

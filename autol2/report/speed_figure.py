@@ -34,53 +34,55 @@ def to_target(
     arms = made.summary
     if arms.empty:
         return []
-    parts = forest.groups(arms[(arms["n"] > 0) & (arms["reached_target"] > 0)].head(MANY))
-    if not parts:
-        return []
-    heights = [LOW_ROW * len(part) + AROUND for _, part in parts]
-    figure = plot.new_figure(sum(heights) + 0.5)
-    panels = figure.subplots(
-        len(parts), 2, squeeze=False, width_ratios=[1.5, 1], height_ratios=heights
-    )
-    said, known, late = [], [1.0], False
-    for (heading, part), (left, right) in zip(parts, panels, strict=True):
-        to = " or ".join(f"{target:.2f} %" for target in sorted(part["target"].unique()))
-        plot.heading(left, f"to {to} {heading}")
-        forest.rows(left, [arm_name(arm) for arm in part["arm"]])
-        forest.rows(right, [""] * len(part))
-        right.axvline(0, color=TEXT, linewidth=0.8)
-        words = []
-        for y, (_, arm) in enumerate(part.iterrows()):
-            colour = colours[arm["arm"]]
-            runs = made.runs[made.runs["arm_digest"] == arm["arm_digest"]]
-            times = speed.reached(runs, arm["target"])
-            for reached, how in ((True, SEED), (False, NOT_REACHED)):
-                epochs = times["epochs"][times["reached"] == reached]
-                left.plot(epochs, np.full(len(epochs), y + 0.25), color=colour, **how)
-            late |= not times["reached"].all()
-            mean = arm["epochs_to_target"]
-            forest.estimate(left, y - 0.1, mean, np.nan, np.nan, colour)
-            ends = [arm[f"epochs_to_target_difference{end}"] for end in ("", "_low", "_high")]
-            if not pd.isna(ends[0]):
-                forest.estimate(right, y, *ends, colour)
-                known += [abs(end) for end in ends if not pd.isna(end)]
-            only = f" ({arm['reached_target']} of {arm['n']} seeds reached it)"
-            words.append(
-                f"{arm_name(arm['arm'])} {plural(float(mean), 'epoch')}"
-                + only * (arm["reached_target"] < arm["n"])
-            )
-        left.set_xlabel("epochs to the target")
-        left.set_xlim(0, 1.05 * left.get_xlim()[1])
-        right.set_xlabel("less those of the strongest fixed λ\n(left of 0: faster)")
-        said.append(f"to {to} {heading}: " + ", ".join(words))
-    for _, right in panels:
-        right.set_xlim(-1.06 * max(known), 1.06 * max(known))
+    parts = forest.groups(arms[(arms["n"] > 0) & (arms["reached_target"] > 0)])
+    return [
+        _to_target("speed" + f"_{place}" * (place > 1), made.runs, *part, colours, folder)
+        for place, part in enumerate(parts, 1)
+    ]
+
+
+def _to_target(
+    name: str,
+    runs: pd.DataFrame,
+    heading: str,
+    arms: pd.DataFrame,
+    colours: Mapping[str, str],
+    folder: Path,
+) -> Drawing:
+    shown = arms.head(MANY)
+    figure = plot.new_figure(LOW_ROW * len(shown) + AROUND + 0.4)
+    left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
+    to = " or ".join(f"{target:.2f} %" for target in sorted(shown["target"].unique()))
+    forest.rows(left, [arm_name(arm) for arm in shown["arm"]])
+    forest.rows(right, [""] * len(shown))
+    right.axvline(0, color=TEXT, linewidth=0.8)
+    words, known, late = [], [1.0], False
+    for y, (_, arm) in enumerate(shown.iterrows()):
+        colour = colours[arm["arm"]]
+        times = speed.reached(runs[runs["arm_digest"] == arm["arm_digest"]], arm["target"])
+        for reached, how in ((True, SEED), (False, NOT_REACHED)):
+            epochs = times["epochs"][times["reached"] == reached]
+            left.plot(epochs, np.full(len(epochs), y + 0.25), color=colour, **how)
+        late |= not times["reached"].all()
+        mean = float(arm["epochs_to_target"])
+        forest.estimate(left, y - 0.1, mean, np.nan, np.nan, colour)
+        ends = [arm[f"epochs_to_target_difference{end}"] for end in ("", "_low", "_high")]
+        if not pd.isna(ends[0]):
+            forest.estimate(right, y, *ends, colour)
+            known += [abs(end) for end in ends if not pd.isna(end)]
+        only = f" ({arm['reached_target']} of {arm['n']} seeds reached it)"
+        few = arm["reached_target"] < arm["n"]
+        words.append(f"{arm_name(arm['arm'])} {plural(mean, 'epoch')}{only * few}")
+    left.set_xlabel(f"epochs to {to}")
+    left.set_xlim(0, 1.05 * left.get_xlim()[1])
+    right.set_xlabel("less those of the strongest fixed λ\n(left of 0: faster)")
+    right.set_xlim(-1.06 * max(known), 1.06 * max(known))
     keys = [SEED_LINE, forest.key("s", 1.8, "mean over seeds, of the difference with an interval")]
     if late:
         keys.append(Line2D([], [], color=SOFT, label="not reached by its end", **NOT_REACHED))
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
     caption = (
-        "Epochs until the test accuracy first reaches the target, and less those of the strongest "
+        f"Epochs until the test accuracy first reaches {to}, and less those of the strongest "
         "fixed λ on the same seeds, with an interval adjusted as that of the accuracies."
     )
     if late:
@@ -88,9 +90,11 @@ def to_target(
             " A run that never reaches it counts with all of its epochs, so that means are too "
             "low and differences lean towards none."
         )
-    alt = "Dot plot of the epochs until a target accuracy is reached, " + "; ".join(said) + "."
-    title = "Speed of training"
-    return [plot.save(figure, "speed", title, caption, alt, folder, legend=False)]
+    if len(shown) < len(arms):
+        caption += f" The first {MANY} of {len(arms)} arms."
+    alt = f"Dot plot of the epochs until {to} of test accuracy {heading}: " + ", ".join(words) + "."
+    title = ", ".join(filter(None, ("Speed of training", heading)))
+    return plot.save(figure, name, title, caption, alt, folder, legend=False)
 
 
 @plot.settings()
@@ -160,5 +164,6 @@ def _to_best(axes: Axes, runs: pd.DataFrame, fit: pd.Series) -> str:
     free = f"free slope {fit['slope']:.2f}"
     if not np.isnan(fit["slope_low"]):
         free += f" ({fit['slope_low']:.2f} to {fit['slope_high']:.2f})"
-    axes.set_title(f"{words}, {free}", loc="right", color=CURVES[1])
+    place = {"ha": "right", "va": "top", "transform": axes.transAxes, "color": CURVES[1]}
+    axes.text(0.99, 0.99, f"{words}\n{free}", **place)
     return f"{shown}; fit {words}, {free}"

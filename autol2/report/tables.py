@@ -354,7 +354,7 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     some are missing.
     """
     frame = frame.drop(columns=[name for name in LEFT_OUT if name in frame])
-    shown = frame.convert_dtypes(convert_floating=False)
+    shown = frame.convert_dtypes()
     for name in shown:
         if pd.api.types.is_float_dtype(shown[name]):
             shown[name] = [_ten_digits(value) for value in shown[name]]

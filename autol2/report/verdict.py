@@ -75,7 +75,7 @@ def _leader(summary: pd.DataFrame, said: str) -> str:
     ranked = summary.dropna(subset="mean_on_common_seeds")
     if ranked.empty:
         return f"{said}, and no seed that all of them have."
-    best = ranked.loc[ranked["mean_on_common_seeds"].idxmax()]
+    best = ranked.sort_values("mean_on_common_seeds", ascending=False).iloc[0]
     common = int(best["common_seeds"])
     text = f"{said}; the highest mean is that of {name(best)}, {best['mean_on_common_seeds']:.2f} %"
     if common < summary["n"].max():
