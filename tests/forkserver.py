@@ -127,11 +127,8 @@ def import_ahead() -> None:
     """Import what commands import, but for the integrations and the packages they are for."""
     import autol2
 
-    for name in (
-        "torch",
-        "torch._dynamo",
-    ):  # the latter is imported by the first step of an optimizer
-        importlib.import_module(name)
+    importlib.import_module("torch")
+    importlib.import_module("torch._dynamo")  # which the first step of an optimizer imports
     for one in pkgutil.walk_packages(autol2.__path__, "autol2."):
         if not {"__main__", "integrations"} & set(one.name.split(".")):
             importlib.import_module(one.name)

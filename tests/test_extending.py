@@ -57,7 +57,7 @@ def test_everything_of_ones_own(tmp_path: Path) -> None:
     steps = -(-256 // 64)
     assert state["steps_per_epoch"] == steps
     epochs = rows(folder / "epochs.csv")
-    assert [float(row["lambda"]) for row in epochs] == [0.03 * 5 / 6, 0.03]
+    assert [float(row["lambda"]) for row in epochs] == pytest.approx([0.03 * 5 / 6, 0.03])
     shown = (folder / "figures.txt").read_text().splitlines()
     assert shown[-1] == "completed"
     assert f"{2 * steps} epochs/lambda 0.03" in shown
