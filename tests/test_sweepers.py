@@ -71,7 +71,6 @@ def test_text_of_a_sweep_is_kept(sweep: Sweep) -> None:
     assert option(tasks, "study") == ["1.10", "1.1", "2024_01"]
     assert [task.study.name for task in tasks] == ["1.10", "1.1", "2024_01"]
     assert option(sweep("study=choice(1.10,x)"), "study") == ["1.10", "x"]
-    assert option(sweep("study='1.10','a,b'", "seed=0")[:1], "study") == ["1.10"]
 
 
 def test_resolved_once(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
