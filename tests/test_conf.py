@@ -84,7 +84,7 @@ def test_every_launcher_composes(name: str) -> None:
 def test_every_experiment_composes(name: str) -> None:
     option = name.partition("/")[2]
     cfg = composed("config", f"experiment={option}", hydra=True)
-    sweeper = "Optuna" if option == "search_alpha" else "Basic"
+    sweeper = "Search" if option == "search_alpha" else "Grid"
     assert sweeper in cfg.hydra.sweeper._target_
     assert cfg.hydra.sweeper.params
     config = parse(composed("config", f"experiment={option}"))

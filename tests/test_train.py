@@ -320,7 +320,7 @@ BAD = [
     (["protocol=publish"], "did you mean protocol=published?"),
     (["epohcs=3"], "there is no option 'epohcs'; did you mean epochs?"),
     (["width=3"], "there is no option 'width'; did you mean model.width?"),
-    (["method.kk=3"], "there is no option 'method.kk'; did you mean method.k?"),
+    (["method.kk=3"], "method=auto_l2 has no option 'kk'; did you mean method.k?"),
     (["+foo=3"], "there is no option foo"),
     (["+model.depth=3"], "there is no option"),
     (["epochs=abc"], "epochs: value 'abc' of type 'str' could not be converted to Integer"),
