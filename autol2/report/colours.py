@@ -51,10 +51,12 @@ def on_dark(colour: str) -> str:
     """What stands for a colour, "#rrggbb", on a dark page."""
     if colour in DARK:
         return DARK[colour]
-    red_green_blue, white = np.array(to_rgb(colour)), 0.0
-    while contrast(to_hex(red_green_blue + (1 - red_green_blue) * white), BLACK) < 1.5 * VISIBLE:
+    found, white = colour, 0.0
+    while contrast(found, BLACK) < 1.5 * VISIBLE:
         white += 0.02
-    return to_hex(red_green_blue + (1 - red_green_blue) * white)
+        red, green, blue = (part + (1 - part) * white for part in to_rgb(colour))
+        found = to_hex((red, green, blue))
+    return found
 
 
 def contrast(one: str, other: str) -> float:

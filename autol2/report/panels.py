@@ -164,7 +164,7 @@ def _thinned(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _end(epochs: Sequence[Sequence[float]], reach: float) -> float | None:
     """The epoch at which the panel of the end begins; None where it would show everything."""
-    longest = sorted(max(epochs, key=len, default=[]))
+    longest = sorted(max(epochs, key=lambda one: len(one), default=[]))
     if len(longest) <= 2 * FEW:
         return None
     return float(min((1 - END) * reach, longest[-FEW]))
@@ -237,9 +237,9 @@ def _close_up(axes: Axes, curves: Sequence[Curve], since: float) -> bool:
         frame = frame[frame.index >= since] if len(frame) else frame
         if frame.empty:
             continue
-        mean, low, high = plot.mean_and_band(frame.to_numpy().T)
-        lows.append(float(np.nanmin([mean, low])))
-        highs.append(float(np.nanmax([mean, high])))
+        mean, lower, upper = plot.mean_and_band(frame.to_numpy().T)
+        lows.append(float(np.nanmin([mean, lower])))
+        highs.append(float(np.nanmax([mean, upper])))
         lasts.append(float(mean[-1]))
     if not lasts:
         return False
@@ -265,12 +265,12 @@ def _lambda(axes: Axes, curve: Curve, length: int) -> None:
         axes.step(grid, median, where="post", **curve.line)
         if len(values) > 1:
             low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-            how = {"color": curve.colour, "alpha": 0.18, "linewidth": 0}
+            how: dict[str, Any] = {"color": curve.colour, "alpha": 0.18, "linewidth": 0}
             axes.fill_between(grid, low, high, step="post", **how)
     for run in curve.ended:
         if run.lambdas:
-            epochs, values = zip(*_path(run, length), strict=True)
-            axes.step(epochs, values, where="post", **{**curve.line, "linewidth": 0.8})
+            epochs, lambdas = zip(*_path(run, length), strict=True)
+            axes.step(epochs, lambdas, where="post", **{**curve.line, "linewidth": 0.8})
     for run in (*curve.runs, *curve.ended):
         if run.diverged and run.lambdas:
             _cross_out(axes, curve, *_path(run, length)[-1])

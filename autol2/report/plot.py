@@ -96,7 +96,8 @@ def settings() -> Iterator[None]:
     """Draw with matplotlib's defaults and `SETTINGS`, whatever the user's own are."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(SETTINGS)
+        for name, value in SETTINGS.items():
+            mpl.rcParams[name] = value  # type: ignore[index]  # its names are literals
         yield
 
 
