@@ -2,9 +2,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo status report bench gpu-check test lint format clean
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+.PHONY: help demo status report bench gpu-check test test-slow test-all lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,15 +28,21 @@ bench: $(READY) ## Measure how fast it is here, and what limits it (10 minutes)
 gpu-check: $(READY) ## Check that training works on this GPU (two minutes)
 	$(BIN)/python -m autol2.bench.gpu_check $(ARGS)
 
-test: $(READY) ## Run the tests
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(DEV) ## Run the quick tests (6 minutes on two cores)
+	$(PYTEST) -m 'not slow' $(ARGS)
 
-lint: $(READY) ## Check style and types
+test-slow: $(DEV) ## Run the tests that `make test` leaves out
+	$(PYTEST) -m slow $(ARGS)
+
+test-all: $(DEV) ## Run all tests
+	$(PYTEST) $(ARGS)
+
+lint: $(DEV) ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY) ## Rewrite the code in the project's style
+format: $(DEV) ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -43,7 +52,12 @@ clean: ## Delete the environment and caches (never outputs)
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "autol2 needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@echo "setting up $(VENV), once: PyTorch and what the tests need, several GB and minutes"
+	@echo "setting up $(VENV), once: PyTorch and what else autol2 needs, several GB and minutes"
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(DEV): $(READY)
+	@echo "adding to $(VENV), once: what the tests need"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@

@@ -108,8 +108,8 @@ def _why_not(study: str, found: list[Peak]) -> str:
             f"runs with lr_schedule=constant"
         )
     return (
-        f"in {study} no run is at its best before {BEFORE:.0%} of its steps: add runs at a larger "
-        f"λ, or longer ones"
+        f"in {study} no run that learns is at its best before {BEFORE:.0%} of its steps and after "
+        f"the first evaluation: add runs at a larger λ, longer ones, or evaluation.every_steps=10"
     )
 
 

@@ -29,6 +29,7 @@ from .runs.run import FINISHED
 from .sweeps import slurm
 from .sweeps.manifest import read_manifest
 from .sweeps.run_status import Job, status_of
+from .sweeps.states import States
 from .sweeps.study import Record, find, records
 from .sweeps.vain import job_of
 
@@ -43,6 +44,8 @@ STATUSES = {
 }
 """How a run can stand, in the table's order, and the color that says so."""
 FORMATS = ("table", "json")
+QUEUE_EVERY = 20.0
+"""Seconds between two questions to SLURM of `watch`."""
 
 
 @dataclass
@@ -143,39 +146,57 @@ def watch(folder: Path, config: StatusConfig, console: Console) -> None:
     """
     if not console.is_terminal:
         raise UserError("watch=true needs a terminal; for a script there is format=json")
+    states, queue = States(), Queue(QUEUE_EVERY)
     with Live(console=console, auto_refresh=False) as live:
         try:
             while True:
                 before = time.monotonic()
-                live.update(table(look(folder), config.rows), refresh=True)
+                live.update(table(look(folder, states, queue), config.rows), refresh=True)
                 time.sleep(max(config.every, 4 * (time.monotonic() - before)))
         except KeyboardInterrupt:
             pass
 
 
-def look(folder: Path) -> Status:
-    """How the study in `folder` stands now."""
+class Queue:
+    """What SLURM says of jobs, asked for every so many seconds at most."""
+
+    def __init__(self, every: float = 0.0) -> None:
+        self._every, self._asked = every, -math.inf
+        self._answer: tuple[dict[str, Job], str] = {}, ""
+
+    def jobs(self, submitted: Mapping[str, float | None]) -> tuple[dict[str, Job], str]:
+        """The jobs (see `slurm.jobs`), and why SLURM could not be asked, or ""."""
+        if submitted and time.monotonic() - self._asked >= self._every:
+            try:
+                self._answer = slurm.jobs(submitted), ""
+            except UserError as error:
+                self._answer = {}, str(error)
+            self._asked = time.monotonic()
+        return self._answer
+
+
+def look(folder: Path, states: States | None = None, queue: Queue | None = None) -> Status:
+    """How the study in `folder` stands now.
+
+    Args:
+        folder: the study's.
+        states: what was read before, for who looks again and again.
+        queue: what SLURM said before, likewise.
+    """
     expected = read_manifest(folder)
-    found = {record.run_id: record for record in records(folder)}
+    found = {record.run_id: record for record in records(folder, states)}
     unsure = {
         str(entry["job"]): entry.get("submitted")
         for run, entry in expected.items()
         if "job" in entry and (run not in found or found[run].state.get("status") not in FINISHED)
     }
-    jobs, problem = _jobs(unsure)
+    jobs, problem = (queue or Queue()).jobs(unsure)
     now = time.time()
     rows = [
         _row(run, found.get(run), expected.get(run, {}), jobs, now)
         for run in sorted({*expected, *found})
     ]
     return Status(folder, rows, problem)
-
-
-def _jobs(submitted: Mapping[str, float | None]) -> tuple[dict[str, Job], str]:
-    try:
-        return (slurm.jobs(submitted) if submitted else {}), ""
-    except UserError as error:
-        return {}, str(error)
 
 
 def _row(

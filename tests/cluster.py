@@ -185,7 +185,13 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 {nodes}
-PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=5
+PartitionName=low Nodes=n1,n2 State=UP PriorityTier=1 GraceTime=60
+PartitionName=cut Nodes=n1,n2 State=UP PriorityTier=1 GraceTime=60 PreemptMode=CANCEL
+PartitionName=high Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
+PartitionName=short Nodes=n1,n2 MaxTime=1 State=UP
 """
 
     def _await(self, condition: object, seconds: float = 60) -> None:

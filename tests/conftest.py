@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,19 +68,56 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
-def run_autol2(
-    name: str, outputs: Path, *arguments: str, timeout: float = 300
+@functools.cache
+def forkserver() -> ForkServer:
+    """Where commands are forked off, so that they need not import torch again."""
+    return ForkServer(PROJECT)
+
+
+def pytest_unconfigure() -> None:
+    if forkserver.cache_info().currsize:
+        forkserver().close()
+
+
+def run_module(
+    module: str, *arguments: str, timeout: float = 300, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m autol2.<name>`` from the project's root."""
+    """Run ``python -m <module>`` from the project's root.
+
+    The process is forked off one that has imported torch. Where `env` has a variable for Python
+    itself (PYTHON…) or for the threads' libraries, it is one from the start.
+    """
+    whole = {**os.environ, "COLUMNS": "200", **env}
+    if not any(key.startswith(("PYTHON", "OMP_", "MKL_")) for key in env):
+        return forkserver().run(module, arguments, PROJECT, whole, timeout)
     return subprocess.run(
-        [sys.executable, "-m", f"autol2.{name}", *arguments, f"outputs={outputs}"],
+        [sys.executable, "-m", module, *arguments],
         cwd=PROJECT,
-        env={**os.environ, "COLUMNS": "200"},
+        env=whole,
         capture_output=True,
         text=True,
         timeout=timeout,
         check=False,
     )
+
+
+def run_autol2(
+    name: str, outputs: Path, *arguments: str, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m autol2.<name>`` from the project's root; see `run_module`."""
+    return run_module(f"autol2.{name}", *arguments, f"outputs={outputs}", timeout=timeout)
+
+
+def few(cases: Iterable[Any], quick: int) -> list[Any]:
+    """Parameters of a test that is long with all of `cases`: the first `quick`, the others slow."""
+    return [
+        case if i < quick else pytest.param(*_together(case), marks=pytest.mark.slow)
+        for i, case in enumerate(cases)
+    ]
+
+
+def _together(case: Any) -> tuple[Any, ...]:
+    return case if isinstance(case, tuple) else (case,)
 
 
 @pytest.fixture(autouse=True)
@@ -95,20 +134,11 @@ def threads(request: pytest.FixtureRequest) -> None:
     torch.set_num_threads(request.param)
 
 
-@pytest.fixture(scope="session")
-def forkserver() -> Iterator[ForkServer]:
-    """Commands in processes that need not import torch again."""
-    server = ForkServer(PROJECT)
-    yield server
-    server.close()
-
-
 @pytest.fixture
-def run_command(tmp_path: Path, forkserver: ForkServer) -> Command:
+def run_command(tmp_path: Path) -> Command:
     """Run ``python -m autol2.<name>`` from the project's root, with ``outputs=`` in `tmp_path`.
 
-    It runs in a process that is forked off one that has imported torch; with a variable for Python
-    itself (PYTHON…), or for the threads' libraries, in one from the start.
+    See `run_module` for the process.
     """
 
     def run(
@@ -116,18 +146,6 @@ def run_command(tmp_path: Path, forkserver: ForkServer) -> Command:
     ) -> subprocess.CompletedProcess[str]:
         alone = name == "replay" or "-sc" in arguments
         where = () if alone else (f"outputs={outputs or tmp_path / 'outputs'}",)
-        words = [*arguments, *where]
-        whole = {**os.environ, "COLUMNS": "200", **env}
-        if not any(key.startswith(("PYTHON", "OMP_", "MKL_")) for key in env):
-            return forkserver.run(f"autol2.{name}", words, PROJECT, whole, timeout)
-        return subprocess.run(
-            [sys.executable, "-m", f"autol2.{name}", *words],
-            cwd=PROJECT,
-            env=whole,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        return run_module(f"autol2.{name}", *arguments, *where, timeout=timeout, **env)
 
     return run

@@ -27,8 +27,6 @@ from pathlib import Path
 
 LARGEST = 1 << 20
 """Bytes of a request."""
-ENTRY_POINTS = {"train", "status", "replay", "integrations"}
-"""What is not imported ahead: what runs as ``__main__``, and what other packages are for."""
 
 
 class ForkServer:
@@ -126,13 +124,13 @@ def serve(requests: socket.socket) -> None:
 
 
 def import_ahead() -> None:
-    """Import what commands import, but for what runs as ``__main__``."""
+    """Import what commands import, but for the integrations and the packages they are for."""
     import autol2
 
     importlib.import_module("torch")
+    importlib.import_module("torch._dynamo")  # which the first step of an optimizer imports
     for one in pkgutil.walk_packages(autol2.__path__, "autol2."):
-        words = one.name.split(".")
-        if not ({"__main__"} | ENTRY_POINTS) & set(words):
+        if not {"__main__", "integrations"} & set(one.name.split(".")):
             importlib.import_module(one.name)
     gc.collect()
     gc.freeze()
@@ -145,6 +143,7 @@ def become(request: dict) -> None:
     os.chdir(request["cwd"])
     sys.path[0] = request["cwd"]
     sys.argv = [request["module"], *request["argv"]]
+    sys.modules.pop(request["module"], None)  # to be run as any module is, from its beginning
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ def small(folder: Path, *overrides: str) -> Config:
     return one
 
 
+@pytest.mark.slow
 def test_bench_measures_everything(run_command: Command, tmp_path: Path) -> None:
     done = run_command("bench", *SMALL)
     assert done.returncode == 0, done.stderr

@@ -68,7 +68,8 @@ def test_every_command_composes(name: str) -> None:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_composes(name: str) -> None:
     group, _, option = name.partition("/")
-    cfg = composed("config", f"{group}={option}")
+    needed = [f"{group}.target=package.module:factory"] if option == "custom" else []
+    cfg = composed("config", f"{group}={option}", *needed)
     assert isinstance(parse(cfg), Config)
 
 
@@ -153,3 +154,32 @@ def test_future_work_sweeps_what_it_says(
     assert {config.seed for config in rivals.values()} == {config.seed for config in schedules}
     # Every schedule beside every fixed λ: of all p that ten seeds can give, enough are small.
     assert 2 * count * 2 / 2**10 <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("experiment", "count"),
+    [
+        (("original_1a",), 13),  # 200 epochs are 0.1/λ for one λ of seven
+        (("original_1b",), 14),
+        (("original_1c",), 2),
+        (("original_2",), 16),
+        (("original_1a", "small"), 7),
+        (("original_1b", "small"), 6),
+        (("original_1c", "small"), 2),
+        (("original_2", "small"), 6),
+    ],
+)
+def test_the_experiments_of_auto_l2s_authors(experiment: tuple[str, ...], count: int) -> None:
+    words = [f"experiment={experiment[0]}", *(f"size={size}" for size in experiment[1:])]
+    configs = jobs(*words)
+    assert len({run_id(config) for config in configs}) == count
+    assert {config.study for config in configs} == {"_".join(experiment)}
+    small = len(experiment) > 1
+    for config in configs:
+        assert (config.model.depth, config.model.width) == ((10, 2) if small else (28, 10))  # type: ignore[attr-defined]
+        assert config.batchnorm.enabled
+        assert config.loss.loss_scale == "mean_over_classes"  # type: ignore[attr-defined]
+        assert config.method.measure_every == 10
+    if experiment[0] == "original_1a":
+        pairs = {(config.fixed_lambda.value, config.epochs) for config in configs}
+        assert pairs >= ({(1e-3, 20), (1e-3, 10)} if small else {(1e-3, 100), (1e-3, 200)})

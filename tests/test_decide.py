@@ -31,6 +31,7 @@ from autol2.sweeps.manifest import add_to_manifest, read_manifest
 from autol2.sweeps.run_status import kills
 from autol2.sweeps.slurm_launcher import SlurmLauncher
 
+from .conftest import few
 from .fake_slurm import ENDS, FATES, FakeJob, Scheduler, let_wait, refused
 from .test_launch import STATES
 
@@ -297,7 +298,7 @@ class History:
         return retry_failed or not (run in self.raised or hopeless or how == "OUT_OF_MEMORY")
 
 
-@pytest.mark.parametrize("number", range(HISTORIES))
+@pytest.mark.parametrize("number", few(range(HISTORIES), 2))
 def test_any_history(sweep: Sweep, slurm: Scheduler, study: Path, number: int) -> None:
     """Commands, each after something befell the jobs of the last: exactly what must be is done."""
     print(f"AUTOL2_HISTORY_SEED={SEED}")

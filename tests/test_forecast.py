@@ -48,6 +48,7 @@ def test_runs_that_tell_nothing_are_left_out() -> None:
     assert not replace(run(0.01), steps=500).tells  # at its best late: it may have got better
     assert not replace(run(0.01), constant_lr=False).tells
     assert not replace(ONE, lambda_=0.0).tells
+    assert not replace(run(0.01), resolved=False).tells
 
 
 def test_how_far_off_it_was() -> None:
@@ -89,7 +90,12 @@ def record(tmp_path: Path, accuracies: list[float], **identity: object) -> Recor
         "epochs": 4,
         "seed": 3,
     }
-    state = {"status": "completed", "steps_per_epoch": 2, "identity": known | identity}
+    state = {
+        "status": "completed",
+        "steps_per_epoch": 2,
+        "identity": known | identity,
+        "data": {"classes": 10},
+    }
     return Record(folder, state)
 
 
@@ -99,6 +105,17 @@ def test_the_time_is_that_of_the_first_evaluation_near_the_best(tmp_path: Path) 
     assert (found.time, found.best, found.steps, found.seed) == (4, 80, 8, 3)
     assert found.constant_lr
     assert found.tells
+
+
+@pytest.mark.parametrize(
+    "accuracies",
+    [[80, 70, 60, 60, 60, 60, 60, 60], [10, 10, 12, 10, 10, 10, 10, 10]],
+    ids=["best at first", "guessing"],
+)
+def test_a_time_that_cannot_be_told(tmp_path: Path, accuracies: list[float]) -> None:
+    found = peak(record(tmp_path, accuracies), 0.5)
+    assert found is not None
+    assert not found.resolved
 
 
 @pytest.mark.parametrize(
@@ -141,7 +158,7 @@ def test_figures_are_drawn_where_there_are_the_runs(tmp_path: Path) -> None:
     slower = [replace(one, lr=0.1, context="d", time=2 * one.time) for one in runs]
     grid, times = all_figures([*runs, *slower], tmp_path)
     assert times.name == "time_to_best"
-    assert "t* = 0.006/(lr·λ) epochs" in times.alt  # c·lr in epochs of 100 steps: 3 · 0.2 / 100
+    assert "t* = 6e-3/(lr·λ) epochs" in times.alt  # c·lr in epochs of 100 steps: 3 · 0.2 / 100
     for drawing in (grid, times):
         assert drawing.png.stat().st_size > 5000
         assert drawing.svg.read_text().rstrip().endswith("</svg>")

@@ -286,6 +286,93 @@ def test_a_full_disk_leaves_no_cache(
     assert data.load(folder).digest == digest.strip()
 
 
+def test_a_cache_folder_of_several_users(
+    folder: ImageFolder, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reads what anybody has decoded, and replaces only files of their own."""
+    first = data.load(folder)
+    theirs = cache_file(folder)
+    whole = theirs.read_bytes()
+    monkeypatch.setattr(os, "getuid", lambda: 4242)
+    with monkeypatch.context() as patched:
+        patched.setattr(imagefolder, "decode", None)
+        assert equal(data.load(folder), first)
+        assert folder.known_digest() == first.digest
+    lengthen(theirs)  # damaged: not ours to mend
+    damaged = theirs.read_bytes()
+    assert equal(data.load(folder), first)
+    assert theirs.read_bytes() == damaged
+    with monkeypatch.context() as patched:
+        patched.setattr(imagefolder, "decode", None)
+        assert equal(data.load(folder), first)
+    (ours,) = Path(folder.cache or "").glob("*-4242.images")
+    assert ours.read_bytes() == whole
+    change_pixels(tree)  # theirs is stale now, and so is ours
+    changed = data.load(folder)
+    assert changed.digest != first.digest
+    assert theirs.exists()
+    assert not ours.exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(imagefolder, "decode", None)
+        assert equal(data.load(folder), changed)
+
+
+@pytest.mark.slow
+def test_files_of_another_user_that_cannot_be_touched(tree: Path) -> None:
+    """A shared folder as /tmp: another's stale cache is no reason to decode at every start."""
+    if os.geteuid() != 0:
+        pytest.skip("being another user takes root")
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are root's alone
+        shutil.copytree(tree, Path(place, "tree"))
+        Path(place, "cache").mkdir()
+        Path(place, "cache").chmod(0o1777)
+        folder = source("imagefolder", Path(place, "tree"), Path(place, "cache"))
+        data.load(folder)
+        change_pixels(Path(place, "tree"))
+        before = (  # all that is imported must be before: Python may lie in root's folder
+            "import os\n"
+            "from pathlib import Path\n"
+            "from autol2.data import dataset, decoding, imagefolder\n"
+            f"decoding.decode(imagefolder.scan(Path({folder.root!r})))\n"
+            "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        )
+        unreadable = start(folder, before).communicate(timeout=120)[1]
+        assert unreadable.endswith(f"UserError: cannot read {folder.root}: Permission denied\n")
+        Path(place).chmod(0o755)
+        told = [start(folder, before).communicate(timeout=120)[1] for _ in range(2)]
+        assert "no cache" not in told[0]
+        assert [text.count("decoding the 24 images") for text in told] == [2, 1]
+
+
+def test_the_same_folder_with_other_images(folder: ImageFolder, tree: Path) -> None:
+    digest = data.load(folder).digest
+    assert folder.holds(digest)
+    change_secretly(tree)
+    assert not folder.holds(digest)
+
+
+def test_images_that_do_not_count_are_told_at_each_start(
+    folder: ImageFolder, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tree / "test/bee/3.gif").write_text("")
+    expected = f"warning: passed over in {tree}: test/bee 1 .gif beside 3 images"
+    for _ in range(2):
+        loaded = data.load(folder)
+        assert capsys.readouterr().err.splitlines()[0] == expected
+        assert loaded.passed_over == {"test/bee": {".gif": 1}}
+
+
+def test_copies_of_training_images_are_told_at_each_start(
+    folder: ImageFolder, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(tree / "train/ant/0.png", tree / "test/cow/again.png")
+    for _ in range(2):
+        data.load(folder)
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"warning: 1 of the 10 test images of {tree} equal a training image"
+        )
+
+
 def corrupt(tree: Path) -> str:
     path = tree / "test/bee/1.png"
     path.write_bytes(path.read_bytes()[:-40])

@@ -363,6 +363,7 @@ def test_peers_cannot_be_replayed(run_command: Command, tmp_path: Path) -> None:
 # -------------------------------------------------------------------- the study
 
 
+@pytest.mark.slow
 def test_explain_study(run_command: Command, tmp_path: Path) -> None:
     """Composed and run, all eight arms, on digits; done again, it does nothing again."""
     arguments = ("-m", "experiment=explain", *SMALL, "study=explain")

@@ -13,21 +13,31 @@ import pytest
 from .conftest import PROJECT
 
 README = PROJECT / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.S | re.M)
+EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
+BLOCKS = EXAMPLE.findall(README.read_text(encoding="utf-8"))
+LONGER = EXAMPLE.findall(
+    (PROJECT / "autol2" / "integrations" / "README.md").read_text(encoding="utf-8")
+)
 NEEDED = (
     "from autol2 import AutoL2",
     "autol2.integrations.lightning import",
     "autol2.integrations.huggingface import",
     "from autol2 import Rule, replay",
+    "from autol2 import convert",
 )
 
 
 def test_each_integration_has_an_example() -> None:
     for needed in NEEDED:
-        assert sum(needed in block for block in BLOCKS) == 1, needed
+        assert any(needed in block for block in [*BLOCKS, *LONGER]), needed
+    assert any("from autol2 import AutoL2" in block for block in BLOCKS)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n", 1)[0])
+@pytest.mark.parametrize(
+    "block",
+    [*BLOCKS, *(pytest.param(block, marks=pytest.mark.slow) for block in LONGER)],
+    ids=lambda block: block.split("\n", 1)[0],
+)
 def test_example(block: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", block],

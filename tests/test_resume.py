@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 from autol2.cli.command import CONF, numbers_to_options
 from autol2.config import Config, parse
@@ -35,8 +36,9 @@ from autol2.runs import checkpoint, run
 from autol2.runs.run import Held, Run, read_state
 from autol2.train import train
 from autol2.training import attempt
+from autol2.training.trainer import Trainer
 
-from .conftest import PROJECT, SMALL, Command
+from .conftest import PROJECT, SMALL, Command, few
 
 SEED = int(os.environ.get("AUTOL2_RESUME_SEED", time.time_ns() % 2**32))
 METHODS = ("fixed", "auto_l2", "threshold", "advance", "combined")
@@ -137,7 +139,7 @@ def undisturbed(tmp_path: Path, *overrides: str) -> tuple[dict[str, Any], int, f
     return outcome(folder), count.value, seconds
 
 
-@pytest.mark.parametrize(("method", "batchnorm", "precision"), ARMS)
+@pytest.mark.parametrize(("method", "batchnorm", "precision"), few(ARMS[::-1], 3))
 def test_killed_at_any_line(
     tmp_path: Path, chance: random.Random, method: str, batchnorm: str, precision: str
 ) -> None:
@@ -153,13 +155,67 @@ def test_killed_at_any_line(
     assert outcome(Run(disturbed).folder) == expected
 
 
-def test_killed_in_every_line_of_a_save(tmp_path: Path) -> None:
-    """Each line from one checkpoint's beginning to the next step is a place to die at."""
+RECIPES = {
+    "wrn": (
+        *("model=wrn", "model.depth=10", "model.width=1", "lr_schedule=cosine"),
+        *("optimizer.momentum=0.9", "augmentation=flip_crop_mixup", "loss.label_smoothing=0.1"),
+    ),
+    "dropout": (
+        *("model=custom", "model.target=tests.own_network:small", "optimizer=adamw"),
+        *("lr_schedule=step", "lr_schedule.warmup=0.1", "augmentation=flip_crop"),
+    ),
+    "original": (
+        *("model=custom", "model.target=tests.own_network:small", "protocol=original"),
+        *("method.measure_every=3", "augmentation=flip_crop_mixup"),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_other_recipes_killed_at_any_line(
+    tmp_path: Path, chance: random.Random, recipe: str
+) -> None:
+    """Three kills each, on images of 8×8 pixels: generators and schedules are resumed as well."""
+    colours = random.Random(0)
+    for part, label, number in itertools.product(("train", "test"), "ab", range(12)):
+        folder = tmp_path / "images" / part / label
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = bytes(colours.randrange(256) for _ in range(8 * 8 * 3))
+        Image.frombytes("RGB", (8, 8), pixels).save(folder / f"{number}.png")
+    words = [word for word in SMALL if not word.startswith(("model.", "data="))]
+    words += ["lr=0.05", "checkpoint.every_steps=3", "batch_size=5", *RECIPES[recipe]]
+    words += ["data=imagefolder", f"data.root={tmp_path / 'images'}", "threads=1"]
+    words += [f"data.cache={tmp_path / 'cache'}"]
+
+    def made(name: str) -> Config:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return parse(compose("config", [*words, f"outputs={tmp_path / name}"]))
+
+    whole, disturbed = made("whole"), made("disturbed")
+    count = SERVER.Value("q", 0)
+    process = start(whole, -1, count=count)
+    process.join(120)
+    assert process.exitcode == 0
+    for _ in range(3):
+        process = start(disturbed, chance.randrange(1, count.value))
+        process.join(120)
+        assert process.exitcode in (-signal.SIGKILL, 0)
+    assert finish(disturbed) == 0
+    assert outcome(Run(disturbed).folder) == outcome(Run(whole).folder)
+
+
+@pytest.mark.parametrize("every", few([9, 1], 1))
+def test_killed_in_every_line_of_a_save(tmp_path: Path, every: int) -> None:
+    """Each line from one checkpoint's beginning to the next step is a place to die at.
+
+    With `every` of n, each n-th line is.
+    """
     arm = "method=advance", "epochs=1", "checkpoint.every_steps=9"
     expected, _, _ = undisturbed(tmp_path, *arm)
     names = ("write_atomically", "save", "_save", "state_dict", "flush", "position", "sync_folder")
     seen: set[tuple[str, int]] = set()
-    for number in itertools.count(1):
+    for number in itertools.count(1, every):
         disturbed = config(tmp_path / f"{number}", *arm)
         process = SERVER.Process(target=_die_in, args=(disturbed, names, number))
         process.start()
@@ -171,7 +227,7 @@ def test_killed_in_every_line_of_a_save(tmp_path: Path) -> None:
         assert finish(disturbed) == 0
         assert outcome(Run(disturbed).folder) == expected
         shutil.rmtree(tmp_path / f"{number}")
-    assert len(seen) > 20
+    assert len(seen) > 20 / every
 
 
 def _die_in(config: Config, functions: tuple[str, ...], number: int) -> None:
@@ -196,12 +252,16 @@ def _die_in(config: Config, functions: tuple[str, ...], number: int) -> None:
     sys.exit(train(config))
 
 
-def test_killed_at_random_moments(tmp_path: Path, chance: random.Random) -> None:
-    """Sixty SIGKILLs from outside, at any time of a run's life."""
+@pytest.mark.parametrize("wanted", few([4, 60], 1))
+def test_killed_at_random_moments(tmp_path: Path, chance: random.Random, wanted: int) -> None:
+    """SIGKILLs from outside, at any time of a run's life, until enough were in time."""
     kills = 0
-    wholes = {arm: undisturbed(tmp_path / "-".join(arm), *_options(arm)) for arm in ARMS[::5]}
+    wholes = {
+        arm: undisturbed(tmp_path / "-".join(arm), *_options(arm))
+        for arm in ARMS[::5][: max(1, wanted // 10)]
+    }
     for attempt_ in itertools.count():
-        if kills >= 60:
+        if kills >= wanted:
             break
         for arm, (expected, _, seconds) in wholes.items():
             disturbed = config(tmp_path / f"disturbed{attempt_}", *_options(arm))
@@ -220,11 +280,12 @@ def _options(arm: tuple[str, str, str]) -> tuple[str, ...]:
     return f"method={method}", f"batchnorm={batchnorm}", f"precision={precision}"
 
 
-def test_killed_twenty_times(tmp_path: Path, chance: random.Random) -> None:
+@pytest.mark.parametrize("times", few([20], 0))
+def test_killed_many_times(tmp_path: Path, chance: random.Random, times: int) -> None:
     arm = "method=combined", "batchnorm=on", "checkpoint.every_steps=2", "epochs=10"
     expected, _, _ = undisturbed(tmp_path, *arm)
     disturbed = config(tmp_path / "disturbed", *arm)
-    for _ in range(20):
+    for _ in range(times):
         process = start(disturbed, chance.randrange(500, 800), modules=("trainer.py",))
         process.join(120)
         assert process.exitcode == -signal.SIGKILL
@@ -232,10 +293,10 @@ def test_killed_twenty_times(tmp_path: Path, chance: random.Random) -> None:
     folder = Run(disturbed).folder
     assert outcome(folder) == expected
     attempts = read_state(folder)["attempts"]
-    assert [one["why"] for one in attempts] == ["killed"] * 20 + ["completed"]
+    assert [one["why"] for one in attempts] == ["killed"] * times + ["completed"]
     steps = [one["from_step"] for one in attempts]
     assert steps == sorted(steps)
-    assert len(set(steps)) > 10
+    assert len(set(steps)) > times // 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
@@ -503,6 +564,67 @@ def test_a_live_holder_on_another_host_is_left_alone(
     monkeypatch.setattr(run.time, "sleep", lambda _: _as_on_another_host(folder))
     with pytest.raises(Held, match="on elsewhere"), Run(half).open():
         pass
+
+
+@pytest.mark.parametrize(
+    ("job", "restarts", "waits"), [("7", "1", False), ("7", None, True), ("8", "1", True)]
+)
+def test_a_requeued_job_does_not_wait_for_itself(
+    half_done: tuple[Config, Path, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    job: str,
+    restarts: str | None,
+    waits: bool,
+) -> None:
+    """The same number alone is no proof: another task of the job may be at it."""
+    half, folder, _ = half_done
+    _as_on_another_host(folder)
+    state = read_state(folder)
+    state["attempts"][-1].update(slurm_job_id="7", slurm_restarts=None)
+    (folder / "run.json").write_text(json.dumps(state))
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    if restarts:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    monkeypatch.setattr(run, "PATIENCE", 30.0)
+    slept = list[float]()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        _as_on_another_host(folder)
+
+    monkeypatch.setattr(run.time, "sleep", sleep)
+    if waits:
+        with pytest.raises(Held, match="on elsewhere"), Run(half).open():
+            pass
+    else:
+        with Run(half).open():
+            pass
+    assert bool(slept) == waits
+
+
+def test_an_evaluation_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes."""
+    beats = list[int]()
+    inside = False
+    evaluate = Trainer.evaluate
+
+    def evaluating(self: Trainer, stop: Callable[[], bool]) -> bool:
+        nonlocal inside
+        inside = True
+        try:
+            return evaluate(self, stop)
+        finally:
+            inside = False
+
+    def beat(self: Run, progress: Callable[[], dict[str, Any]]) -> bool:
+        beats.append(inside)
+        return False
+
+    monkeypatch.setattr(Trainer, "evaluate", evaluating)
+    monkeypatch.setattr(Run, "beat", beat)
+    assert train(config(tmp_path, "method=fixed", "epochs=1", "evaluation.batch_size=90")) == 0
+    assert beats.count(True) == 4  # of 359 or 360 test images
 
 
 # -------------------------------------------------------------------- faults

@@ -18,6 +18,8 @@ import pytest
 
 from autol2 import status
 from autol2.runs.files import to_json
+from autol2.runs.run import read_state
+from autol2.sweeps import slurm, states
 from autol2.sweeps.manifest import add_to_manifest
 from autol2.sweeps.run_status import Job
 from autol2.sweeps.study import Record
@@ -137,6 +139,36 @@ def test_a_slow_run_is_not_a_dead_one(tmp_path: Path) -> None:
         "dead: silent for 5:00, on elsewhere",
     )
     assert stands(None) == ("stopped", "dead: silent for 5:00, on elsewhere")
+
+
+def test_watching_reads_only_what_changed(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither every run.json nor SLURM at each look."""
+    add_to_manifest(study, {"missing-s0-0": {"job": "7"}})
+    asked = list[str]()
+
+    def jobs(submitted: Any) -> dict[str, Job]:
+        asked.extend(submitted)
+        return {name: Job(name, True, "PENDING", "Priority") for name in submitted}
+
+    monkeypatch.setattr(slurm, "jobs", jobs)
+    read = list[str]()
+    monkeypatch.setattr(
+        states, "read_state", lambda folder: read.append(folder.name) or read_state(folder)
+    )
+    known, queue = states.States(), status.Queue(3600)
+    first = status.look(study, known, queue)
+    assert sorted(read) == sorted(RUNS)
+    read.clear()
+    again = status.look(study, known, queue)
+    assert again.counts == first.counts
+    assert read == []
+    write = json.loads((study / "running-s0-0" / "run.json").read_text())
+    (study / "running-s0-0" / "run.json").write_text(to_json({**write, "status": "completed"}))
+    assert status.look(study, known, queue).counts["done"] == 2
+    assert read == ["running-s0-0"]
+    assert asked == ["7"]
+    (row,) = (row for row in again.rows if row.run_id == "missing-s0-0")
+    assert (row.status, row.why) == ("queued", "job 7 is pending (Priority)")
 
 
 def test_a_stopped_process_is_slow(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from autol2.errors import UserError
 from autol2.trackers.tracker import Figures, Mirror, NoTracker
 from autol2.trackers.wandb import WandBOptions
 
-from .conftest import PROJECT, SMALL, Command
+from .conftest import PROJECT, SMALL, Command, few
 
 Points = dict[str, list[tuple[int, float]]]
 OFFLINE = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
@@ -104,7 +104,8 @@ def in_wandb(run: Path) -> Points:
 
 
 @pytest.mark.parametrize(
-    ("name", "read"), [("tensorboard", in_tensorboard), ("mlflow", in_mlflow), ("wandb", in_wandb)]
+    ("name", "read"),
+    few([("tensorboard", in_tensorboard), ("mlflow", in_mlflow), ("wandb", in_wandb)], 1),
 )
 def test_a_tracker_shows_the_records(name: str, read, run_command: Command, tmp_path: Path) -> None:
     plain = run_command("train", *SMALL, outputs=tmp_path / "plain")

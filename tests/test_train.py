@@ -205,6 +205,7 @@ def test_rerun_does_it_over_and_keeps_the_old(run_command: Command, tmp_path: Pa
     assert len(state(folder)["attempts"]) == 1
 
 
+@pytest.mark.slow
 def test_every_method_and_protocol_runs(run_command: Command, tmp_path: Path) -> None:
     sweep = "method=" + ",".join(METHODS), "protocol=published,pseudocode,corrected"
     done = run_command("train", "-m", *sweep, "batchnorm=on", *SMALL, "epochs=1")

@@ -84,8 +84,6 @@ class SweepLoader:
         key = tuple(groups)
         if key not in self._composed:
             composed = self._loader.load_sweep_config(master, list(groups))
-            # What was resolved once, as ${now:…}, is the same in every run.
-            OmegaConf.copy_cache(from_config=master, to_config=composed)
             self._composed[key] = composed
         return self._composed[key]
 

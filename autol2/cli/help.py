@@ -69,8 +69,10 @@ def _options(cfg: DictConfig, indent: str) -> Iterator[str]:
         node = cfg[key] if known else None
         if isinstance(node, DictConfig) and (kind := schema_of(node)) is not None:
             about = inspect.getdoc(kind) or ""
-            yield from _beside(f"{indent}{key}:", about.partition("\n\n")[0])
-            yield from _options(node, indent + "  ")
+            options = list(_options(node, indent + "  "))
+            none = "" if options else " {}"
+            yield from _beside(f"{indent}{key}:{none}", about.partition("\n\n")[0])
+            yield from options
         elif not key.startswith("_"):
             value = OmegaConf.to_yaml(OmegaConf.create({key: values[key]})).rstrip()
             yield from _beside(textwrap.indent(value, indent), meanings.get(key, ""))

@@ -79,6 +79,8 @@ class Cache:
         for path in self._files():
             try:
                 return _read(path, self.signature)
+            except FileNotFoundError:
+                continue
             except (OSError, ValueError):
                 if path == self.own:
                     raise

@@ -65,7 +65,11 @@ class Downloaded(DataSource):
         with warnings.catch_warnings():  # of torchvision and NumPy about each other
             warnings.simplefilter("ignore")
             place = self.place
-            if not all((place / part).exists() for part in self.parts):
+            try:
+                complete = all((place / part).exists() for part in self.parts)
+            except OSError as error:
+                raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+            if not complete:
                 self._download(place)
             return self._images(*self._checked(place))
 

@@ -72,12 +72,12 @@ def scan(root: Path) -> Tree:
     Raises:
         UserError: it is not what it should be.
     """
-    if not root.is_dir():
-        raise UserError(f"there is no folder data.root={root}: {LAYOUT}")
-    for part in ("train", "test"):
-        if not (root / part).is_dir():
-            raise UserError(f"data.root={root} has no folder {part}/: {LAYOUT}")
     try:
+        if not root.is_dir():
+            raise UserError(f"there is no folder data.root={root}: {LAYOUT}")
+        for part in ("train", "test"):
+            if not (root / part).is_dir():
+                raise UserError(f"data.root={root} has no folder {part}/: {LAYOUT}")
         return _Scan(root).tree()
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_hex, to_rgb
+from numpy.typing import NDArray
 
 WHITE, BLACK = "#ffffff", "#16181b"
 """Backgrounds: of figures and light pages, of dark pages."""
@@ -51,12 +52,15 @@ def on_dark(colour: str) -> str:
     """What stands for a colour, "#rrggbb", on a dark page."""
     if colour in DARK:
         return DARK[colour]
-    found, white = colour, 0.0
-    while contrast(found, BLACK) < 1.5 * VISIBLE:
+    red_green_blue, white = np.array(to_rgb(colour)), 0.0
+    while contrast(_lightened(red_green_blue, white), BLACK) < 1.5 * VISIBLE:
         white += 0.02
-        red, green, blue = (part + (1 - part) * white for part in to_rgb(colour))
-        found = to_hex((red, green, blue))
-    return found
+    return _lightened(red_green_blue, white)
+
+
+def _lightened(red_green_blue: NDArray[np.float64], white: float) -> str:
+    red, green, blue = (red_green_blue + (1 - red_green_blue) * white).tolist()
+    return to_hex((red, green, blue))
 
 
 def contrast(one: str, other: str) -> float:

@@ -352,24 +352,24 @@ def _explain(
     runs: pd.DataFrame, histories: dict[str, Curves], common: dict[str, Any], folder: Path
 ) -> list[Drawing]:
     """The length of weights in every arm, or in the `ARMS` that came to the highest accuracy."""
-    drawings = []
-    recorded = {
-        name.removeprefix("norm_")
-        for history in histories.values()
-        for name in history.epochs
-        if name.startswith("norm_")
-    }
-    for place, (heading, part) in enumerate(_by_batchnorm(runs, common)):
+    drawings: list[Drawing] = []
+    recorded = list(
+        dict.fromkeys(
+            name.removeprefix("norm_")
+            for history in histories.values()
+            for name in history.epochs
+            if name.startswith("norm_")
+        )
+    )
+    for heading, part in _by_batchnorm(runs, common):
         arms = _best(part, "arm")
         some = f", the best {ARMS} arms" * (part["arm"].nunique() > ARMS)
         curves = [
             _curve(arm, style, part[part["arm"] == arm], histories)
             for arm, style in _styles(arms, runs["arm"]).items()
         ]
-        rows = [
-            (heading + some, curves, layer, LAYERS.get(layer, layer)) for layer in sorted(recorded)
-        ]
-        if rows:
-            name = "explain" + f"_{place + 1}" * bool(place)
-            drawings.append(panels.norms(name, rows[:ROWS], EXPLAIN, folder))
+        rows = [(heading + some, curves, layer, LAYERS.get(layer, layer)) for layer in recorded]
+        for first in range(0, min(len(rows), DRAWINGS * ROWS), ROWS):
+            name = "explain" + f"_{len(drawings) + 1}" * bool(drawings)
+            drawings.append(panels.norms(name, rows[first : first + ROWS], EXPLAIN, folder))
     return drawings

@@ -24,6 +24,8 @@ WITHIN = 0.5
 """Points of test accuracy below its best at which a run counts as being at its best."""
 BEFORE = 0.5
 """A run tells c where it is at its best before this share of its steps; later, it may not be."""
+GUESSING = 1.5
+"""A best accuracy below so many times that of guessing says that a run never learned."""
 FEWEST = 3
 """Values of λ at one number of steps, from which a best one is said to be measured."""
 FREE = ("seed", "epochs", "fixed_lambda", "evaluation")
@@ -52,6 +54,8 @@ class Peak:
     """t*: the step of the first evaluation that is about as good as the best."""
     best: float
     """Highest test accuracy in percent."""
+    resolved: bool = True
+    """Whether `time` can be told: the best is not the first evaluation, nor that of guessing."""
 
     def at_unit_lr(self) -> Peak:
         """The run as it would be at lr = 1, where only lr·λ counts."""
@@ -60,7 +64,8 @@ class Peak:
     @property
     def tells(self) -> bool:
         """Whether c can be had from it."""
-        return self.constant_lr and self.lambda_ > 0 and self.time <= BEFORE * self.steps
+        early = self.time <= BEFORE * self.steps
+        return self.constant_lr and self.lambda_ > 0 and self.resolved and early
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,8 @@ def peak(record: Record, within: float) -> Peak | None:
     steps = (rows["epoch"] * length + rows["step"]).to_numpy()
     accuracies = rows["test_accuracy"].to_numpy()
     best = float(accuracies.max())
+    first = int(np.argmax(accuracies >= best - within))
+    guessing = 100 / ((state.get("data") or {}).get("classes") or math.inf)
     schedule = options.get("lr_schedule.name", "constant")
     common = {name: value for name, value in identity.items() if name not in FREE}
     return Peak(
@@ -138,8 +145,9 @@ def peak(record: Record, within: float) -> Peak | None:
         lambda_=float(options["fixed_lambda.value"]),
         steps=int(options["epochs"]) * length,
         length=length,
-        time=int(steps[np.argmax(accuracies >= best - within)]),
+        time=int(steps[first]),
         best=best,
+        resolved=first > 0 and best > GUESSING * guessing,
     )
 
 

@@ -229,8 +229,8 @@ def estimate(
 
 def key(marker: str, width: float, words: str) -> Line2D:
     """What stands for an estimate and its interval in a legend."""
-    how = {"marker": marker, "markersize": 4 + width / 2, "linewidth": width}
-    return Line2D([], [], color=SOFT, label=words, **how)
+    size = 4 + width / 2
+    return Line2D([], [], color=SOFT, label=words, marker=marker, markersize=size, linewidth=width)
 
 
 def values(runs: pd.DataFrame, arm_digest: str) -> dict[int, float]:

@@ -111,7 +111,7 @@ def times(found: Sequence[Peak], folder: Path) -> list[Drawing]:
             words = f"t* = {number(float(f'{c:.2g}'))}/(lr·λ) epochs"
             axes.set_title(words, loc="right", color=SOFT)
             slope = "" if math.isnan(known.slope) else f", free slope {known.slope:.2f}"
-            said.append(f"{words}, from {plural(known.runs, 'run')}{slope}")
+            said.append(f"fit {words}, from {plural(known.runs, 'run')}{slope}")
         _logarithmic(axes, "lr·λ", products)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -175,14 +175,15 @@ def _folded(drawing: Drawing) -> bool:
 
 def _speed(summary: pd.DataFrame) -> dict[str, Any]:
     """The table of how fast arms reach their target; without rows where there is no target."""
-    known = "target" in summary and summary["target"].notna()
-    return _table(_in_rows(summary[known]) if np.any(known) else summary[:0], SPEED)
+    if "target" not in summary or summary["target"].isna().all():
+        return _table(summary[:0], SPEED)
+    return _table(_in_rows(summary.loc[summary["target"].notna(), :]), SPEED)
 
 
 def _comparisons(summary: pd.DataFrame) -> dict[str, Any]:
     """The table of schedules and their rivals; without rows where nothing could be compared."""
     return _table(
-        summary if summary.empty else _in_rows(summary[summary["pairs"] > 0]), COMPARISONS
+        summary if summary.empty else _in_rows(summary.loc[summary["pairs"] > 0, :]), COMPARISONS
     )
 
 

@@ -164,7 +164,7 @@ def _thinned(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _end(epochs: Sequence[Sequence[float]], reach: float) -> float | None:
     """The epoch at which the panel of the end begins; None where it would show everything."""
-    longest = sorted(max(epochs, key=lambda one: len(one), default=[]))
+    longest = max((sorted(one) for one in epochs), key=len, default=[])
     if len(longest) <= 2 * FEW:
         return None
     return float(min((1 - END) * reach, longest[-FEW]))
@@ -237,18 +237,18 @@ def _close_up(axes: Axes, curves: Sequence[Curve], since: float) -> bool:
         frame = frame[frame.index >= since] if len(frame) else frame
         if frame.empty:
             continue
-        mean, lower, upper = plot.mean_and_band(frame.to_numpy().T)
-        lows.append(float(np.nanmin([mean, lower])))
-        highs.append(float(np.nanmax([mean, upper])))
+        mean, low, high = plot.mean_and_band(frame.to_numpy().T)
+        lows.append(float(np.nanmin([mean, low])))
+        highs.append(float(np.nanmax([mean, high])))
         lasts.append(float(mean[-1]))
     if not lasts:
         return False
     near = [last > max(lasts) - APART for last in lasts]
-    low = min(value for value, shown in zip(lows, near, strict=True) if shown)
-    high = max(value for value, shown in zip(highs, near, strict=True) if shown)
-    low, high = max(low, max(lasts) - APART), min(high, max(lasts) + APART)
-    margin = 0.06 * (high - low) or 0.5
-    axes.set_ylim(low - margin, high + margin)
+    lowest = min(value for value, shown in zip(lows, near, strict=True) if shown)
+    highest = max(value for value, shown in zip(highs, near, strict=True) if shown)
+    bottom, top = max(lowest, max(lasts) - APART), min(highest, max(lasts) + APART)
+    margin = 0.06 * (top - bottom) or 0.5
+    axes.set_ylim(bottom - margin, top + margin)
     return not all(near)
 
 
@@ -265,8 +265,9 @@ def _lambda(axes: Axes, curve: Curve, length: int) -> None:
         axes.step(grid, median, where="post", **curve.line)
         if len(values) > 1:
             low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-            how: dict[str, Any] = {"color": curve.colour, "alpha": 0.18, "linewidth": 0}
-            axes.fill_between(grid, low, high, step="post", **how)
+            axes.fill_between(
+                grid, low, high, step="post", color=curve.colour, alpha=0.18, linewidth=0
+            )
     for run in curve.ended:
         if run.lambdas:
             epochs, lambdas = zip(*_path(run, length), strict=True)

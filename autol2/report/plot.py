@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -96,8 +96,7 @@ def settings() -> Iterator[None]:
     """Draw with matplotlib's defaults and `SETTINGS`, whatever the user's own are."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        for name, value in SETTINGS.items():
-            mpl.rcParams[name] = value  # type: ignore[index]  # its names are literals
+        mpl.rcParams.update(cast("Any", SETTINGS))
         yield
 
 

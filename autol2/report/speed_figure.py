@@ -66,9 +66,9 @@ def _to_target(
         late |= not times["reached"].all()
         mean = float(arm["epochs_to_target"])
         forest.estimate(left, y - 0.1, mean, np.nan, np.nan, colour)
-        ends = [arm[f"epochs_to_target_difference{end}"] for end in ("", "_low", "_high")]
+        ends = [float(arm[f"epochs_to_target_difference{end}"]) for end in ("", "_low", "_high")]
         if not pd.isna(ends[0]):
-            forest.estimate(right, y, *ends, colour)
+            forest.estimate(right, y, ends[0], ends[1], ends[2], colour)
             known += [abs(end) for end in ends if not pd.isna(end)]
         only = f" ({arm['reached_target']} of {arm['n']} seeds reached it)"
         few = arm["reached_target"] < arm["n"]
@@ -140,20 +140,29 @@ def _to_best(axes: Axes, runs: pd.DataFrame, fit: pd.Series) -> str:
     """Draw the runs of one panel and their fit; what they show."""
     early = runs["epochs_to_best"] < runs["epochs_done"]
     for part, face in ((runs[early], CURVES[0]), (runs[~early], "none")):
-        how = {"color": CURVES[0], "markersize": 4, "markerfacecolor": face, "alpha": 0.8}
-        axes.plot(part["fixed_lambda.value"], part["steps_to_best"], "o", **how)
+        axes.plot(
+            part["fixed_lambda.value"],
+            part["steps_to_best"],
+            "o",
+            color=CURVES[0],
+            markersize=4,
+            markerfacecolor=face,
+            alpha=0.8,
+        )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("λ")
     axes.set_ylabel("steps to the best accuracy")
     axes.margins(0.12)
     medians = runs.groupby("fixed_lambda.value")["steps_to_best"].median()
-    axes.set_xticks(medians.index, [number(value) for value in medians.index])
+    axes.set_xticks(medians.index, [number(float(str(value))) for value in medians.index])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     axes.yaxis.set_minor_locator(NullLocator())
-    shown = ", ".join(f"{steps:.0f} at λ = {number(value)}" for value, steps in medians.items())
+    shown = ", ".join(
+        f"{steps:.0f} at λ = {number(float(str(value)))}" for value, steps in medians.items()
+    )
     if np.isnan(fit["constant"]):
         return f"{shown}; too few ended after their best to fit"
     values = runs["fixed_lambda.value"][early]
@@ -164,6 +173,13 @@ def _to_best(axes: Axes, runs: pd.DataFrame, fit: pd.Series) -> str:
     free = f"free slope {fit['slope']:.2f}"
     if not np.isnan(fit["slope_low"]):
         free += f" ({fit['slope_low']:.2f} to {fit['slope_high']:.2f})"
-    place = {"ha": "right", "va": "top", "transform": axes.transAxes, "color": CURVES[1]}
-    axes.text(0.99, 0.99, f"{words}\n{free}", **place)
+    axes.text(
+        0.99,
+        0.99,
+        f"{words}\n{free}",
+        ha="right",
+        va="top",
+        transform=axes.transAxes,
+        color=CURVES[1],
+    )
     return f"{shown}; fit {words}, {free}"

@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from ..cli.composition import resolved
+from ..cli.composition import resolved, restored
 from ..cli.progress import counted
 from ..errors import UserError
 from ..runs.files import to_json, write_atomically
@@ -133,6 +133,8 @@ class SearchSweeper(StudySweeper):
         for key, override in self.overrides(self.params, arguments).items():
             if not override.is_sweep_override():
                 space.fixed.append(str(override.input_line))
+            elif override.is_discrete_sweep() and len(words := choices(override)) == 1:
+                space.fixed += words
             elif key == "seed":
                 space.seeds = choices(override)
             elif key in ("study", "outputs", "experiment"):
@@ -191,12 +193,41 @@ class SearchSweeper(StudySweeper):
             if not waiting:
                 return
             of = {number: space.runs(params) for number, params in waiting.items()}
+            self._refuse(of, waiting)
             jobs = [run for runs in of.values() for run in runs]
+            if not jobs:
+                continue
             with contextlib.suppress(Failed):  # told below
                 launcher.launch(jobs, initial_job_idx=min(of))
             tasks = iter(launcher.tasks)
             for number, runs in of.items():
                 self._tell(number, waiting[number], [next(tasks) for _ in runs])
+
+    def _refuse(self, runs: dict[int, list[list[str]]], params: Mapping[int, Any]) -> None:
+        """Take away the trials whose runs make no sense; they have failed.
+
+        Raises:
+            UserError: no trial has made sense so far.
+        """
+        from optuna.trial import TrialState
+
+        assert isinstance(self.launcher, StudyLauncher)
+        for number in list(runs):
+            try:
+                for run in runs[number]:
+                    restored(resolved(self.loader.load_sweep_config(self.config, run), run))
+            except UserError as error:
+                del runs[number]
+                self.study.tell(number, state=TrialState.FAIL)
+                self.launcher.console.print(
+                    f"trial {number}: {_words(params[number])}: {error}; the search goes on",
+                    markup=False,
+                )
+                finished = [one for one in self._trials() if one.state.is_finished()]
+                if len(finished) >= HOPELESS and all(
+                    one.state == TrialState.FAIL for one in finished
+                ):
+                    raise
 
     def _tell(self, number: int, params: Mapping[str, Any], tasks: Sequence[Task]) -> None:
         """Let Optuna know what the runs of a trial came to.

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..runs.run import read_state
+from .states import States
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,18 @@ class Record:
         return not self.state and (self.folder / "run.json").exists()
 
 
-def records(folder: Path) -> list[Record]:
+def records(folder: Path, states: States | None = None) -> list[Record]:
     """The runs in a study's folder, broken ones included, by name.
 
     A folder counts as a run's where it has a run.json or a train.log.
+
+    Args:
+        folder: the study's.
+        states: what was read before, for who looks again and again.
     """
-    found = []
+    found, read = [], read_state if states is None else states.read
     for path in sorted(folder.iterdir()):
-        state = read_state(path)
+        state = read(path)
         if state or (path / "run.json").exists() or (path / "train.log").exists():
             found.append(Record(path, state))
     return found

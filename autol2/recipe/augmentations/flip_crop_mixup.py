@@ -48,11 +48,12 @@ class FlipCropMixup(FlipCrop):
         self, images: Tensor, labels: Tensor, numbers: Tensor, classes: int
     ) -> tuple[Tensor, Tensor]:
         """See `Augmentation.apply`."""
-        from torch.nn.functional import one_hot
+        import torch
 
         images, labels = super().apply(images, labels, numbers, classes)
         weight = numbers[:, 3]
-        targets = one_hot(labels, classes).float()
+        # Not one_hot, which looks at the labels' values on a CPU.
+        targets = (labels[:, None] == torch.arange(classes, device=labels.device)).float()
         return (
             images.flip(0).lerp(images, weight[:, None, None, None]),
             targets.flip(0).lerp(targets, weight[:, None]),
