@@ -34,7 +34,7 @@ def device(config: Config) -> torch.device:
             there = f"{cuda} CUDA device(s)" if cuda else "no CUDA device"
             unseen = "" if cuda else f" ({why})" if (why := unseen_gpu()) else ""
             raise UserError(
-                f"device={config.device}: PyTorch finds {there} here{unseen}; use device=cpu"
+                f"device={config.device}: this machine has {there}{unseen}; use device=cpu"
             )
     name = config.device
     if name == "auto":
