@@ -32,10 +32,10 @@ class CNN(Model):
     name = "cnn"
 
     def __post_init__(self) -> None:
-        require(1 <= self.width <= 10**5, f"model.width must be 1 to 1e5, not {self.width}")
-        require(
-            1 <= self.hidden <= 10**6, f"model.hidden must lie within 1 and 1e6, not {self.hidden}"
-        )
+        for name, most in (("width", 10**5), ("hidden", 10**6)):
+            value = getattr(self, name)
+            require(value >= 1, f"model.{name} must be at least 1, not {value}")
+            require(value <= most, f"model.{name} must be at most {most}, not {value}")
 
     def build(self, shape: tuple[int, int, int], classes: int, *, batchnorm: bool) -> nn.Module:
         """See `Model`."""
