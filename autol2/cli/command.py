@@ -150,10 +150,9 @@ def _explain_options(about: str) -> None:
             for group in reversed(chosen)
             if (CONF / group).is_dir() and not group.startswith("_")
         }
-        for group in ("hydra/sweeper", "hydra/launcher"):
-            names = options.pop(group)
-            if chosen[group] in names or (group == "hydra/sweeper" and chosen[group] == "grid"):
-                options[group] = names
+        sweepers, launchers = options.pop("hydra/sweeper"), options.pop("hydra/launcher")
+        if chosen["hydra/launcher"] in launchers:  # the command makes sweeps
+            options |= {"hydra/sweeper": sweepers, "hydra/launcher": launchers}
         return help_text(about, _root_, options).replace("$", "$$")  # for string.Template
 
     OmegaConf.register_new_resolver("autol2.help", text, replace=True)
