@@ -386,7 +386,7 @@ def test_other_images_under_the_same_name(run_command: Command, tmp_path: Path) 
                 path.parent.mkdir(parents=True)
                 image.save(path)
     shutil.copytree(tmp_path / "one", tmp_path / "copy")
-    options = "data=imagefolder", f"data.cache={tmp_path / 'cache'}", *SMALL[1:]
+    options = "data=imagefolder", "method=fixed", f"data.cache={tmp_path / 'cache'}", *SMALL[1:]
 
     def train(folder: str, *more: str) -> subprocess.CompletedProcess[str]:
         return run_command("train", *options, f"data.root={tmp_path / folder}", *more)

@@ -35,12 +35,12 @@ MEASUREMENTS = (
     "epoch",
     "step",
     "lambda",
-    "lr",
     "train_loss",
     "train_accuracy",
     "event",
     "penalty",
     "weight_norm",
+    "lr",
 )
 EVALUATIONS = (
     "epoch",
@@ -249,7 +249,7 @@ class Trainer:
                 epoch, norm = epoch_start // self.steps_per_epoch, math.sqrt(squares[place])
                 lr = self.lrs[position]
                 self.measurements.append(
-                    [epoch, position + 1, lambda_, lr, loss, accuracy, event, penalty, norm]
+                    [epoch, position + 1, lambda_, loss, accuracy, event, penalty, norm, lr]
                 )
                 if diverged is not None:
                     break
