@@ -69,7 +69,8 @@ def test_every_command_composes(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_composes(name: str) -> None:
-    group, _, option = name.partition("/")
+    group, _, option = name.removeprefix("hydra/").partition("/")
+    group = f"hydra/{group}" if name.startswith("hydra/") else group
     needed = [f"{group}.target=package.module:factory"] if option == "custom" else []
     cfg = composed("config", f"{group}={option}", *needed)
     assert isinstance(parse(cfg), Config)

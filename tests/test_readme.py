@@ -49,4 +49,5 @@ def test_example(block: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    if "print(" in block:  # a module of one's own says nothing
+        assert done.stdout.strip()
