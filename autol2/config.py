@@ -220,6 +220,11 @@ class Config(RuleConfig):
             f"control.pulse_length needs a method with a fixed λ, not method={method.name}",
         )
         require(
+            not method.own_lambda or (control.penalized == "all" and control.lr_factor == 1),
+            f"method={method.name} chooses what it penalises: leave out control.penalized and "
+            f"control.lr_factor",
+        )
+        require(
             not method.optimizers or self.optimizer.name in method.optimizers,
             f"method={method.name} needs optimizer={' or '.join(method.optimizers)}",
         )

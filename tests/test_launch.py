@@ -215,8 +215,8 @@ def test_the_same_run_under_two_names_is_done_once(tmp_path: Path) -> None:
 
 
 def test_a_failing_run_leaves_the_others_alone(tmp_path: Path) -> None:
-    """A dense layer that no machine has room for, between runs that go well."""
-    words = "-m", *SMALL, "model.hidden=8,999999999999,9"
+    """Convolutions that no machine has room for, between runs that go well."""
+    words = "-m", *SMALL, "model.width=4,100000,5"
     done = run_autol2("train", tmp_path, *words)
     assert done.returncode == 1
     assert "2 of 3 runs have come to a result" in done.stdout
@@ -229,7 +229,7 @@ def test_a_failing_run_leaves_the_others_alone(tmp_path: Path) -> None:
 
 
 def test_a_study_that_cannot_succeed_ends_early(tmp_path: Path) -> None:
-    words = "model.hidden=999999999999", "seed=range(8)", "hydra.launcher.n_jobs=1"
+    words = "model.width=100000", "seed=range(8)", "hydra.launcher.n_jobs=1"
     done = run_autol2("train", tmp_path, "-m", *SMALL, *words)
     assert done.returncode == 1
     assert list(states(tmp_path).values()) == ["failed"] * 3

@@ -137,9 +137,9 @@ def test_cpr(digits: Dataset, tmp_path: Path) -> None:
     options = ("method.kappa_init=dependent", "method.kappa_init_param=0.5", "lr=0.003")
     cfg = config("method=cpr", *options, "epochs=6")
     start = Trainer(cfg, digits, tmp_path / "start", CPU)
-    before = {name: float(weight.detach().norm() ** 2) for name, weight in start.layers.items()}
+    before = {name: float(weight.detach().norm() ** 2) for name, (weight,) in start.layers.items()}
     trainer = trained(cfg, digits, tmp_path, 6 * STEPS_PER_EPOCH)
-    for name, weight in trainer.layers.items():
+    for name, (weight,) in trainer.layers.items():
         assert float(weight.detach().norm() ** 2) < 0.8 * before[name]
     recorded = rows(tmp_path)
     assert max(float(row["lambda"]) for row in recorded) > 0
@@ -150,7 +150,7 @@ def test_cpr(digits: Dataset, tmp_path: Path) -> None:
     assert isinstance(optimizer, torch.optim.Optimizer)
     penalty = sum(
         optimizer.state[weight]["lagmul"].item() / cfg.lr * float(weight.detach().norm() ** 2)
-        for weight in trainer.layers.values()
+        for (weight,) in trainer.layers.values()
     )
     everything = sum(float(one.detach().norm() ** 2) for one in trainer.model.parameters())
     assert trainer.lambda_ == pytest.approx(penalty / everything, rel=1e-5)
@@ -320,12 +320,11 @@ def test_identity() -> None:
             "method=cosine",
             "fixed_lambda=3",
             "alpha=9",
-            "method.cooldown=7",
             "protocol.lambda_max=2",
         ),
         ("method=cpr", "fixed_lambda=3", "method.kappa_init_param=7"),
         ("method=advance", "control.parameters=weights", "control.pulse_height=7"),
-        ("method=decoupled", "method.initial_lambda=3", "method.kappa_init_param=7"),
+        ("method=decoupled", "alpha=9", "protocol.lambda_max=2"),
     ):
         assert run_id(config(*options)) == run_id(config(options[0]))
 
@@ -338,7 +337,7 @@ def test_identity() -> None:
         (("optimizer.momentum=1",), "optimizer.momentum must lie in"),
         (("method=cpr", "method.kappa_init=best"), "not one of inflection_point"),
         (("method=cpr", "control.penalized=weights"), "chooses what it penalises"),
-        (("method=advance", "control.pulse_length=3"), "needs method=fixed"),
+        (("method=advance", "control.pulse_length=3"), "needs a method with a fixed λ"),
         (("control.scale=0",), "control.scale must be above 0"),
         (("control.lr_factor=-1",), "control.lr_factor must be above 0"),
         (("control.pulse_height=-1",), "control.pulse_height must be"),

@@ -34,6 +34,7 @@ class CPR(Method):
     """The step of warm_start, the factor of dependent, the bound of uniform."""
 
     label = "CPR"
+    own_lambda = True
     optimizers = ("adamw",)
 
     def __post_init__(self) -> None:

@@ -146,6 +146,8 @@ class Method(Component):
     a run's identity."""
     baseline: ClassVar[bool] = False
     """Whether it is a fixed λ, which schedules are compared with."""
+    own_lambda: ClassVar[bool] = False
+    """Whether its optimizer finds λ, and what λ is on, by itself."""
     optimizers: ClassVar[tuple[str, ...]] = ()
     """The optimizers that it works with; none stands for all."""
 

@@ -306,12 +306,7 @@ class Trainer:
         )
         if control.pulse_length:
             policy = pulse(policy, control.pulse_height, control.pulse_length)
-        self.own = all("decay" not in group for group in made.param_groups)
-        if self.own and (control.penalized != "all" or control.lr_factor != 1):
-            raise UserError(
-                f"method={config.method.name} chooses what it penalises: leave out "
-                f"control.penalized and control.lr_factor"
-            )
+        self.own = config.method.own_lambda
         if (
             policy.measures
             and not policy.before_update
