@@ -66,7 +66,7 @@ def test_bench_measures_everything(run_command: Command, tmp_path: Path) -> None
         run = one["run"]
         assert sum(run["shares"].values()) == pytest.approx(1)
         assert all(share >= 0 for share in run["shares"].values())
-        assert run["steps"] == 45  # 1,437 digits in batches of 32
+        assert run["steps"] == 90  # 1,437 digits in batches of 16
         assert 50e6 < run["peak_bytes"] < 50e9
         assert f"{one['step_speedup']:.2f}" in done.stdout
     assert set(figures["growth"]) == {
