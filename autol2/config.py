@@ -8,9 +8,13 @@ no sense with a `UserError`: one line that says what to type instead.
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
+import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, TypeVar, get_type_hints
 
@@ -269,32 +273,47 @@ def parse_as(schema: type[Schema], cfg: DictConfig) -> Schema:
         UserError: an option has a value that makes no sense, or there is no such option.
         omegaconf.errors.OmegaConfBaseException: an option is missing or of the wrong type.
     """
-    types = get_type_hints(schema)
-    values: dict[str, Any] = {}
     for key in map(str, cfg):
+        require(key in _types(schema), f"there is no option {key}")
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return parse_plain(schema, {str(key): value for key, value in plain.items()})
+
+
+def parse_plain(schema: type[Schema], options: Mapping[str, Any]) -> Schema:
+    """The validated instance of the dataclass `schema` of `options` in plain dicts and values.
+
+    Raises:
+        UserError, omegaconf.errors.OmegaConfBaseException: see `parse_as`.
+    """
+    types = _types(schema)
+    values: dict[str, Any] = {}
+    for key, value in options.items():
         require(key in types, f"there is no option {key}")
         kind = types[key]
         if isinstance(kind, type) and issubclass(kind, Options):
-            values[key] = _options(cfg, key, kind)
-    plain = {key: cfg[key] for key in map(str, cfg) if key not in values}
+            require(isinstance(value, dict), f"{key} is a group of options, not {value!r}")
+            # A sweep's runs have most groups in common. The copy is the caller's own.
+            value = copy.deepcopy(_options(key, kind, json.dumps(value)))
+        values[key] = value
     try:
-        for key, value in plain.items():
-            values[key] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
         return schema(**values)
     except TypeError as error:
         raise UserError(f"{error}") from None
 
 
-def _options(cfg: DictConfig, group: str, kind: type[Options]) -> Options:
-    """The validated options of `group`, a component where its base class is one."""
-    given = OmegaConf.to_container(cfg[group], resolve=True, throw_on_missing=True)
-    require(isinstance(given, dict), f"{group} is a group of options, not {given!r}")
-    assert isinstance(given, dict)
+_types = functools.cache(get_type_hints)
+
+
+@functools.lru_cache(maxsize=1024)
+def _options(group: str, kind: type[Options], text: str) -> Options:
+    """The validated options of `group` in JSON, a component where its base class is one."""
+    given = json.loads(text)
     if issubclass(kind, Component):
         require("_target_" in given, f"{group} names no class: its file needs a _target_")
         kind = locate(str(given.pop("_target_")), group, kind)
     known = {one.name for one in fields(kind)}
-    for key in map(str, given):
+    for key in given:
         if key not in known:
             near = difflib.get_close_matches(key, sorted(known), 1)
             hint = f"; did you mean {group}.{near[0]}?" if near else f": {', '.join(sorted(known))}"

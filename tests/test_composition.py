@@ -13,7 +13,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from autol2.cli.command import CONF
-from autol2.cli.composition import SweepLoader
+from autol2.cli.composition import SweepLoader, resolved
 from autol2.config import parse
 
 MASTER = ("experiment=paper", "hydra.launcher.dry_run=true", "lr=0.5")
@@ -45,6 +45,7 @@ def master(loader: Any) -> DictConfig:
         ],
         ["method=threshold", "alpha=ten", "alpha.percent=3"],
         ["protocol={lambda_max:1}", "++method.cooldown=3", "++lr=0.25", "data.root=null"],
+        ["model=custom", "model.target=a:b", "++model.options={a:1}", "++model.options.b=2"],
         ["data=imagefolder", "data.root='/a b/c'", "study=x-1"],
         [],
     ],
@@ -59,6 +60,7 @@ def test_as_hydra_composes(loader: Any, master: DictConfig, overrides: list[str]
         assert parse(ours) == parse(theirs)
         assert OmegaConf.to_yaml(ours) == OmegaConf.to_yaml(theirs)
         ours.lr = 123  # which must not reach the next one
+        assert fast.options(master, overrides) == resolved(theirs, overrides)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +84,20 @@ def test_one_composition_for_each_choice_of_groups(loader: Any, master: DictConf
             fast.load_sweep_config(master, [f"arm={arm}", f"seed={seed}", f"lr={0.1 + seed}"])
     assert spy.load_sweep_config.call_count == 2
     assert fast.get_search_path() == loader.get_search_path()
+
+
+def test_one_runs_options_do_not_reach_the_next(loader: Any, master: DictConfig) -> None:
+    """Also where lists, dicts and text are set again, and where a run sets other options."""
+    runs = [
+        ["method=combined", "seed=1", "study=1.10", "data.mean=[0.1,0.2,0.3]"],
+        ["method=combined", "seed=2", "study=2.0", "data.mean=0.5"],
+        ["method=combined", "seed=3"],
+        ["model=custom", "model.target=a:b", "++model.options={a:1}"],
+        ["model=custom", "model.target=a:b", "++model.options.b=2"],
+        ["method=auto_l2", "seed=1", "study=1.10"],
+    ]
+    fast = SweepLoader(loader)
+    for run in [*runs, *reversed(runs)]:
+        assert fast.options(master, run) == SweepLoader(loader).options(master, run)
+    assert fast.options(master, runs[0])["study"] == "1.10"
+    assert fast.options(master, runs[4])["model"]["options"] == {"b": 2}

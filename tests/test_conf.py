@@ -115,6 +115,7 @@ def test_the_papers_twenty_runs() -> None:
         )
         for row in table.itertuples()
     }
+    paper = jobs("experiment=paper")
     found = {
         (
             config.method.name,
@@ -123,13 +124,13 @@ def test_the_papers_twenty_runs() -> None:
             config.alpha.percent if config.method.name in ("threshold", "combined") else None,
             config.fixed_lambda.value if config.method.name == "fixed" else None,
         )
-        for config in jobs("experiment=paper")
+        for config in paper
     }
     assert found == expected
-    assert len({run_id(config) for config in jobs("experiment=paper")}) == 20
+    assert len({run_id(config) for config in paper}) == 20
     assert len({run_id(config) for config in jobs("experiment=paper", "seed=7")}) == 18
-    assert all(config.epochs == 200 for config in jobs("experiment=paper"))
-    assert all(config.protocol.name == "published" for config in jobs("experiment=paper"))
+    assert all(config.epochs == 200 for config in paper)
+    assert all(config.protocol.name == "published" for config in paper)
 
 
 @pytest.mark.parametrize(

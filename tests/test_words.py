@@ -184,6 +184,13 @@ def test_a_command_like_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert as_typed("lr=0.2", options) == "lr=0.2"
 
 
+def test_arguments_of_a_users_own_have_any_name() -> None:
+    """As the help has it: model.options={depth:3}; no file lists depth."""
+    words = ["model.options={depth:3}", "data.options.a.b=1,2", "++model.options.c=1", "lr=1"]
+    ready = ["++model.options={depth:3}", "++data.options.a.b=1,2", "++model.options.c=1", "lr=1"]
+    assert prepared(words) == ready
+
+
 def test_options_of_groups_are_choices_of_one() -> None:
     kept = ["lr=1", "a.b='x,y'", "a.b=1,2", "a.b={c:1}", "a.b=${c}", "hydra/launcher=x", "a/b=c"]
     assert one_by_one(kept) == kept

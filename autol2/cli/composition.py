@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast, get_args, get_type_hints
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext
@@ -21,7 +20,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from ..config import Config, parse
+from ..config import Config, parse_plain
 from .words import quoted
 
 
@@ -38,6 +37,7 @@ class SweepLoader:
         self.parse = functools.cache(lambda word: self._parser.parse_overrides([word])[0])
         self.is_group = functools.cache(self._is_group)
         self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._reused: dict[tuple[tuple[str, ...], tuple[str, ...]], DictConfig] = {}
         self._others: list[tuple[str, ...]] = []
         self.left_out: list[str] = []
 
@@ -61,22 +61,55 @@ class SweepLoader:
             sweep_overrides: of one run.
         """
         overrides = self._parsed(sweep_overrides)
+        config = copy.deepcopy(self._without_hydra(master_config, self._chosen(overrides)))
+        return self._with_values(config, master_config, overrides)
+
+    def options(self, master: DictConfig, run: Sequence[str]) -> dict[str, Any]:
+        """What `run`'s overrides come to, `resolved`; ``${now:…}`` is the same in every run.
+
+        A sweep's thousands of runs set the same options to other values: these are set anew in
+        one configuration, which is faster than a copy for each.
+        """
+        overrides = self._parsed(run)
+        values = [one for one in overrides if not self.chooses(one)]
         groups = self._chosen(overrides)
-        config = copy.deepcopy(self._without_hydra(master_config, groups))
+        key = (groups, tuple(one.key_or_group for one in values))
+        if any(isinstance(one.value(), dict) for one in values):  # which would be merged
+            config = self.load_sweep_config(master, run)
+        else:
+            if key not in self._reused:
+                self._reused[key] = copy.deepcopy(self._without_hydra(master, groups))
+            config = self._with_values(self._reused[key], master, overrides)
+        OmegaConf.copy_cache(from_config=master, to_config=config)
+        options = resolved(config, run)
+        OmegaConf.copy_cache(from_config=config, to_config=master)
+        return options
+
+    def _with_values(
+        self, config: DictConfig, master: DictConfig, overrides: Sequence[Override]
+    ) -> DictConfig:
+        """`config` with the values that `overrides` set, or what Hydra itself makes of them."""
+        words = [str(one.input_line) for one in overrides]
+        groups = self._chosen(overrides)
         for override in overrides:
             if self.chooses(override):
                 continue
-            if override.is_add() or override.is_force_add() or override.is_delete():
-                return self._as_hydra_does(master_config, sweep_overrides)
+            if override.is_add() or override.is_delete():
+                return self._as_hydra_does(master, words)
+            key, adds = override.key_or_group, override.is_force_add()
+            option = ".".join(key.split(".")[:2]) if adds else key
             try:
                 if override.package is not None:
                     raise ConfigKeyError(str(override.input_line))
-                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+                if adds and not _has(config, option):
+                    raise ConfigKeyError(str(override.input_line))
+                value = override.value()
+                OmegaConf.update(config, key, value, merge=True, force_add=adds)
             except (ConfigAttributeError, ConfigKeyError):
-                if not self._others_have(master_config, groups, override.key_or_group):
-                    return self._as_hydra_does(master_config, sweep_overrides)
+                if not self._others_have(master, groups, option):
+                    return self._as_hydra_does(master, words)
             except OmegaConfBaseException:
-                return self._as_hydra_does(master_config, sweep_overrides)
+                return self._as_hydra_does(master, words)
         return config
 
     def with_hydra(self, master: DictConfig, groups: Sequence[str]) -> DictConfig:
@@ -201,10 +234,7 @@ def resolved(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
 
 def restored(options: Mapping[str, Any]) -> Config:
     """The validated `Config` of a run's `resolved` options."""
-    schema = ConfigStore.instance().load("schema.yaml").node
-    merged = OmegaConf.merge(schema, dict(options))
-    assert isinstance(merged, DictConfig)
-    return parse(merged)
+    return parse_plain(Config, options)
 
 
 def keep_text(config: DictConfig, overrides: Iterable[str]) -> None:
@@ -213,7 +243,7 @@ def keep_text(config: DictConfig, overrides: Iterable[str]) -> None:
     Hydra reads ``study=1.10`` and ``study=2024_01`` as numbers and would write 1.1 and 202401.
     """
     for word in overrides:
-        override = _parser().parse_override(word)
+        override = _parsed(word)
         text = word.partition("=")[2]
         if override.is_sweep_override() or override.is_delete() or text[:1] in "'\"":
             continue
@@ -241,9 +271,12 @@ def as_typed(word: str, options: Mapping[str, Any]) -> str:
     return f"{key}={quoted(value) if isinstance(value, str) else value}"
 
 
-@functools.cache
-def _parser() -> OverridesParser:
-    return OverridesParser.create()
+_parser = functools.cache(OverridesParser.create)
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(word: str) -> Override:
+    return _parser().parse_override(word)
 
 
 def _is_text(config: DictConfig, key: str) -> bool:

@@ -22,6 +22,9 @@ NUMERIC_GROUPS = {"alpha": "alpha.percent", "fixed_lambda": "fixed_lambda.value"
 """Groups that people give numbers to, and the option that such a number means."""
 ALIASES = {"method.k": "method.measure_every"}
 """Other names of options, and theirs: the paper says k."""
+ARGUMENTS = re.compile(r"\w+\.options(\.\w+)*=")
+"""Options that are keyword arguments of a user's own, ``model.options`` and ``data.options``: they
+have names that no file lists, which Hydra takes only with ``++``."""
 OTHER_WORDS = {"hydra/sweeper=optuna": "hydra/sweeper=search"}
 """Overrides that people know from elsewhere, and ours."""
 
@@ -64,6 +67,7 @@ def prepared(arguments: Sequence[str]) -> list[str]:
     for place, word in enumerate(overrides):
         _check(word, functools.partial(_command, flags, overrides, place))
     overrides = [OTHER_WORDS.get(word, word) for word in overrides]
+    overrides = [f"++{word}" if ARGUMENTS.match(word) else word for word in overrides]
     overrides = _last_wins(numbers_to_options(overrides))
     if any(flag in SWEEPS for flag in flags):
         overrides = one_by_one(overrides)
@@ -94,7 +98,7 @@ def one_by_one(arguments: Iterable[str]) -> list[str]:
     Hydra composes a sweep's configuration before any choice is made, and would refuse an option
     that only the chosen component has.
     """
-    plain = r"(?!hydra[./])([\w/]+\.[\w.]+)=([^\"'()\[\]{},$]+)"
+    plain = r"(?!\+{0,2}hydra[./])(\+{0,2}[\w/]+\.[\w.]+)=([^\"'()\[\]{},$]+)"
     return [re.sub(rf"^{plain}$", r"\1=choice(\2)", word) for word in arguments]
 
 

@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.table import Table
 
-from ..cli.composition import as_typed, resolved, restored, sources, sweep_loader
+from ..cli.composition import as_typed, restored, sources, sweep_loader
 from ..cli.progress import Terminal, counted
 from ..config import Config
 from ..errors import UserError
@@ -131,11 +131,7 @@ class StudyLauncher(Launcher):
         return tasks
 
     def _task(self, overrides: Sequence[str]) -> Task:
-        composed = self.loader.load_sweep_config(self.config, overrides)
-        OmegaConf.copy_cache(from_config=self.config, to_config=composed)
-        options = resolved(composed, overrides)
-        # What was resolved once, as ${now:…}, is the same in every run.
-        OmegaConf.copy_cache(from_config=composed, to_config=self.config)
+        options = self.loader.options(self.config, overrides)
         config = restored(options)
         folder = Path(config.outputs) / config.study / run_id(config)
         state = read_state(folder)

@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from ..cli.composition import resolved, restored
+from ..cli.composition import restored
 from ..cli.progress import counted
 from ..errors import UserError
 from ..runs.files import to_json, write_atomically
@@ -115,7 +115,7 @@ class SearchSweeper(StudySweeper):
             Failed: every trial failed.
         """
         space = self._space(arguments)
-        example = resolved(self.loader.load_sweep_config(self.config, space.fixed), space.fixed)
+        example = self.loader.options(self.config, space.fixed)
         self.folder = Path(example["outputs"]) / example["study"]
         with _optuna() as optuna:
             self.seed = int(self.options["sampler"]["seed"])
@@ -215,7 +215,7 @@ class SearchSweeper(StudySweeper):
         for number in list(runs):
             try:
                 for run in runs[number]:
-                    restored(resolved(self.loader.load_sweep_config(self.config, run), run))
+                    restored(self.loader.options(self.config, run))
             except UserError as error:
                 del runs[number]
                 self.study.tell(number, state=TrialState.FAIL)
