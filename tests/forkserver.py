@@ -22,8 +22,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+from autol2.sweeps import forkserver as sweeps
 
 LARGEST = 1 << 20
 """Bytes of a request."""
@@ -128,16 +131,50 @@ def import_ahead() -> None:
     import autol2
 
     importlib.import_module("torch")
-    importlib.import_module("torch._dynamo")  # which the first step of an optimizer imports
     for one in pkgutil.walk_packages(autol2.__path__, "autol2."):
         if not {"__main__", "integrations"} & set(one.name.split(".")):
             importlib.import_module(one.name)
+    sweeps.import_torch_optim()
     gc.collect()
     gc.freeze()
 
 
+class Forked:
+    """What `autol2.sweeps.forkserver` starts for its runs, as a fork of this process.
+
+    It stands for the `subprocess.Popen` of ``python -m autol2.sweeps.forkserver``, which would
+    import torch for each sweep of the tests again.
+    """
+
+    def __init__(self, *_: object, **__: object) -> None:
+        taken, given = os.pipe(), os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            os.dup2(taken[0], 0)
+            os.dup2(given[1], 1)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            os.closerange(3, 1024)
+            sys.argv = [sweeps.__name__]
+            status = sweeps.main()
+            sys.stdout.flush()
+            os._exit(status)
+        os.close(taken[0])
+        os.close(given[1])
+        self.stdin, self.stdout = os.fdopen(taken[1], "wb"), os.fdopen(given[0], "rb")
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
 def become(request: dict) -> None:
     """Take on the arguments, environment and folder that were asked for."""
+    sweeps.subprocess = types.SimpleNamespace(Popen=Forked, PIPE=None, DEVNULL=None)
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])

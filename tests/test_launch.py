@@ -389,7 +389,7 @@ def test_a_study_whose_processes_do_not_even_begin_ends_early(tmp_path: Path) ->
 
 
 def test_control_c_stops_and_the_command_goes_on(tmp_path: Path) -> None:
-    words = "-m", "seed=0,1,2", "epochs=150", *SMALL[:3], "threads=1"
+    words = "-m", "seed=0,1,2", "epochs=30", *SMALL[:3], "threads=1"
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "autol2.train", *words, f"outputs={tmp_path}"],

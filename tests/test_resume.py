@@ -26,6 +26,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # which the first optimizer imports, for seconds
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -299,12 +300,26 @@ def test_killed_many_times(tmp_path: Path, chance: random.Random, times: int) ->
     assert len(set(steps)) > times // 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> None:
-    options = "method=auto_l2", "epochs=40", "checkpoint.every_steps=100000"
-    whole = config(tmp_path / "whole", *options)
+LONGER = "method=auto_l2", "epochs=15", "checkpoint.every_steps=100000"
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the run comes to that signals are sent to."""
+    whole = config(tmp_path_factory.mktemp("whole"), *LONGER)
     assert finish(whole) == 0
-    disturbed = config(tmp_path / "disturbed", *options)
+    return outcome(Run(whole).folder)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP],
+    ids=lambda one: one.name,
+)
+def test_a_signal_saves_and_leaves(
+    tmp_path: Path, longer: dict[str, Any], number: signal.Signals
+) -> None:
+    disturbed = config(tmp_path / "disturbed", *LONGER)
     folder = Run(disturbed).folder
     process = start(disturbed)
     _await(lambda: "epoch 1/" in _log(folder))
@@ -315,10 +330,10 @@ def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> No
     assert state["status"] == "interrupted"
     assert state["attempts"][-1]["why"] == number.name
     step = state["attempts"][-1]["to_step"]
-    assert 0 < step < 40 * 23
+    assert 0 < step < 15 * 23
     assert finish(disturbed) == 0
     assert read_state(folder)["attempts"][-1]["from_step"] == step
-    assert outcome(folder) == outcome(Run(whole).folder)
+    assert outcome(folder) == longer
 
 
 def test_a_signal_before_the_first_step(tmp_path: Path) -> None:
@@ -381,13 +396,14 @@ def _signal_in_evaluation(config: Config) -> None:
 # -------------------------------------------------------------------- damage
 
 
-@pytest.fixture
-def half_done(tmp_path: Path) -> tuple[Config, Path, dict[str, Any]]:
-    """A run that was killed with two checkpoints behind it, and what it should come to."""
-    options = "method=combined", "batchnorm=on", "epochs=3"
-    whole = config(tmp_path / "whole", *options)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Where there is a run that was killed with two checkpoints behind it, and what it should come
+    to."""
+    where = tmp_path_factory.mktemp("killed")
+    whole = config(where / "whole", *HALF)
     assert finish(whole) == 0
-    half = config(tmp_path / "half", *options)
+    half = config(where / "half", *HALF)
     process = SERVER.Process(target=_die_at_step, args=(half, 40))
     process.start()
     process.join(60)
@@ -397,7 +413,20 @@ def half_done(tmp_path: Path) -> tuple[Config, Path, dict[str, Any]]:
         checkpoint.read(folder / name)["step"] for name in (checkpoint.NAME, checkpoint.PREVIOUS)
     ]
     assert steps == [35, 28]
-    return half, folder, outcome(Run(whole).folder)
+    return where / "half", outcome(Run(whole).folder)
+
+
+HALF = "method=combined", "batchnorm=on", "epochs=3"
+
+
+@pytest.fixture
+def half_done(
+    tmp_path: Path, killed: tuple[Path, dict[str, Any]]
+) -> tuple[Config, Path, dict[str, Any]]:
+    """A run of the test's own, as `killed` has it."""
+    shutil.copytree(killed[0], tmp_path / "half")
+    half = config(tmp_path / "half", *HALF)
+    return half, Run(half).folder, killed[1]
 
 
 def _die_at_step(config: Config, step: int) -> None:
