@@ -354,6 +354,15 @@ def test_nan_is_never_an_improvement(rule: Rule, trace: list, data: st.DataObjec
         assert not any(math.isnan(float(one)) for one in state["minimum"] + state["best"])
 
 
+def test_an_accuracy_that_was_not_measured_is_no_minimum() -> None:
+    """Also where the published rule begins its minimum anew, after raising λ."""
+    controller = Controller(Rule("combined", "published", alpha=0, cooldown=0, initial_lambda=1e-3))
+    for n, (loss, accuracy) in enumerate([(0, None), (0, None), (-1, None), (-2, 50), (-2, 60)], 1):
+        event = controller.measure(loss, accuracy, K * n, K * n).event
+        assert event == ("raised" if n == 3 else event)
+    assert controller.state_dict()["minimum"][1] in (50.0, 60.0, "-inf")
+
+
 @given(rules, traces, st.integers(0, 60), st.sampled_from([23, 391]))
 def test_state_survives_saving(rule: Rule, trace: list, cut: int, epoch: int) -> None:
     whole = [decision for _, decision, _ in replayed(rule, trace, epoch)]

@@ -172,7 +172,7 @@ class Controller:
             elif self.rule.raises and (why := self._better(now)):
                 decision = self._raise(clock, why)
                 if decision.event == "raised":
-                    self._minimum = self._previous
+                    self._minimum = _least(_NOTHING, self._previous)
             decision = self._or_converged(decision, clock)
         if decision.event == "none" and (cooling or not self.rule.raises):
             self._take_in(self._previous)
