@@ -14,7 +14,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, TypeVar, get_type_hints
 
@@ -294,7 +294,7 @@ def parse_plain(schema: type[Schema], options: Mapping[str, Any]) -> Schema:
         if isinstance(kind, type) and issubclass(kind, Options):
             require(isinstance(value, dict), f"{key} is a group of options, not {value!r}")
             # A sweep's runs have most groups in common. The copy is the caller's own.
-            value = copy.deepcopy(_options(key, kind, json.dumps(value)))
+            value = copy.deepcopy(_parsed(key, kind, json.dumps(value)))
         values[key] = value
     try:
         return schema(**values)
@@ -302,10 +302,9 @@ def parse_plain(schema: type[Schema], options: Mapping[str, Any]) -> Schema:
         raise UserError(f"{error}") from None
 
 
-_types = functools.cache(get_type_hints)
+_types: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
 
 
-@functools.lru_cache(maxsize=1024)
 def _options(group: str, kind: type[Options], text: str) -> Options:
     """The validated options of `group` in JSON, a component where its base class is one."""
     given = json.loads(text)
@@ -326,6 +325,9 @@ def _options(group: str, kind: type[Options], text: str) -> Options:
         raise UserError(str(error).splitlines()[0]) from None
     assert isinstance(made, Options)
     return made
+
+
+_parsed: Callable[..., Options] = functools.lru_cache(maxsize=1024)(_options)
 
 
 def as_schema(schema: type[Any]) -> DictConfig:

@@ -38,7 +38,7 @@ def identity(method: str, seed: int, **options: object) -> dict[str, Any]:
 def record(
     accuracy: float, options: dict[str, Any], status: str = "completed", **more: object
 ) -> Record:
-    figures = ("mean_last_10_epochs", "final_test_accuracy", "best_test_accuracy")
+    figures = ("mean_last_tenth", "final_test_accuracy", "best_test_accuracy")
     state = {
         "status": status,
         "identity": options,

@@ -581,6 +581,7 @@ def pngs() -> Iterator[Path]:
         yield Path(root)
 
 
+@pytest.mark.slow
 def test_all_of_cifar10_from_its_pngs(pngs: Path, tmp_path: Path) -> None:
     wanted = source("imagefolder", pngs, tmp_path / "cache")
     started = time.perf_counter()

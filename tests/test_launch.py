@@ -24,7 +24,7 @@ from autol2.sweeps.batch import Task
 from autol2.sweeps.launcher import expected
 from autol2.sweeps.run_status import Job, RunStatus, common_error, kills, status_of
 
-from .conftest import PROJECT, SMALL, Command, run_autol2
+from .conftest import PROJECT, SMALL, Command, few, run_autol2
 
 # ---------------------------------------------------------------------- deciding
 
@@ -294,6 +294,7 @@ if "autol2.sweeps.forkserver" in sys.orig_argv:
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_exits_without_a_word_has_failed(tmp_path: Path) -> None:
     hook = vanishing(tmp_path, "os._exit(7)", "begun('checkpoint.pt')")
     done, found = sweep_with(hook, tmp_path, "seed=0,1", *LONG)
@@ -495,7 +496,7 @@ def test_cores_of_each_run(tmp_path: Path) -> None:
     assert [one["attempts"][0]["threads"] for one in found] == [2, 2]
 
 
-@pytest.mark.parametrize("share", [1, 2])
+@pytest.mark.parametrize("share", few([2, 1], 1))
 def test_devices_are_shared_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: int
 ) -> None:

@@ -236,7 +236,7 @@ def identity(method: str, seed: int, **options: object) -> dict[str, object]:
 
 
 def record(accuracy: float, options: dict[str, object], status: str = "completed") -> Record:
-    result = {"mean_last_10_epochs": accuracy, "final_test_accuracy": accuracy}
+    result = {"mean_last_tenth": accuracy, "final_test_accuracy": accuracy}
     name = re.sub(r"\W+", "-", str(options))
     state = {"status": status, "identity": options, "seed": options["seed"], "result": result}
     return Record(Path(name), state)
@@ -488,8 +488,8 @@ def test_damaged_records_are_told(tmp_path: Path, name: str, content: bytes, wor
         ("attempts", [{"seconds": "x"}], "attempts.seconds is 'x'"),
         ("attempts", [{"git": "x"}], "attempts.git is 'x'"),
         ("result", None, "it has no result.final_test_accuracy"),
-        ("result.mean_last_10_epochs", "nan", "result.mean_last_10_epochs is nan"),
-        ("result.mean_last_10_epochs", "x", "result.mean_last_10_epochs is 'x'"),
+        ("result.mean_last_tenth", "nan", "result.mean_last_tenth is nan"),
+        ("result.mean_last_tenth", "x", "result.mean_last_tenth is 'x'"),
         ("result.final_test_loss", "nan", ""),
         ("steps_per_epoch", 0, "steps_per_epoch is 0"),
         ("steps_per_epoch", "x", "steps_per_epoch is 'x'"),

@@ -194,7 +194,7 @@ def accurate(state: dict[str, Any]) -> Callable[..., None]:
             alpha, seed = task.config["alpha"]["percent"], task.config["seed"]
             folder = Path(task.folder)
             folder.mkdir(parents=True)
-            result = {"mean_last_10_epochs": 90 - abs(alpha - 20) + seed, "final_test_accuracy": 1}
+            result = {"mean_last_tenth": 90 - abs(alpha - 20) + seed, "final_test_accuracy": 1}
             found = {"status": "completed", "result": result, "updated": 1.0, "attempts": [{}]}
             if state["fails"](alpha):
                 found = {"status": "failed", "error": "bad luck", "attempts": [{}], "updated": 1.0}
@@ -299,10 +299,10 @@ def test_a_real_search(run_command: Command, tmp_path: Path) -> None:
     more = run_command("train", *words, "hydra.sweeper.n_trials=3")
     assert more.returncode == 0, more.stdout + more.stderr
     assert "best of 3 trials: alpha.percent=" in more.stdout
-    assert "test accuracy, mean of the last 10 epochs" in more.stdout
+    assert "validation accuracy, mean of the last tenth of training" in more.stdout
     found = [read_state(path.parent) for path in (tmp_path / "outputs").glob("*/*/run.json")]
     best = json.loads((tmp_path / "outputs/search_alpha/search.json").read_text())
-    assert best["best_value"] == max(one["result"]["mean_last_10_epochs"] for one in found)
+    assert best["best_value"] == max(one["result"]["mean_last_tenth_validation"] for one in found)
 
 
 def test_one_run_of_an_experiment(run_command: Command) -> None:

@@ -126,7 +126,7 @@ def test_a_tracker_shows_the_records(name: str, read, run_command: Command, tmp_
 
 
 def test_a_resumed_run_is_shown_once(run_command: Command, tmp_path: Path) -> None:
-    words = [*SMALL, "epochs=40", "logger=tensorboard"]
+    words = [*SMALL, "epochs=15", "logger=tensorboard"]
     process = subprocess.Popen(
         [sys.executable, "-m", "autol2.train", *words, f"outputs={tmp_path / 'outputs'}"],
         cwd=PROJECT,
@@ -143,7 +143,7 @@ def test_a_resumed_run_is_shown_once(run_command: Command, tmp_path: Path) -> No
         process.wait()
     run = found[0].parent
     part = in_tensorboard(run)["measurements/lambda"]
-    assert 0 < len(part) < 160
+    assert 0 < len(part) < 60
     done = run_command("train", *words)
     assert done.returncode == 0, done.stderr
     assert "resuming" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pty
@@ -24,7 +25,7 @@ from autol2.runs.run import Run
 from autol2.train import train
 from autol2.training.attempt import attempt
 
-from .conftest import PROJECT, SMALL, Command
+from .conftest import PROJECT, SMALL, Command, few
 
 METHODS = ("fixed", "auto_l2", "threshold", "advance", "combined")
 
@@ -63,7 +64,7 @@ def test_a_run_leaves_its_records(run_command: Command, tmp_path: Path) -> None:
     assert set(run["result"]) >= {
         "final_test_accuracy",
         "best_test_accuracy",
-        "mean_last_10_epochs",
+        "mean_last_tenth",
     }
     (attempt,) = run["attempts"]
     assert attempt["why"] == "completed"
@@ -237,8 +238,20 @@ def test_pseudocode_diverges_as_printed(run_command: Command, tmp_path: Path) ->
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
 
 
-@pytest.mark.parametrize("method", ["advance", "combined", "auto_l2"])
-@pytest.mark.parametrize("protocol", ["published", "corrected"])
+@pytest.mark.parametrize(
+    ("method", "protocol"),
+    few(
+        [
+            ("combined", "published"),
+            ("auto_l2", "corrected"),
+            ("advance", "published"),
+            ("auto_l2", "published"),
+            ("advance", "corrected"),
+            ("combined", "corrected"),
+        ],
+        2,
+    ),
+)
 def test_its_own_measurements_replay(
     run_command: Command, tmp_path: Path, method: str, protocol: str
 ) -> None:
@@ -252,23 +265,23 @@ def test_its_own_measurements_replay(
     assert re.search(r"agrees with the recorded lambda: (\d+)/\1 measurements", replayed.stdout)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "values"),
-    [
-        (["alpha=5"], [5]),
-        (["alpha=7.5"], [7.5]),
-        (["alpha=0"], [0]),
-        (["alpha=ten"], [10]),
-        (["-m", "alpha=0,5,10"], [0, 5, 10]),
-        (["-m", "alpha=range(0,15,5)"], [0, 5, 10]),
-        (["-m", "alpha=zero,five"], [0, 5]),
-        (["-m", "alpha=glob(*)"], [0, 5, 10]),
-        (["fixed_lambda=5e-4"], [0.0005]),
-        (["fixed_lambda=0.0005"], [0.0005]),
-        (["fixed_lambda=weak"], [1e-5]),
-        (["-m", "fixed_lambda=0,1e-5,1e-4,5e-4"], [0, 1e-5, 1e-4, 5e-4]),
-    ],
-)
+NUMBERS = [
+    (["alpha=7.5"], [7.5]),
+    (["-m", "alpha=range(0,15,5)"], [0, 5, 10]),
+    (["-m", "alpha=zero,five"], [0, 5]),
+    (["fixed_lambda=5e-4"], [0.0005]),
+    (["alpha=5"], [5]),
+    (["alpha=0"], [0]),
+    (["alpha=ten"], [10]),
+    (["-m", "alpha=0,5,10"], [0, 5, 10]),
+    (["-m", "alpha=glob(*)"], [0, 5, 10]),
+    (["fixed_lambda=0.0005"], [0.0005]),
+    (["fixed_lambda=weak"], [1e-5]),
+    (["-m", "fixed_lambda=0,1e-5,1e-4,5e-4"], [0, 1e-5, 1e-4, 5e-4]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "values"), few(NUMBERS, 4))
 def test_numbers_and_names_for_groups(
     run_command: Command, tmp_path: Path, overrides: list[str], values: list[float]
 ) -> None:
@@ -279,6 +292,22 @@ def test_numbers_and_names_for_groups(
     states = [state(path.parent) for path in (tmp_path / "outputs").glob("*/*/run.json")]
     option = "percent" if group == "alpha" else "value"
     assert sorted(run["config"][group][option] for run in states) == values
+
+
+def test_the_best_epoch_is_chosen_on_validation_images(
+    run_command: Command, tmp_path: Path
+) -> None:
+    done = run_command("train", *SMALL, "epochs=12", "lr=0.05", "data.validation=40")
+    assert done.returncode == 0, done.stderr
+    folder = only_run(tmp_path / "outputs")
+    with (folder / "epochs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    result = state(folder)["result"]
+    best = max(rows, key=lambda row: float(row["validation_accuracy"]))
+    assert result["best_epoch"] == int(best["epoch"])
+    assert result["best_test_accuracy"] == float(best["test_accuracy"])
+    assert result["mean_last_tenth"] == float(rows[-1]["test_accuracy"])  # one of twelve
+    assert result["mean_last_tenth_validation"] == float(rows[-1]["validation_accuracy"])
 
 
 def test_config_is_shown_without_running(run_command: Command, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def beside_published(runs: pd.DataFrame, records: Sequence[Record]) -> Beside:
                 "published_final": of["final_test_accuracy"].mean(),
                 "ours_final": ours["final_test_accuracy"].mean(),
                 "published_mean_last_10": of["mean_last_10_epochs"].mean(),
-                "ours_mean_last_10": ours["mean_last_10_epochs"].mean(),
+                "ours_mean_last_10": ours["mean_last_tenth"].mean(),
                 "published_shrinking": " / ".join(
                     f"{shrinking_of(run):.3g}" for _, run in of.iterrows()
                 ),

@@ -226,9 +226,12 @@ def _run(study: Path, row: dict[Any, Any], epochs: pd.DataFrame) -> tuple[Record
         "attempts": [{one: told.get(one) for one in ("seconds", "hardware", "threads")}],
     }
     if accuracies:
+        selected = curves.epochs.get("validation_accuracy") or accuracies
+        best = max(range(len(accuracies)), key=lambda i: selected[i])
         state["result"] = {
             "final_test_accuracy": accuracies[-1],
-            "best_test_accuracy": max(accuracies),
+            "best_test_accuracy": accuracies[best],
+            "best_epoch": curves.epochs["epoch"][best],
         }
     if status == "diverged":
         last = curves.epochs.get("epoch") or [0.0]

@@ -12,7 +12,8 @@ STATUSES = ("running", "completed", "diverged", "failed", "interrupted")
 FIGURES = (
     "final_test_accuracy",
     "best_test_accuracy",
-    "mean_last_10_epochs",
+    "mean_last_tenth",
+    "best_epoch",
     "final_test_loss",
     "final_train_loss",
     "final_train_accuracy",

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..runs.files import write_atomically
 from ..runs.identity import digest, flat
+from ..runs.run import late
 from ..sweeps.run_status import last_line
 from ..sweeps.study import Record
 from . import speed
@@ -265,14 +266,10 @@ def _late(state: dict[str, Any], history: Curves, identity: dict[str, Any]) -> d
     validation = history.epochs.get("validation_accuracy") or []
     count = late(len(accuracies))
     result, data = state.get("result") or {}, state.get("data") or {}
-    value = _number(result.get("mean_last_10_epochs"))
     if accuracies:
-        value = float(np.mean(accuracies[-count:]))
-    elif (epochs := identity.get("epochs", 200)) < 100:
-        count = 1
-        value = _number(result.get("final_test_accuracy")) if late(epochs) == 1 else None
+        value: float | None = float(np.mean(accuracies[-count:]))
     else:
-        count = 10
+        count, value = late(identity.get("epochs", 200)), _number(result.get("mean_last_tenth"))
     if state.get("status") != "completed":
         value = None
     classes, images = data.get("classes"), data.get("test") or 1000
@@ -288,11 +285,6 @@ def _late(state: dict[str, Any], history: Curves, identity: dict[str, Any]) -> d
         "chance": chance,
         "collapsed": collapsed,
     }
-
-
-def late(evaluated: int) -> int:
-    """How many of a run's last evaluated epochs its figure is the mean of: one in ten, 1 to 10."""
-    return min(10, max(1, evaluated // 10))
 
 
 def _data(record: Record) -> str | None:

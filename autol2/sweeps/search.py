@@ -37,9 +37,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 OBJECTIVES = {
-    "mean_last_10_validation": "validation accuracy, mean of the last 10 epochs",
-    "final_validation_accuracy": "validation accuracy",
-    "mean_last_10_epochs": "test accuracy, mean of the last 10 epochs",
+    "mean_last_tenth_validation": "validation accuracy, mean of the last tenth of training",
+    "mean_last_tenth": "test accuracy, mean of the last tenth of training",
 }
 """What is maximised, the first that a run's result has, and how it is called."""
 RECORD = "search.json"
@@ -249,7 +248,7 @@ class SearchSweeper(StudySweeper):
             if len(finished) >= HOPELESS and all(one.state == TrialState.FAIL for one in finished):
                 raise Failed(f"all {len(finished)} trials failed: {last_line(why)}")
             return
-        kind = next((one for one in OBJECTIVES if one in _results(states)), "mean_last_10_epochs")
+        kind = next((one for one in OBJECTIVES if one in _results(states)), "mean_last_tenth")
         values = [float(state.get("result", {}).get(kind, 0.0)) for state in states]
         self.study.set_user_attr("objective", kind)
         self.study.tell(number, statistics.fmean(values))
