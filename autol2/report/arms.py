@@ -228,7 +228,10 @@ def _compare(arms: list[Arm], question: Question) -> None:
             "p": one.p,
             "p_adjusted": adjusted,
             "comparisons": tested,
-            "beats_all": one.better and significant and not arm.row["diverged"],
+            "beats_all": one.better
+            and significant
+            and difference.low > 0
+            and not arm.row["diverged"],
             "margin": math.nan if question.margin is None else question.margin,
             "equivalent": _equivalent(difference, question.margin),
             "probability_of_improvement": improvement.mean,

@@ -31,7 +31,8 @@ def rule(summary: pd.DataFrame) -> str:
         f"evaluated epoch, at most ten{count}), on the same seeds; a diverged run counts at chance "
         f"level. {chosen} p from a sign-flip permutation test, adjusted after Holm for all "
         "comparisons of the study where it is called adjusted; intervals of means and differences "
-        "are Student's, 95 %, adjusted as the p beside them. Fix the number of seeds before "
+        "are Student's, 95 %, adjusted as the p beside them. An arm is called better or worse "
+        "only where both say so. Fix the number of seeds before "
         "looking: adding seeds until p falls below 0.05 makes false claims."
     )
 
@@ -168,13 +169,12 @@ def _rival(arm: pd.Series) -> str:
 def _judgement(arm: pd.Series) -> str:
     equivalent = arm["equivalent"] is True or arm["equivalent"] == True  # noqa: E712 (numpy's)
     known = not math.isnan(arm["p_adjusted"])
-    significant = known and arm["p_adjusted"] <= 1 - stats.LEVEL + 1e-12
     if equivalent:
-        told = "better, but " if arm["beats_all"] else "worse, but " if significant else ""
+        told = "better, but " if arm["beats_all"] else "worse, but " if _worse(arm) else ""
         return f"{told}equivalent within ±{arm['margin']:g} points"
     if arm["beats_all"]:
         return "better"
-    if significant and arm["difference"] < 0:
+    if _worse(arm):
         return "worse"
     if arm["diverged"]:
         return "not to be called better, since it diverged"
@@ -190,11 +190,19 @@ def _judgement(arm: pd.Series) -> str:
     )
 
 
+def _worse(arm: pd.Series) -> bool:
+    """Whether both the test and the interval say so; `beats_all` asks the same of both."""
+    significant = arm["p_adjusted"] <= 1 - stats.LEVEL + 1e-12  # never where there is no p
+    return bool(significant and arm["difference_high"] < 0)
+
+
 def _speed(arm: pd.Series) -> str:
     """Whether an arm trains faster than its rival."""
     difference = arm.get("epochs_to_target_difference")
     if difference is None or pd.isna(difference):
         return ""
+    if not arm["reached_target"] and not arm["rival_reached_target"]:
+        return f"Neither {name(arm)} nor {rival(arm)} reaches {arm['target']:.4g} %."
     low, high = arm["epochs_to_target_difference_low"], arm["epochs_to_target_difference_high"]
     how = "as soon as" if difference == 0 else "later than" if difference > 0 else "sooner than"
     size = "" if difference == 0 else f"{plural(abs(difference), 'epoch')} "
@@ -215,7 +223,7 @@ def _speed(arm: pd.Series) -> str:
     elif low <= 0 <= high and difference:
         text += ", no difference in speed that could be told"
     end = "better" if arm["beats_all"] else "no difference"
-    if not arm["beats_all"] and arm["p_adjusted"] <= 1 - stats.LEVEL and arm["difference"] < 0:
+    if _worse(arm):
         end = "worse"
     tail = " in the end that could be told" if end == "no difference" else " in the end"
     return f"{text}; {end}{tail}."
