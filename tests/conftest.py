@@ -31,6 +31,9 @@ SMALL = (
 )
 """A run that takes a moment."""
 
+APART = ("test_resume.py", "test_launch.py", "test_train.py", "test_imagefolder.py")
+"""Files whose tests have little in common and take long: any worker takes any of them."""
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -66,6 +69,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     )
     place = {name: number for number, name in enumerate(longest)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    for item in items:
+        if item.path.name not in APART:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @functools.cache

@@ -253,7 +253,7 @@ def _die_in(config: Config, functions: tuple[str, ...], number: int) -> None:
     sys.exit(train(config))
 
 
-@pytest.mark.parametrize("wanted", few([4, 60], 1))
+@pytest.mark.parametrize("wanted", few([4, 30], 1))
 def test_killed_at_random_moments(tmp_path: Path, chance: random.Random, wanted: int) -> None:
     """SIGKILLs from outside, at any time of a run's life, until enough were in time."""
     kills = 0

@@ -123,14 +123,14 @@ def test_several_runs_in_a_job(slurm: cluster.Cluster, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_failing_run_leaves_the_others_alone(slurm: cluster.Cluster, tmp_path: Path) -> None:
-    """In the middle of an array, one that raises: a dense layer that no machine has room for."""
-    hidden = "model.hidden=8,9,999999999999,10"
-    done = sweep(slurm, tmp_path, hidden)
+    """In the middle of an array, one that raises: a convolution that no machine has room for."""
+    width = "model.width=4,5,1000000,6"
+    done = sweep(slurm, tmp_path, width)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "3 of 4 runs have come to a result" in done.stdout
     assert "Traceback" not in done.stderr
     assert sorted(states(tmp_path)) == ["completed"] * 3 + ["failed"]
-    again = sweep(slurm, tmp_path, hidden)
+    again = sweep(slurm, tmp_path, width)
     assert again.returncode == 1
     assert "4 runs: 3 done, 1 failed" in again.stdout  # a bug is not retried
     assert "submitted" not in again.stdout
@@ -144,7 +144,7 @@ def test_what_clusters_do(slurm: cluster.Cluster, tmp_path: Path) -> None:
     """
     print(f"AUTOL2_SLURM_SEED={SEED}")
     chance = random.Random(SEED)
-    words = "experiment=paper", "epochs=6", "checkpoint.every_steps=5", "evaluation.every_steps=2"
+    words = "experiment=paper", "epochs=3", "checkpoint.every_steps=5", "evaluation.every_steps=2"
     here = sweep(None, tmp_path / "here", *words)
     assert here.returncode == 0, here.stderr
     there = tmp_path / "there"

@@ -131,7 +131,8 @@ class Attempt:
 
     def _shown(self) -> Shown:
         """What a tracker is told of the run."""
-        run, started = self.run, self.run.state["attempts"][0]["started"]
+        run = self.run  # an attempt whose process never came to begin has no start
+        started = next(one["started"] for one in run.state["attempts"] if "started" in one)
         mark = digest({"study": self.config.study, "started": started})
         return Shown(
             run.folder,
