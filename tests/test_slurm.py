@@ -124,7 +124,7 @@ def test_several_runs_in_a_job(slurm: cluster.Cluster, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_failing_run_leaves_the_others_alone(slurm: cluster.Cluster, tmp_path: Path) -> None:
     """In the middle of an array, one that raises: a convolution that no machine has room for."""
-    width = "model.width=4,5,1000000,6"
+    width = "model.width=4,5,100000,6"
     done = sweep(slurm, tmp_path, width)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "3 of 4 runs have come to a result" in done.stdout
