@@ -26,6 +26,9 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from hydra import compose, initialize_config_dir
+
+from autol2.cli.command import CONF
 from autol2.sweeps import forkserver as sweeps
 
 LARGEST = 1 << 20
@@ -135,6 +138,8 @@ def import_ahead() -> None:
         if not {"__main__", "integrations"} & set(one.name.split(".")):
             importlib.import_module(one.name)
     sweeps.import_torch_optim()
+    with initialize_config_dir(str(CONF), version_base="1.3"):  # Hydra finds its plugins once
+        compose("config")
     gc.collect()
     gc.freeze()
 

@@ -74,11 +74,19 @@ class Lock:
                 if error.errno in UNSUPPORTED:
                     return self._try_lease()
                 raise
+            except BaseException:  # an interrupt
+                os.close(descriptor)
+                raise
             self._descriptor = descriptor
             with contextlib.suppress(OSError):  # a full disk, or another user's file
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, self._owner(), 0)
             return True
+
+    @property
+    def held(self) -> bool:
+        """Whether it is ours."""
+        return self._descriptor is not None or self._beating is not None
 
     @property
     def doubtful(self) -> bool:
@@ -210,19 +218,17 @@ def exclusive(path: Path, work: str) -> Iterator[None]:
                 break
             except FileNotFoundError:  # its last holder took the empty folder away
                 continue
-        try:
-            yield
-        except BaseException:
-            with contextlib.suppress(OSError):
-                path.unlink()  # while held: who waits on this very file starts over
-            raise
-        finally:
-            lock.release()
+        yield
     except BaseException:
+        with contextlib.suppress(OSError):
+            if lock.held or (path.exists() and lock.try_acquire()):  # cut short while it waited
+                path.unlink()  # while held: who waits on this very file starts over
+        lock.release()
         with contextlib.suppress(OSError):  # not empty: in use
             for folder in made:
                 folder.rmdir()
         raise
+    lock.release()
 
 
 def _wait_for(lock: Lock, work: str, word: float) -> None:
