@@ -764,6 +764,7 @@ def average(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_processes_measure_the_same(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(average, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
 

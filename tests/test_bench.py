@@ -80,6 +80,7 @@ def test_bench_measures_everything(run_command: Command, tmp_path: Path) -> None
     assert all(late < 10 for late in figures["growth"].values())
 
 
+@pytest.mark.slow
 def test_loops_that_differ_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bare loop with another λ is not the same mathematics, and bench notices."""
 

@@ -102,6 +102,7 @@ def test_every_experiment_begins_with_its_command(name: str) -> None:
     assert lines[1].startswith("# python -m autol2.train -m ")
 
 
+@pytest.mark.slow
 def test_the_papers_twenty_runs() -> None:
     """Ten curves, each without and with batch-norm; the second attempt is another seed."""
     table = published()

@@ -260,6 +260,7 @@ def test_an_interrupted_download_is_no_obstacle(
     assert {path.name for path in root.iterdir()} == {"cifar-10-batches-py", ".cifar10.lock"}
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_downloads(archive: Archive, server: Server, tmp_path: Path) -> None:
     wanted = source("cifar10", tmp_path / "root", url=address(server))
     server.stall.clear()

@@ -24,7 +24,7 @@ from autol2.sweeps.batch import Task
 from autol2.sweeps.launcher import expected
 from autol2.sweeps.run_status import Job, RunStatus, common_error, kills, status_of
 
-from .conftest import PROJECT, SMALL, Command, few, run_autol2
+from .conftest import PROJECT, SMALL, Command, run_autol2
 
 # ---------------------------------------------------------------------- deciding
 
@@ -207,6 +207,7 @@ def test_what_goes_into_a_pipe_is_not_cut(run_command: Command) -> None:
     assert all(re.fullmatch(r"\S+-s0-[0-9a-f]{10}", name) for name in names), names
 
 
+@pytest.mark.slow
 def test_the_same_run_under_two_names_is_done_once(tmp_path: Path) -> None:
     done = run_autol2("train", tmp_path, "-m", "method=fixed", "alpha=0,5,10", *SMALL)
     assert done.returncode == 0
@@ -307,6 +308,7 @@ def test_a_run_that_exits_without_a_word_has_failed(tmp_path: Path) -> None:
     assert "1 done, 1 failed" in again.stdout  # a bug is not retried
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_done_again(tmp_path: Path) -> None:
     once = tmp_path / "killed"
     kill = f"open({str(once)!r}, 'w').close(); os.kill(os.getpid(), 9)"
@@ -390,6 +392,7 @@ def test_a_study_whose_processes_do_not_even_begin_ends_early(tmp_path: Path) ->
     assert [one["status"] for one in found] == ["completed"] * 8
 
 
+@pytest.mark.slow
 def test_control_c_stops_and_the_command_goes_on(tmp_path: Path) -> None:
     words = "-m", "seed=0,1,2", "epochs=30", *SMALL[:3], "threads=1"
     master, slave = pty.openpty()
@@ -488,6 +491,7 @@ def test_expected_hours_are_those_of_a_device(tmp_path: Path) -> None:
     assert expected([], 1) == "1 run to do; how long they take is not known before one is finished"
 
 
+@pytest.mark.slow
 def test_cores_of_each_run(tmp_path: Path) -> None:
     words = "seed=0,1", *(word for word in SMALL if not word.startswith("threads"))
     done, found = sweep_with("", tmp_path, *words, "hydra.launcher.cpus_per_task=2")
@@ -497,7 +501,8 @@ def test_cores_of_each_run(tmp_path: Path) -> None:
     assert [one["attempts"][0]["threads"] for one in found] == [2, 2]
 
 
-@pytest.mark.parametrize("share", few([2, 1], 1))
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [1, 2])
 def test_devices_are_shared_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: int
 ) -> None:

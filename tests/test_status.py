@@ -258,6 +258,7 @@ def test_watching(run_command: Command, tmp_path: Path) -> None:
     assert b"Traceback" not in seen
 
 
+@pytest.mark.slow
 def test_thousands_of_runs(tmp_path: Path, run_command: Command) -> None:
     """Without torch, in a time that grows no faster than the runs do."""
     assert run_command("train", *SMALL).returncode == 0

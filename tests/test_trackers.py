@@ -125,6 +125,7 @@ def test_a_tracker_shows_the_records(name: str, read, run_command: Command, tmp_
         assert [value for _, value in shown[figure]] == pytest.approx(values, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_shown_once(run_command: Command, tmp_path: Path) -> None:
     words = [*SMALL, "epochs=15", "logger=tensorboard"]
     process = subprocess.Popen(

@@ -106,6 +106,7 @@ def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:
     assert re.search(r"loss \d\.\d+ +λ \S+ +test \d+\.\d\d %", text)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_nobody_reads_it(tmp_path: Path) -> None:
     """As in ``… | head -1``."""
     process = subprocess.Popen(
@@ -405,6 +406,7 @@ def test_outputs_that_cannot_be_written(run_command: Command, tmp_path: Path, pl
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+@pytest.mark.slow
 def test_other_images_under_the_same_name(run_command: Command, tmp_path: Path) -> None:
     """A result is not passed off as that of other images; the same ones elsewhere are welcome."""
     for folder, shade in (("one", 10), ("other", 20)):

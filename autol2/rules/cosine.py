@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..errors import require_finite
+from . import curves
 from .method import Circumstances, LambdaPolicy, Method
 from .schedules import Schedule
 
@@ -31,7 +31,4 @@ class Cosine(Method):
     def policy(self, given: Circumstances) -> LambdaPolicy:
         """The cosine over the steps of the run."""
         first, last, steps = self.initial_lambda, self.final_lambda, given.steps
-        return Schedule(
-            lambda step: last + (first - last) * (1 + math.cos(math.pi * step / steps)) / 2,
-            "λ follows a cosine",
-        )
+        return Schedule(lambda step: curves.cosine(step, steps, first, last), "λ follows a cosine")
