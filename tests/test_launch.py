@@ -435,6 +435,10 @@ def test_detached_runs_go_on(tmp_path: Path) -> None:
     done = run_autol2("train", tmp_path, *words)
     assert done.returncode == 0, done.stderr
     assert list(states(tmp_path).values()) != ["completed"] * 2  # nobody waits, as for a pipe
+    again = run_autol2("train", tmp_path, *words)
+    assert again.returncode == 0, again.stderr
+    assert "in the background" not in again.stdout  # the first does them all
+    assert "missing" not in again.stdout
     deadline = time.monotonic() + 90
     while list(states(tmp_path).values()) != ["completed"] * 2:
         assert time.monotonic() < deadline

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import socket
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 
 from ..cli.progress import StudyProgress, counted
 from ..errors import UserError
+from ..runs.lock import lives
 from ..training.signals import caught
 from .batch import Batch, Task
-from .launcher import Interrupted, StudyLauncher
+from .launcher import Interrupted, Plan, StudyLauncher, remember
 from .machine import cores, gpus
-from .run_status import RETRIES, status_of
+from .run_status import RETRIES, RunStatus, status_of
 
 
 @dataclass
@@ -45,6 +48,14 @@ class LocalLauncher(StudyLauncher):
 
     SCHEMA: ClassVar = LocalConf
     AT_LEAST: ClassVar = {"n_jobs": 0, "cpus_per_task": 0, "runs_per_job": 1, "max_retries": 0}
+
+    def _decide(self, tasks: Collection[Task]) -> Plan:
+        """As for any launcher; what a detached sweep is about to do is queued for another one."""
+        plan = super()._decide(tasks)
+        if not self.options["detach"]:
+            return plan
+        entries = self._entries(tasks)
+        return [(task, _in_background(how, entries[task])) for task, how in plan]
 
     def _act(self, wanted: list[Task]) -> None:
         self._do(wanted, [*self.under_way, *wanted])
@@ -93,11 +104,23 @@ class LocalLauncher(StudyLauncher):
         executor.update_parameters(timeout_min=60 * 24 * 365, name="autol2")
         with _nowhere():
             job = executor.submit(batch)
+        process = {"host": socket.gethostname(), "pid": int(job.job_id), "since": time.time()}
+        remember((task, {"process": process}) for task in batch.tasks)
         self.console.print(
             f"{counted(len(batch.tasks))} to do in the background, by process {job.job_id}; "
             f"see python -m autol2.status study={batch.tasks[0].study.name}",
             markup=False,
         )
+
+
+def _in_background(how: RunStatus, entry: Mapping[str, Any]) -> RunStatus:
+    """How a run stands, given what the manifest says of a detached sweep's process."""
+    process = entry.get("process")
+    if process is None or how.status not in ("missing", "stopped"):
+        return how
+    if process["host"] != socket.gethostname() or not lives(process["pid"], process["since"]):
+        return how
+    return RunStatus("queued", f"in the background, by process {process['pid']}")
 
 
 @contextlib.contextmanager
