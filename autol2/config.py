@@ -294,7 +294,7 @@ def parse_plain(schema: type[Schema], options: Mapping[str, Any]) -> Schema:
         if isinstance(kind, type) and issubclass(kind, Options):
             require(isinstance(value, dict), f"{key} is a group of options, not {value!r}")
             # A sweep's runs have most groups in common. The copy is the caller's own.
-            value = copy.deepcopy(_parsed(key, kind, json.dumps(value)))
+            value = copy.deepcopy(_kept_options(key, kind, json.dumps(value)))
         values[key] = value
     try:
         return schema(**values)
@@ -327,7 +327,7 @@ def _options(group: str, kind: type[Options], text: str) -> Options:
     return made
 
 
-_parsed: Callable[..., Options] = functools.lru_cache(maxsize=1024)(_options)
+_kept_options: Callable[..., Options] = functools.lru_cache(maxsize=1024)(_options)
 
 
 def as_schema(schema: type[Any]) -> DictConfig:

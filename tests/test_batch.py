@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import pytest
 
 from autol2.runs.files import to_json
-from autol2.runs.run import Held
+from autol2.runs.run import Held, read_state
 from autol2.sweeps import batch
 from autol2.sweeps.batch import Batch, Task
+
+REAL = batch.Process
 
 
 class Child:
@@ -203,3 +207,26 @@ def test_runs_that_do_not_leave_are_not_waited_for_for_ever(
     one = Batch(tasks, at_once=1, grace=0.05)
     assert do(one, lambda ended: one.stop()) == []
     assert names(child.begun) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (signal.SIGUSR2, "SIGUSR2"),
+        (signal.SIGTERM, "SIGTERM"),
+        (signal.SIGKILL, "killed by SIGKILL"),
+        (signal.SIGSEGV, "killed by SIGSEGV"),
+    ],
+)
+def test_a_clusters_signal_before_a_run_can_save_itself_is_no_kill(
+    monkeypatch: pytest.MonkeyPatch, tasks: list[Task], number: signal.Signals, why: str
+) -> None:
+    """A cluster signals all processes of a job, also one that was forked just now."""
+    server = Mock(fork=lambda request: 4711, poll=lambda pid: -number)
+    monkeypatch.setattr(batch, "SERVER", server)
+    process = REAL(tasks[0], "", 1, ".")
+    assert process.poll() == -number
+    process.mend(-number)
+    state = read_state(Path(tasks[0].folder))
+    assert state["status"] == "interrupted"
+    assert state["attempts"][-1]["why"] == why

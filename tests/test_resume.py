@@ -31,12 +31,10 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from autol2.cli.command import CONF, numbers_to_options
-from autol2.component import as_plain
 from autol2.config import Config, parse
 from autol2.errors import UserError
 from autol2.runs import checkpoint, run
 from autol2.runs.run import Held, Run, read_state
-from autol2.sweeps import forkserver
 from autol2.train import train
 from autol2.training import attempt
 from autol2.training.trainer import Trainer
@@ -361,21 +359,6 @@ def _signal_at_once(config: Config) -> None:
 
     Run.begin = interrupted  # type: ignore[method-assign]
     sys.exit(train(config))
-
-
-def test_a_signal_that_comes_as_soon_as_a_run_is_forked_is_kept(tmp_path: Path) -> None:
-    """A cluster signals all processes of a job, also one that cannot save itself yet."""
-    early = config(tmp_path, "method=advance")
-    request = {"config": as_plain(early), "overrides": [], "root": str(PROJECT)}
-    request |= {"log": str(tmp_path / "log"), "environment": {}}
-    server = forkserver.Server()
-    pid = server.fork(request)
-    os.kill(pid, signal.SIGUSR2)
-    ended: list[int] = []
-    _await(lambda: ended or ended.extend(one for one in [server.poll(pid)] if one is not None))
-    assert ended == [128 + signal.SIGUSR2], (tmp_path / "log").read_text()
-    assert read_state(Run(early).folder)["attempts"][-1]["why"] == "SIGUSR2"
-    assert finish(early) == 0
 
 
 def test_a_signal_cuts_an_evaluation_short(tmp_path: Path) -> None:

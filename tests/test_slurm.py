@@ -208,7 +208,7 @@ def begun(slurm: cluster.Cluster, outputs: Path) -> list[str]:
 def test_the_time_limit_is_no_limit(slurm: cluster.Cluster, tmp_path: Path) -> None:
     """A run of several time limits: saved and requeued before each, done in the end."""
     words = "epochs=3000", "checkpoint.every_steps=100000", "method=fixed"
-    limit = "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=50"
+    limit = "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30"
     started = sweep(slurm, tmp_path, *words, *limit, "hydra.launcher.detach=true")
     assert started.returncode == 0, started.stdout + started.stderr
     (state,) = wait_for_states(tmp_path, lambda found: len(found[0].get("attempts", [])) >= 2)

@@ -243,7 +243,7 @@ def keep_text(config: DictConfig, overrides: Iterable[str]) -> None:
     Hydra reads ``study=1.10`` and ``study=2024_01`` as numbers and would write 1.1 and 202401.
     """
     for word in overrides:
-        override = _parsed(word)
+        override = _override(word)
         text = word.partition("=")[2]
         if override.is_sweep_override() or override.is_delete() or text[:1] in "'\"":
             continue
@@ -275,7 +275,7 @@ _parser = functools.cache(OverridesParser.create)
 
 
 @functools.lru_cache(maxsize=4096)
-def _parsed(word: str) -> Override:
+def _override(word: str) -> Override:
     return _parser().parse_override(word)
 
 

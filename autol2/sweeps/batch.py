@@ -21,7 +21,7 @@ from typing import Any
 from ..cli.progress import Terminal
 from ..runs.files import to_json, write_atomically
 from ..runs.run import FINISHED, Held, command, now, read_state
-from .forkserver import SERVER
+from .forkserver import FOR_RUNS, SERVER
 from .run_status import HOPELESS, RETRIES, common_error, last_line, status_of
 
 POLL = 0.1
@@ -342,7 +342,8 @@ class Process:
             )
         elif status < 0:
             why = signal.Signals(-status).name
-            state["status"], why = "interrupted", why if self.told else f"killed by {why}"
+            asked = self.told or -status in FOR_RUNS  # before it could save itself
+            state["status"], why = "interrupted", why if asked else f"killed by {why}"
         else:
             why = f"exited with status {status}"
             begun = len(tried) > self._tried

@@ -128,7 +128,7 @@ SERVER = Server()
 """The one of this process."""
 FOR_RUNS = (signal.SIGTERM, signal.SIGUSR2)
 """Signals that a cluster sends to all processes of a job, and that are for the runs alone: the
-server ends with its input. They are blocked until a run can save itself (`training.signals`)."""
+server ends with its input."""
 
 
 # ---------------------------------------------------------------------- in the server
@@ -226,7 +226,6 @@ def import_torch_optim() -> None:
 
 def main() -> int:
     """Be the server, and then a process that it was asked for; its exit status."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, FOR_RUNS)
     for number in FOR_RUNS:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(Exception):  # a process will say better what is missing

@@ -16,17 +16,12 @@ limit (as submitit's)."""
 def caught(
     handler: Callable[[int, FrameType | None], None], signals: Iterable[signal.Signals] = SIGNALS
 ) -> Iterator[None]:
-    """Let `signals` call `handler` in the ``with`` block; under nohup, SIGHUP stays ignored.
-
-    One that arrived while it was blocked, as in a process that has just been forked for a run
-    (`autol2.sweeps.forkserver`), calls it now.
-    """
+    """Let `signals` call `handler` in the ``with`` block; under nohup, SIGHUP stays ignored."""
     before = {
         number: signal.signal(number, handler)
         for number in signals
         if not (number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN)
     }
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
     try:
         yield
     finally:
