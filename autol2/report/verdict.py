@@ -11,6 +11,8 @@ from .words import listed, name, number, plural, rival, seeds, signed
 
 MANY = 6
 """Names that are listed at most."""
+MOST_SEEDS = 500
+"""Seeds that anybody would run for a difference; one that takes more is none to speak of."""
 NOTHING = "No run of this study has come to a result yet."
 
 
@@ -180,7 +182,7 @@ def _judgement(arm: pd.Series) -> str:
         return "not to be called better, since it diverged"
     if not known:
         return "too few seeds to tell"
-    if arm["seeds_needed"] is None or pd.isna(arm["seeds_needed"]):
+    if pd.isna(arm["seeds_needed"]) or arm["seeds_needed"] > MOST_SEEDS:
         return "no difference can be told"
     in_all = int(arm["seeds_needed"])
     more = max(1, in_all - int(arm["pairs"]))
