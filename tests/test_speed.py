@@ -57,10 +57,21 @@ def test_a_target_that_is_not_reached_is_censored() -> None:
     assert row["target"] == 60
     assert row["reached_target"] == 2
     assert row["epochs_to_target"] == (5 + 5 + 12 + 12) / 4
-    assert "2 of 4 runs reach it, of λ = 5e-4 4 of 4" in " ".join(verdict(found))
+    assert "2 of its 4 runs reach it, and 4 of 4 with λ = 5e-4" in " ".join(verdict(found))
     never = made(theirs, ours, curves=curves, target=99.0).summary.set_index("arm")
     assert never["epochs_to_target"].isna().all()
     assert never["epochs_to_target_difference"].isna().all()
+
+
+def test_who_never_reaches_the_target_is_not_said_to_reach_it() -> None:
+    theirs, ours = fixed(5e-4, [72.0] * 3), arm("auto_l2", [72.0] * 3)
+    curves = timed(theirs, [5.0, 5.0, 60.0]) | timed(ours, [60.0] * 3)
+    said = verdict(made(theirs, ours, curves=curves, target=60.0).summary)
+    assert "Auto L2 with batch-norm never reaches 60 %, and λ = 5e-4 does on 2 of 3 seeds." in said
+    none = verdict(made(theirs, ours, curves=curves, target=99.0).summary)
+    assert "Neither Auto L2 with batch-norm nor λ = 5e-4 reaches 99 %." in none
+    untold = verdict(made(theirs, ours).summary)
+    assert not any("reach" in sentence for sentence in untold)
 
 
 def test_seconds_only_where_the_hardware_is_equal() -> None:

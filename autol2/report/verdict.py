@@ -200,25 +200,28 @@ def _worse(arm: pd.Series) -> bool:
 
 def _speed(arm: pd.Series) -> str:
     """Whether an arm trains faster than its rival."""
-    difference = arm.get("epochs_to_target_difference")
-    if difference is None or pd.isna(difference):
+    if pd.isna(arm.get("rival_reached_target", math.nan)):
         return ""
-    if not arm["reached_target"] and not arm["rival_reached_target"]:
-        return f"Neither {name(arm)} nor {rival(arm)} reaches {arm['target']:.4g} %."
+    target, pairs, runs = f"{arm['target']:.4g} %", int(arm["pairs"]), int(arm["n"])
+    ours, theirs = int(arm["reached_target"]), int(arm["rival_reached_target"])
+    if not ours and not theirs:
+        return f"Neither {name(arm)} nor {rival(arm)} reaches {target}."
+    if not ours:
+        theirs_said = f"{rival(arm)} does on {theirs} of {seeds(pairs)}"
+        return f"{name(arm)} never reaches {target}, and {theirs_said}."
+    difference = arm["epochs_to_target_difference"]
     low, high = arm["epochs_to_target_difference_low"], arm["epochs_to_target_difference_high"]
     how = "as soon as" if difference == 0 else "later than" if difference > 0 else "sooner than"
     size = "" if difference == 0 else f"{plural(abs(difference), 'epoch')} "
-    text = f"{name(arm)} reaches {arm['target']:.4g} % {size}{how} {rival(arm)}"
+    text = f"{name(arm)} reaches {target} {size}{how} {rival(arm)}"
     if not math.isnan(low):
         bounds = sorted((low, high)) if difference > 0 else sorted((-low, -high))
         if difference:
             text += f" ({bounds[0]:.1f} to {bounds[1]:.1f})"
-    ours, theirs = int(arm["reached_target"]), int(arm["rival_reached_target"])
-    runs = int(arm["n"])
-    if ours < runs or theirs < int(arm["pairs"]):
+    if ours < runs or theirs < pairs:
         text += (
-            f"; {ours} of {runs} runs reach it, of {rival(arm)} {theirs} of {int(arm['pairs'])}, "
-            "and the others count as if they did at their end"
+            f"; {ours} of its {runs} runs reach it, and {theirs} of {pairs} with {rival(arm)} "
+            "(a run that does not counts as if it did at its end)"
         )
     if math.isnan(low):
         text += "; too few seeds for an interval"
