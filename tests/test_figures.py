@@ -19,11 +19,11 @@ from autol2.report import figures, panels, plot
 from autol2.report.colours import BLACK, CURVES, DARK, GRID, VISIBLE, WHITE, contrast, on_dark, ramp
 from autol2.report.figures import PAPER
 from autol2.report.inline import markup, variables
-from autol2.report.names import arm_name, setting
 from autol2.report.plot import Curve, Drawing
 from autol2.report.published import published
 from autol2.report.runs import Curves, curves
 from autol2.report.tables import Tables, tables
+from autol2.report.words import arm_name, setting
 from autol2.sweeps.study import records
 
 from .conftest import PROJECT

@@ -20,11 +20,11 @@ from autol2.report import figures, page
 from autol2.report.__main__ import _on_cifar10, main
 from autol2.report.arms import in_order
 from autol2.report.beside import beside_published
-from autol2.report.names import arm_name
 from autol2.report.published import path_of, published, shrinking_of
 from autol2.report.runs import CHANGES, Curves, _lambdas, curves
 from autol2.report.sound import FIGURES, fault
 from autol2.report.tables import Tables, tables
+from autol2.report.words import arm_name
 from autol2.runs.run import read_state
 from autol2.sweeps.study import Record, records
 
@@ -51,7 +51,7 @@ def report(study: Path) -> Path:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("No claim can be made: with 2 seeds an arm the test cannot go below")
+    assert lines[0].startswith("No claim can be made: with 2 seeds in common p cannot fall below")
     assert lines[-1] == f"report: {study / 'report' / 'index.html'}"
     return study / "report"
 

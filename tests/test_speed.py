@@ -44,8 +44,9 @@ def test_epochs_steps_and_seconds_to_the_target() -> None:
     assert row["epochs_to_target_difference_low"] > 0
     words = verdict(found.reset_index())
     assert (
-        "Auto L2 with batch-norm reaches 71.5 % 1.3 epochs later than λ = 5e-4 (0.8 to 1.9); no "
-        "difference in the end that could be told." in words
+        "Auto L2 with batch-norm reaches 71.5 % 1.3 epochs later than λ = 5e-4 (0.8 to 1.9); its "
+        "test accuracy is 4.23 points lower on average over training (2.50 to 5.96); no "
+        "significant difference in the end." in words
     )
 
 

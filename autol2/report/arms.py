@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..runs.run import FINISHED
 from . import rivals, speed, stats
 from .rivals import Comparison, Scores
 from .speed import Run, known, mean_of, numbers
+from .words import arm_name, plural
 
 FIGURE = "accuracy"
 """The figure that arms are compared by: the mean test accuracy of the last tenth of training, less
 noisy than the last epoch's, and not a maximum over test accuracies, which would peek."""
+ENDED = ("completed", "diverged", "failed", "broken")
+"""Statuses of runs that do not go on by themselves."""
 NAMES = {
     "fixed": "fixed λ",
     "auto_l2": "Auto L2",
@@ -77,17 +79,18 @@ def summary(
     for around in _grouped(readable, "context"):
         here = [Arm(of, around, _scores(of)) for of in _grouped(around, "arm_digest")]
         fixed = [arm.scores for arm in here if arm.baseline and arm.scores.by_seed]
+        pending = [arm.scores for arm in here if arm.baseline and not arm.scores.by_seed]
         target = speed.target(question.target, rivals.strongest(fixed))
         for arm in here:
             if not arm.baseline:
                 arm.comparison = rivals.compare(arm.scores, fixed)
-            apart = (
-                {}
-                if arm.comparison or arm.baseline
-                else {"diverged_rivals": _diverged(one for one in fixed if arm.scores.less(one))}
-            )
             arm.row = _described(arm.runs) | speed.described(arm.runs, around, target)
-            arm.row |= NOT_COMPARED | {"rivals": len(fixed)} | apart
+            arm.row |= NOT_COMPARED | {"rivals": len(fixed)}
+            if not arm.baseline:
+                arm.row["pending_rivals"] = _listed(pending)
+                if not arm.comparison:
+                    here_too = [one for one in fixed if arm.scores.less(one)]
+                    arm.row["diverged_rivals"] = _no_yardstick(here_too)
         _choose_settings(here)
         arms += here
     if not arms:
@@ -135,6 +138,7 @@ def _scores(arm: list[Run]) -> Scores:
         first["arm"],
         found,
         len(diverged),
+        bool(done) and all(known(run["collapsed"]) and bool(run["collapsed"]) for run in done),
         float(value) if value is not None and known(value) else math.nan,
         validation,
     )
@@ -142,7 +146,9 @@ def _scores(arm: list[Run]) -> Scores:
 
 def _described(arm: list[Run]) -> dict[str, Any]:
     """What an arm's own runs came to."""
-    done = [run for run in arm if run["status"] == "completed"]
+    done = [run for run in arm if run["status"] == "completed" and known(run[FIGURE])]
+    diverged = sum(run["status"] == "diverged" for run in arm)
+    unfinished = sum(run["status"] not in ENDED for run in arm)
     first = arm[0]
     values = numbers(done, FIGURE)
     mean, middle = stats.interval(values), stats.iqm(values)
@@ -154,9 +160,10 @@ def _described(arm: list[Run]) -> dict[str, Any]:
         "context": first["context"],
         "arm_digest": first["arm_digest"],
         "n": len(done),
-        "diverged": sum(run["status"] == "diverged" for run in arm),
+        "diverged": diverged,
         "collapsed": sum(known(run["collapsed"]) and bool(run["collapsed"]) for run in done),
-        "unfinished": sum(run["status"] not in FINISHED for run in arm),
+        "unfinished": unfinished,
+        "lost": len(arm) - len(done) - diverged - unfinished,
         "mean": mean.mean,
         "low": mean.low,
         "high": mean.high,
@@ -179,9 +186,13 @@ NOT_COMPARED: dict[str, Any] = {
     "rival_at_edge": None,
     "chosen_on": None,
     "diverged_rivals": "",
+    "apart_rivals": "",
+    "pending_rivals": "",
     "pairs": 0,
     **dict.fromkeys(("difference", "difference_low", "difference_high"), math.nan),
     **dict.fromkeys(("p", "p_adjusted"), math.nan),
+    "p_rival": None,
+    "p_pairs": 0,
     "comparisons": 0,
     "beats_all": False,
     "margin": math.nan,
@@ -220,30 +231,43 @@ def _compare(arms: list[Arm], question: Question) -> None:
             "rivals": one.rivals,
             "rival_at_edge": one.at_edge,
             "chosen_on": one.chosen_on,
-            "diverged_rivals": _diverged(one.set_aside),
+            "diverged_rivals": _no_yardstick(one.set_aside),
+            "apart_rivals": _listed(one.apart),
             "pairs": len(one.differences),
             "difference": difference.mean,
             "difference_low": difference.low,
             "difference_high": difference.high,
             "p": one.p,
             "p_adjusted": adjusted,
+            "p_rival": one.decisive.label,
+            "p_pairs": one.decisive_pairs,
             "comparisons": tested,
             "beats_all": one.better
             and significant
             and difference.low > 0
-            and not arm.row["diverged"],
+            and not (arm.row["diverged"] or arm.row["lost"] or one.apart),
             "margin": math.nan if question.margin is None else question.margin,
             "equivalent": _equivalent(difference, question.margin),
             "probability_of_improvement": improvement.mean,
             "poi_low": improvement.low,
             "poi_high": improvement.high,
             "seeds_needed": stats.seeds_needed(one.differences, tested),
-            **speed.compared(arm.runs, rival, level, arm.row["target"]),
+            **speed.compared(arm.runs, rival, factor, arm.row["target"]),
         }
 
 
-def _diverged(scores: Iterable[Scores]) -> str:
-    return "; ".join(f"{one.label} on {one.diverged} of {len(one.by_seed)} seeds" for one in scores)
+def _no_yardstick(scores: Iterable[Scores]) -> str:
+    """Each with what is the matter with it."""
+    said = []
+    for one in scores:
+        on = f"on {one.diverged} of {plural(len(one.by_seed), 'seed')}"
+        what = f"diverged {on}" if one.diverged else "never rose above chance level"
+        said.append(f"{arm_name(one.label)} {what}")
+    return "; ".join(said)
+
+
+def _listed(scores: Iterable[Scores]) -> str:
+    return ", ".join(arm_name(one.label) for one in scores)
 
 
 def _choose_settings(arms: list[Arm]) -> None:
@@ -283,12 +307,19 @@ def _say_where_else(
     for other in elsewhere:
         if other.runs[0]["problem_digest"] != arm.runs[0]["problem_digest"]:
             continue
+        ours, theirs = arm.scores.by_seed, other.scores.by_seed
         differences = other.scores.less(arm.scores)
-        if differences and np.mean(differences) > 0:
-            better.append((float(np.mean(differences)), other.row["arm"]))
+        ahead = stats.interval(differences)
+        on = f"on {plural(len(differences), 'seed')}"
+        if not differences and ours and theirs:
+            mean = mean_of(list(theirs.values())) - mean_of(list(ours.values()))
+            ahead, on = stats.Interval(mean, math.nan, math.nan), "on other seeds"
+        if ahead.mean > 0:
+            ends = f" ({ahead.low:.2f} to {ahead.high:.2f})" * (not math.isnan(ahead.low))
+            said = f"{arm_name(other.row['arm'])} is better by {ahead.mean:.2f} points{ends} {on}"
+            better.append((ahead.mean, said))
     if better:
-        ahead, name = max(better)
-        arm.row["better_elsewhere"] = f"{name} by {ahead:.2f} points"
+        arm.row["better_elsewhere"] = max(better)[1]
 
 
 def _unmatched(arm: Arm, fixed: list[Arm], circumstances: Mapping[str, Mapping[str, Any]]) -> str:
@@ -303,7 +334,7 @@ def _unmatched(arm: Arm, fixed: list[Arm], circumstances: Mapping[str, Mapping[s
             f"{name} = {_short(own.get(name))} here and {_short(theirs.get(name))} there"
             for name in differing
         )
-        found.append((len(differing), f"{other.row['arm']} differs in {said}"))
+        found.append((len(differing), f"{arm_name(other.row['arm'])} differs in {said}"))
     return min(found)[1] if found else ""
 
 

@@ -17,10 +17,10 @@ import pandas as pd
 from . import forest, panels, speed_figure
 from .arms import FIGURE, in_order
 from .colours import CURVES, DASHES, ramp
-from .names import arm_name, setting
 from .plot import Curve, Drawing, Row
 from .runs import Curves
 from .tables import Tables, label
+from .words import arm_name, setting
 
 Say = Callable[[str], object]
 Style = tuple[str, Any]
@@ -83,10 +83,10 @@ TITLES = {
 LAYERS = {"conv1": "first convolution", "conv2": "second convolution"}
 """Of the paper's network, in words."""
 NETWORKS = {"cnn": "CNN"}
-EXPLAIN = (
-    "Length of the weights and their effective learning rate lr/‖w‖² after each epoch. Below "
-    "batch-norm the length does not change what the network computes, only how fast it turns: an "
-    "early shrinking acts as a higher learning rate."
+EXPLAIN = "Length of the weights and their effective learning rate lr/‖w‖² after each epoch."
+BELOW_BATCHNORM = (
+    " Below batch-norm the length does not change what the network computes, only how fast it "
+    "turns: an early shrinking acts as a higher learning rate."
 )
 ARMS = 10
 """That a row of panels shows at most."""
@@ -125,7 +125,8 @@ def all_figures(
     ):
         say(name)
         drawings += draw(made, histories, styles, folder)
-    seen = runs[[bool(histories[run_id].lambdas) for run_id in runs["run_id"]]]
+    known = (histories[run_id] for run_id in runs["run_id"])
+    seen = runs[[bool(one.lambdas or one.epochs.get("epoch")) for one in known]]
     if seen.empty:
         return drawings
     covered: set[str] = set()
@@ -171,10 +172,12 @@ def _by_batchnorm(runs: pd.DataFrame, common: dict[str, Any]) -> list[tuple[str,
 
 
 def _network(part: pd.DataFrame, common: dict[str, Any]) -> str:
-    """What the runs of a part have trained."""
-    known = part["model.name"].iloc[0] if "model.name" in part else common.get("model.name", "cnn")
-    name = NETWORKS.get(str(known), str(known))
-    return f"{name} with batch-norm" if _with_batchnorm(part) else name
+    """What the runs of a part have trained, as far as they say."""
+    known = part["model.name"].iloc[0] if "model.name" in part else common.get("model.name")
+    if known is None and part["command"].notna().any():
+        known = "cnn"  # the default, which is left out of an identity
+    name = NETWORKS.get(str(known), str(known)) if known else ""
+    return " ".join(filter(None, (name, "with batch-norm" * _with_batchnorm(part))))
 
 
 def _with_batchnorm(part: pd.DataFrame) -> bool:
@@ -308,9 +311,13 @@ def _values(part: pd.DataFrame, column: str) -> list[Any]:
 
 
 def _best(part: pd.DataFrame, column: str) -> list[Any]:
-    """The `ARMS` values that came to the highest accuracy, in their own order."""
+    """The `ARMS` values that came to the highest accuracy, in their own order.
+
+    The strongest fixed λ is one of them: without it the report's question could not be seen.
+    """
     means = part.groupby(column)[FIGURE].mean().sort_values(ascending=False, na_position="last")
-    best = set(means.index[:ARMS])
+    fixed = [value for value in means.index if part["baseline"][part[column] == value].all()]
+    best = list(dict.fromkeys([*fixed[:1], *means.index]))[:ARMS]
     return [value for value in _values(part, column) if value in best]
 
 
@@ -325,7 +332,7 @@ def _circumstances(
         if name != "method.name" and part[name].nunique(dropna=False) == 1
         if part[name].notna().all()
     ]
-    heading = ", ".join([*words, _network(part, common), *alike])
+    heading = ", ".join(filter(None, [*words, _network(part, common), *alike]))
     return ", ".join([*words, *alike]), _with_batchnorm(part), heading
 
 
@@ -371,5 +378,6 @@ def _explain(
         rows = [(heading + some, curves, layer, LAYERS.get(layer, layer)) for layer in recorded]
         for first in range(0, min(len(rows), DRAWINGS * ROWS), ROWS):
             name = "explain" + f"_{len(drawings) + 1}" * bool(drawings)
-            drawings.append(panels.norms(name, rows[first : first + ROWS], EXPLAIN, folder))
+            caption = EXPLAIN + BELOW_BATCHNORM * _with_batchnorm(part)
+            drawings.append(panels.norms(name, rows[first : first + ROWS], caption, folder))
     return drawings

@@ -15,11 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from . import plot
 from .arms import FIGURE
 from .colours import SOFT, TEXT
-from .names import arm_name
 from .plot import Drawing
 from .runs import Curves
 from .tables import Tables
-from .words import signed
+from .words import arm_name, signed, yardstick
 
 ROW, AROUND = 0.38, 0.85
 """Inches of an arm's row, and of what is around the rows of a panel."""
@@ -90,24 +89,26 @@ def differences(
     for (_, part), (left, *_) in zip(parts, panels, strict=True):
         left.set_xlim(first - margin, last + margin)
         for y, (_, arm) in enumerate(part.iterrows()):
-            if abs(arm["difference"]) > APART:
-                below = arm["difference"] < 0
-                words, side = ("◀", {"ha": "left"}) if below else ("▶", {"ha": "right"})
-                how = {"va": "center", "color": colours[arm["arm"]], **side}
-                left.text(0 if below else 1, y, words, transform=left.get_yaxis_transform(), **how)
+            shown = arm["difference"], arm["difference_low"], arm["difference_high"]
+            for at, values_there in ((y - 0.08, shown), (y + 0.2, of_seeds(made.runs, arm))):
+                for below in (True, False):
+                    if any(
+                        (value < -APART) if below else (value > APART) for value in values_there
+                    ):
+                        _beyond(left, at, below, colours[arm["arm"]])
     caption = (
-        "Each schedule less the strongest fixed λ on the same seeds: right of 0 the schedule is "
+        f"Each schedule less the {yardstick(arms)} on the same seeds: right of 0 the schedule is "
         "better. Dots: single seeds; squares: their mean, with its 95 % interval where three "
         "seeds or more allow one, adjusted as the p beside it."
     )
     if any(abs(value) > APART for value in known):
-        caption += f" What is more than {APART:g} points away (◀ ▶) is told in figures alone."
+        caption += f" Differences beyond {APART:g} points (◀ ▶) are given only as numbers."
     if with_chances:
         caption += (
             " Probability of improvement: how often a seed of the schedule comes out above one of "
             "that fixed λ, with its 95 % interval; 0.5 is no difference."
         )
-    alt = "Forest plot of differences in test accuracy to the strongest fixed λ. " + "; ".join(
+    alt = f"Forest plot of differences in test accuracy to the {yardstick(arms)}. " + "; ".join(
         f"{name}: "
         + ", ".join(
             f"{arm_name(arm['arm'])} {_said(arm)} points against {_rival(arm)}"
@@ -115,7 +116,7 @@ def differences(
         )
         for name, of in parts
     )
-    title = "Schedules against the strongest fixed λ"
+    title = f"Schedules against the {yardstick(arms)}"
     return [plot.save(figure, "differences", title, caption, alt + ".", folder, legend=False)]
 
 
@@ -253,6 +254,13 @@ def of_seeds(runs: pd.DataFrame, arm: pd.Series) -> list[float]:
     rival = values(runs, around["arm_digest"].iloc[0])
     own = values(runs, arm["arm_digest"])
     return [own[seed] - rival[seed] for seed in own if seed in rival]
+
+
+def _beyond(axes: Axes, y: float, below: bool, colour: str) -> None:
+    """Mark that there is something beyond the axis' end, on the left if `below`."""
+    words, side = ("◀", {"ha": "left"}) if below else ("▶", {"ha": "right"})
+    how: dict[str, Any] = {"va": "center", "color": colour, "fontsize": 7, **side}
+    axes.text(0 if below else 1, y, words, transform=axes.get_yaxis_transform(), **how)
 
 
 def _rival(arm: pd.Series) -> str:

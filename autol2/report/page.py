@@ -16,10 +16,9 @@ from ..runs.run import FINISHED, now
 from . import inline, verdict
 from .arms import FIGURE, in_order
 from .beside import Beside
-from .names import arm_name
 from .plot import Drawing
 from .tables import Tables
-from .words import number, signed
+from .words import arm_name, number, signed, yardstick
 
 ARMS = {
     "arm": "arm",
@@ -36,6 +35,7 @@ ARMS = {
     "collapsed": "at chance",
     "diverged": "diverged",
     "unfinished": "unfinished",
+    "lost": "failed",
 }
 COMPARISONS = {
     "arm": "schedule",
@@ -75,7 +75,7 @@ SIGNED = ("difference", "difference_interval", "epochs_to_target_difference", "e
 """Columns of differences, which show their sign."""
 TENTHS = ("epochs_to_target", "seconds_to_target")
 """Columns with one decimal."""
-NEVER = ("diverged", "unfinished", "collapsed")
+NEVER = ("diverged", "unfinished", "lost", "collapsed")
 """Columns of counts that are left out where they are all 0."""
 RUNS = {
     "run_id": "run",
@@ -157,6 +157,7 @@ def write(
         colours=inline.variables(drawings),
         arms=_table(_in_rows(tables.summary), ARMS),
         comparisons=_comparisons(tables.summary),
+        yardstick=yardstick(tables.summary),
         speed=_speed(tables.summary),
         published=_table(_in_rows(beside.table), PUBLISHED),
         differences=beside.differences,
@@ -201,6 +202,7 @@ def _table(frame: pd.DataFrame, headings: dict[str, str]) -> dict[str, Any]:
     columns = [name for name in headings if name in frame and _says_something(frame, name)]
     places = in_order(frame["arm"]) if "arm" in frame else {}
     rows = [[_cell(row[name], name, places) for name in columns] for _, row in frame.iterrows()]
+    headings = headings | {"rival": yardstick(frame)}
     return {"headings": [headings[name] for name in columns], "rows": rows}
 
 
@@ -208,7 +210,9 @@ def _says_something(frame: pd.DataFrame, name: str) -> bool:
     if name in INTERVALS:
         name = INTERVALS[name][0]
     values = frame[name]
-    return bool(values.any() if name in NEVER else values.notna().any())
+    if name in NEVER:
+        return bool(values.any())
+    return bool((values.notna() & (values != "")).any())
 
 
 def _cell(value: Any, name: str, places: dict[str, int]) -> tuple[str, str, str]:
@@ -257,8 +261,8 @@ def _troubles(runs: pd.DataFrame) -> list[dict[str, str]]:
     for _, run in runs[runs["status"] != "completed"].iterrows():
         what = str(run["problem"])
         if run["status"] == "diverged":
-            where = f"loss not finite at step {run['diverged_step']:g}"
-            what = f"{where}, λ = {run['diverged_lambda']:g}" + f"; {what}" * bool(what)
+            said = ["diverged" if pd.isna(run["diverged_step"]) else _where(run)]
+            what = "; ".join([*said, *([what] if what else [])])
         elif not what:
             what = f"{run['epochs_done']:g} epochs done"
         rows.append({"run": run["run_id"], "status": run["status"], "what": what})
@@ -268,6 +272,12 @@ def _troubles(runs: pd.DataFrame) -> list[dict[str, str]]:
         for _, run in unread.iterrows()
     ]
     return rows
+
+
+def _where(run: pd.Series) -> str:
+    at = f"loss not finite at step {run['diverged_step']:g}"
+    known = not pd.isna(run["diverged_lambda"])
+    return f"{at}, λ = {number(run['diverged_lambda'])}" if known else at
 
 
 def _provenance(tables: Tables) -> list[tuple[str, str]]:
@@ -283,10 +293,12 @@ def _provenance(tables: Tables) -> list[tuple[str, str]]:
 
 
 def _values(column: pd.Series) -> str:
-    values = sorted({value for value in column if not pd.isna(value)})
-    first = values[0] if values else None
-    if len(values) > 2 and not isinstance(first, str) and values[-1] - first == len(values) - 1:
-        return f"{first:g} to {values[-1]:g}"
+    values = list({value for value in column if not pd.isna(value)})
+    if any(isinstance(value, str) for value in values):
+        return ", ".join(sorted(map(_text, values)))
+    values.sort()
+    if len(values) > 2 and values[-1] - values[0] == len(values) - 1:
+        return f"{values[0]:g} to {values[-1]:g}"
     return ", ".join(_text(value) for value in values) or "–"
 
 

@@ -131,8 +131,8 @@ def norms(
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
             axes.yaxis.set_minor_formatter(FuncFormatter(lambda _, __: ""))
-    title = "What the penalty does to the weights"
     layers = ", ".join(dict.fromkeys(words for _, _, _, words in rows))
+    title = f"What the penalty does to the weights: {layers}"
     ends = "; ".join(
         f"{heading}, {words}: " + _ends(of_row, f"norm_{layer}", "", "no length recorded")
         for heading, of_row, layer, words in rows

@@ -8,6 +8,7 @@ them; `record` does so from Python. No torch here.
 from __future__ import annotations
 
 import math
+import numbers
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +25,20 @@ from ..runs.identity import digest, flat
 from ..sweeps.study import Record
 from .arms import NAMES
 from .runs import MORE, Curves, by_epoch, highs
+from .tables import RESERVED
 
 RUNS, EPOCHS = "runs.csv", "epochs.csv"
 STATUSES = ("completed", "diverged", "running", "failed", "interrupted")
-FACTS = ("status", "steps_per_epoch", "classes", "test_images", "seconds", "hardware", "threads")
-"""Columns of runs.csv that say how a run went and are no option of it."""
+MADE_WITH = ("seconds", "hardware", "threads", "torch", "host")
+FACTS = ("status", *MADE_WITH, "python", "commit")
+"""Columns of runs.csv that say how a run was made and went, and are no option of it."""
+OF_DATA = ("classes", "test_images", "steps_per_epoch")
+"""Columns that tell of the data and of its batches: where they differ, so do the circumstances."""
+SWITCHES = {
+    **dict.fromkeys(("true", "on", "yes", "1"), True),
+    **dict.fromkeys(("false", "off", "no", "0"), False),
+}
+"""How a file may say whether there is batch-norm."""
 
 
 class Recording:
@@ -56,9 +66,15 @@ class Recording:
                 ``validation_loss``, ``validation_accuracy``.
 
         Raises:
-            UserError: there is no such figure, or the epoch or an accuracy is out of range.
+            UserError: there is no such figure, the epoch or an accuracy is out of range, or there
+                is no test accuracy (NaN).
         """
         row = {name.rstrip("_"): float(value) for name, value in figures.items()}
+        require(
+            not math.isnan(test_accuracy),
+            "test_accuracy is not a number: a run whose loss is not finite ends with "
+            'run.end("diverged")',
+        )
         unknown = sorted(set(row) - set(MORE))
         require(
             not unknown, f"epoch() knows no {', '.join(unknown)}: choose from {', '.join(MORE)}"
@@ -131,15 +147,17 @@ def record(
         resume: go on with what was recorded of the run, instead of beginning anew.
         options: what else describes the run: ``batchnorm``, ``alpha``, ``data``, ``lr``, …; runs
             are compared where these are equal, those of the method itself (``alpha`` and what
-            begins with ``method_``) aside. ``steps_per_epoch``, ``classes``, ``test_images``,
-            ``hardware`` and ``threads`` say how it went and make no difference.
+            begins with ``method_``) aside. ``hardware``, ``threads``, ``torch``, ``python``,
+            ``host`` and ``commit`` say how it was made, and make no difference.
 
     Raises:
-        UserError: the study's name is none, or its folder cannot be written.
+        UserError: the study's name is none, its folder cannot be written, or the report could not
+            read the run.
     """
     row: dict[str, object] = {"method": method, "fixed_lambda": fixed_lambda, "seed": seed}
     row |= {name.replace("method_", "method."): value for name, value in options.items()}
-    told = {name: value for name, value in row.items() if name not in (*FACTS, "seed")}
+    checked({name: value for name, value in row.items() if value is not None}, "record()")
+    told = {name: value for name, value in row.items() if name not in (*FACTS, *OF_DATA, "seed")}
     words = [method, *([f"{fixed_lambda:g}"] if fixed_lambda is not None else []), f"s{seed}"]
     name = run or "-".join([*words, digest({key: str(value) for key, value in told.items()})])
     folder = Path(outputs) / study_name(study)
@@ -170,23 +188,102 @@ def read(study: Path) -> list[tuple[Record, Curves]]:
     numeric = [name for name in ("epoch", "step", "test_accuracy", *MORE) if name in epochs]
     for name in numeric:
         epochs[name] = _numbers(epochs, name, study / EPOCHS)
-    tops = epochs["test_accuracy"].max()
-    require(
-        not 0 < tops <= 1,
-        f"{study / EPOCHS}: test_accuracy is in percent, and no value is above 1: write 72.5, "
-        f"not 0.725",
-    )
+    _refuse_fractions(epochs, runs, study / EPOCHS)
     read = [_run(study, row, epochs) for row in runs.to_dict("records")]
     seen: dict[str, str] = {}
     for one, _ in read:
-        name = digest(one.state["identity"] | {"data": one.state["data"]})
+        name = digest(one.state["identity"] | {"data": one.state["data"]["digest"]})
         require(
             name not in seen,
             f"{study / RUNS}: runs {seen.get(name)} and {one.run_id} have the same method, "
             f"options and seed",
         )
         seen[name] = one.run_id
+    _note_lengths(read)
     return read
+
+
+def _refuse_fractions(epochs: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
+    """Refuse accuracies that are shares of 1: of a whole run, unless guessing is as bad as that."""
+    classes = _numbers(runs, "classes", path.with_name(RUNS)) if "classes" in runs else None
+    many = set() if classes is None else set(runs["run"][classes >= 100])
+    for name in [str(one) for one in epochs if str(one).endswith("_accuracy")]:
+        tops = epochs.groupby("run", sort=False)[name].max()
+        shares = [run for run, top in tops.items() if 0 < top <= 1]
+        wrong = shares if len(shares) == len(tops) else [run for run in shares if run not in many]
+        require(
+            not wrong,
+            f"{path}, run {wrong[0] if wrong else ''}: {name} is in percent, and no value is above "
+            f"1: write 72.5, not 0.725",
+        )
+
+
+def _note_lengths(read: list[tuple[Record, Curves]]) -> None:
+    """Note the number of epochs among the options of runs, where that differs between arms.
+
+    Runs of different length are not compared; but where an arm's own seeds differ in it, the loop
+    stops training when it likes, and there is no such number.
+    """
+    lengths: dict[str, set[float]] = {}
+    arms = []
+    for one, curves in read:
+        told = {name: value for name, value in one.state["identity"].items() if name != "seed"}
+        arms.append(digest(told | {"data": one.state["data"]["digest"]}))
+        if one.state["status"] == "completed" and curves.epochs.get("epoch"):
+            lengths.setdefault(arms[-1], set()).add(curves.epochs["epoch"][-1])
+    if any(len(of) > 1 for of in lengths.values()) or len(set().union(*lengths.values())) < 2:
+        return
+    for (one, _), arm in zip(read, arms, strict=True):
+        if arm in lengths and "epochs" not in one.state["identity"]:
+            one.state["identity"]["epochs"] = next(iter(lengths[arm]))
+
+
+def checked(told: Mapping[str, object], where: str) -> None:
+    """Check what is told of a run.
+
+    Args:
+        told: columns of runs.csv that have a value.
+        where: what the error begins with.
+
+    Raises:
+        UserError: a value cannot be one of its column.
+    """
+    require(bool(str(told.get("method") or "").strip()), f"{where}: it has no method")
+    seed = _real(told.get("seed"))
+    require(seed == seed // 1, f"{where}: seed is {told.get('seed')!r}, not a whole number")
+    for column in ("fixed_lambda", "alpha", "steps_per_epoch", "seconds"):
+        require(
+            _real(told.get(column, 0)) >= 0,
+            f"{where}: {column} is {told.get(column)!r}, not a number of at least 0",
+        )
+    for column, least in (("classes", 2), ("test_images", 1)):
+        value = _real(told.get(column, least))
+        require(
+            value >= least and value == value // 1,
+            f"{where}: {column} is {told.get(column)!r}, not a whole number of at least {least}",
+        )
+    require(
+        str(told.get("batchnorm", True)).strip().lower() in SWITCHES,
+        f"{where}: batchnorm is {told.get('batchnorm')!r}, neither on nor off",
+    )
+    require(
+        told.get("method") != "fixed" or "fixed_lambda" in told,
+        f"{where}: method is fixed, and it has no fixed_lambda",
+    )
+    taken = sorted(name for name in told if name in RESERVED)
+    require(
+        not taken,
+        f"{where}: {', '.join(taken)} is a column of the report's own tables; call the option "
+        f"something else",
+    )
+
+
+def _real(value: object) -> float:
+    """A finite number as it is; NaN, which compares with nothing, for anything else."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return math.nan
+    number = float(value)
+    return number if math.isfinite(number) else math.nan
 
 
 def _run(study: Path, row: dict[Any, Any], epochs: pd.DataFrame) -> tuple[Record, Curves]:
@@ -194,15 +291,9 @@ def _run(study: Path, row: dict[Any, Any], epochs: pd.DataFrame) -> tuple[Record
     where, name = f"{study / RUNS}, run {row['run']}", str(row["run"])
     status = str(told.get("status", "completed"))
     require(status in STATUSES, f"{where}: status {status!r} is not one of {', '.join(STATUSES)}")
-    seed = told.get("seed")
-    require(isinstance(seed, int), f"{where}: seed is {seed!r}, not a whole number")
-    require("method" in told, f"{where}: it has no method")
-    for column in ("fixed_lambda", "alpha", "steps_per_epoch", "classes", "seconds"):
-        value = told.get(column, 0)
-        require(
-            isinstance(value, int | float) and not isinstance(value, bool) and value >= 0,
-            f"{where}: {column} is {value!r}, not a number of at least 0",
-        )
+    checked({name: value for name, value in told.items() if name != "run"}, where)
+    if "batchnorm" in told:
+        told["batchnorm"] = SWITCHES[str(told["batchnorm"]).strip().lower()]
     length = told.get("steps_per_epoch")
     mine = epochs[epochs["run"] == row["run"]].sort_values("epoch", kind="stable")
     mine = mine.drop_duplicates("epoch", keep="last")
@@ -212,22 +303,27 @@ def _run(study: Path, row: dict[Any, Any], epochs: pd.DataFrame) -> tuple[Record
     if status == "completed" and mine.empty:
         curves = Curves(problem="epochs.csv has no rows of it")
     accuracies = curves.epochs.get("test_accuracy") or []
+    of_data = {name: told[name] for name in ("data", *OF_DATA) if name in told}
     state: dict[str, Any] = {
         "status": status,
-        "seed": seed,
+        "seed": told["seed"],
         "identity": _identity(told),
         "method": {"label": _label(told), "baseline": "fixed_lambda" in told},
         "steps_per_epoch": length,
         "data": {
-            "digest": digest({"data": told["data"]}) if "data" in told else None,
+            "digest": digest(of_data) if of_data else None,
             "classes": told.get("classes"),
             "test": told.get("test_images"),
         },
-        "attempts": [{one: told.get(one) for one in ("seconds", "hardware", "threads")}],
+        "attempts": [
+            {name: told.get(name) for name in MADE_WITH}
+            | {"versions": {"python": told.get("python")}, "git": {"commit": told.get("commit")}}
+        ],
     }
     if accuracies:
-        selected = curves.epochs.get("validation_accuracy") or accuracies
-        best = max(range(len(accuracies)), key=lambda i: selected[i])
+        validation = pd.Series(curves.epochs.get("validation_accuracy", []), dtype=float)
+        selected = pd.Series(accuracies) if validation.isna().all() else validation
+        best = int(selected.argmax())
         state["result"] = {
             "final_test_accuracy": accuracies[-1],
             "best_test_accuracy": accuracies[best],
@@ -236,7 +332,7 @@ def _run(study: Path, row: dict[Any, Any], epochs: pd.DataFrame) -> tuple[Record
     if status == "diverged":
         last = curves.epochs.get("epoch") or [0.0]
         curves.diverged = last[-1]
-        state["diverged"] = {"step": round(last[-1] * (length or 1)), "lambda": math.nan}
+        state["diverged"] = {"step": round(last[-1] * length) if length else None}
     return Record(study / name, state), curves
 
 
@@ -274,7 +370,7 @@ def _identity(told: dict[str, Any]) -> dict[str, Any]:
     }
     found: dict[str, Any] = {}
     for name, value in told.items():
-        if name not in (*FACTS, "run"):
+        if name not in (*FACTS, *OF_DATA, "run"):
             found[names.get(name, name)] = value
     for name in ("fixed_lambda.value", "alpha.percent"):
         if name in found:

@@ -2,17 +2,18 @@
 
 A schedule *beats the fixed λs* only if it beats every one of them on the seeds that both have (an
 intersection-union test: its p is the largest of theirs); choosing the best fixed λ on the very runs
-that are compared would claim too much. Where runs have validation images, the fixed λ is chosen by
-them, and it alone is compared with.
+that are compared would claim too much. Where all runs have validation images, the fixed λ is chosen
+by them, and it alone is compared with. One that shares no seed cannot be beaten.
 
-A run that diverged counts as guessing (the chance level). A fixed λ that diverged on some seeds and
-is then behind is no yardstick: its mean over the seeds that it survived says nothing.
+A run that diverged counts as guessing (the chance level). A fixed λ that diverged on some seeds, or
+only guesses on all of them, and is then behind is no yardstick: its mean over the seeds that it
+survived says nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +33,8 @@ class Scores:
     """Test accuracy of each seed; of a diverged run the chance level."""
     diverged: int = 0
     """Runs that diverged."""
+    collapsed: bool = False
+    """Whether every completed run only guesses."""
     value: float = math.nan
     """λ, where it is a fixed one."""
     validation: Mapping[int, float] = field(default_factory=dict)
@@ -64,48 +67,73 @@ class Comparison:
     p: float
     """Two-sided. Ahead of all: the largest p, of beating each. Behind one: the smallest p of those
     ahead, times their number, of being beaten by any. NaN where a test has too few pairs."""
+    decisive: Scores
+    """The fixed λ that `p` is of."""
+    decisive_pairs: int
+    """Seeds that the schedule shares with it."""
     set_aside: list[Scores]
-    """Fixed λs that diverged on some seeds and are no yardstick."""
+    """Fixed λs that diverged on some seeds, or only guess, and are no yardstick."""
+    apart: list[Scores]
+    """Fixed λs that share no seed with the schedule."""
 
 
 def compare(schedule: Scores, fixed: Sequence[Scores]) -> Comparison | None:
     """The schedule against the fixed λs; None where they share no seed, or none is a yardstick."""
     found = {one.arm: schedule.less(one) for one in fixed}
     there = [one for one in fixed if found[one.arm]]
-    chosen = by_validation([one for one in there if not one.diverged])
-    set_aside = [one for one in there if one.diverged and np.mean(found[one.arm]) > 0]
-    rivals = [chosen] if chosen else [one for one in there if one not in set_aside]
+    set_aside = [one for one in there if no_yardstick(one) and np.mean(found[one.arm]) > 0]
+    rivals = [one for one in there if one not in set_aside]
+    sound = [one for one in rivals if not no_yardstick(one)]
+    seeds = schedule.by_seed.keys() & set().union(*(one.by_seed for one in sound))
+    apart = [one for one in fixed if one not in there]
+    chosen = None if apart else by_validation(sound, seeds)
+    if chosen:
+        rivals = [chosen, *(one for one in rivals if no_yardstick(one))]
     if not rivals:
         return None
     means = {one.arm: float(np.mean(found[one.arm])) for one in rivals}
     strongest = min(rivals, key=lambda one: (means[one.arm], -one.value))
     p_values = {one.arm: stats.sign_flip_p(found[one.arm]) for one in rivals}
     better = all(mean > 0 for mean in means.values())
+    decisive = strongest
     if better:
-        p = float(np.max(list(p_values.values())))  # NaN where one of them is
+        decisive = max(rivals, key=lambda one: (_or(p_values[one.arm], 2.0), one is strongest))
+        p = p_values[decisive.arm]
+    elif means[strongest.arm] == 0:
+        p = p_values[strongest.arm]
     else:
-        ahead = [p_values[arm] for arm, mean in means.items() if mean < 0]
-        ahead = [p for p in ahead if not math.isnan(p)]
-        p = min(1.0, min(ahead) * len(rivals)) if ahead else math.nan
-        if means[strongest.arm] == 0:
-            p = p_values[strongest.arm]
+        ahead = [one for one in rivals if means[one.arm] < 0]
+        decisive = min(ahead, key=lambda one: (_or(p_values[one.arm], 2.0), one is not strongest))
+        p = min(1.0, p_values[decisive.arm] * len(rivals))
+        p = math.nan if math.isnan(p_values[decisive.arm]) else p
     return Comparison(
         strongest,
-        len(there),
+        len(fixed),
         len(rivals),
         at_edge(strongest, there),
-        "validation" if chosen else "test",
+        "validation" if strongest is chosen else "test",
         found[strongest.arm],
         better,
         p,
+        decisive,
+        len(found[decisive.arm]),
         set_aside,
+        apart,
     )
 
 
-def by_validation(fixed: Sequence[Scores]) -> Scores | None:
-    """The arm with the highest validation accuracy on the seeds that all have; None without any."""
-    seeds = set.intersection(*(set(one.validation) for one in fixed)) if fixed else set()
-    if not seeds:
+def no_yardstick(one: Scores) -> bool:
+    """Whether a fixed λ that is behind is none to be measured by."""
+    return bool(one.diverged or one.collapsed)
+
+
+def _or(p: float, otherwise: float) -> float:
+    return otherwise if math.isnan(p) else p
+
+
+def by_validation(fixed: Sequence[Scores], seeds: Set[int]) -> Scores | None:
+    """The arm with the highest validation accuracy on `seeds`; None unless all have it for each."""
+    if not seeds or not fixed or any(not seeds <= one.validation.keys() for one in fixed):
         return None
     return max(fixed, key=lambda one: np.mean([one.validation[seed] for seed in sorted(seeds)]))
 
@@ -113,14 +141,14 @@ def by_validation(fixed: Sequence[Scores]) -> Scores | None:
 def strongest(arms: Sequence[Scores]) -> Scores | None:
     """The arm with the highest mean on the seeds that all of them have; None without such a seed.
 
-    Those that never diverged come first.
+    Those that never diverged and do more than guess come first.
     """
-    sound = [one for one in arms if not one.diverged] or list(arms)
-    if chosen := by_validation(sound):
-        return chosen
+    sound = [one for one in arms if not no_yardstick(one)] or list(arms)
     seeds = set.intersection(*(set(one.by_seed) for one in sound)) if sound else set()
     if not seeds:
         return None
+    if chosen := by_validation(sound, seeds):
+        return chosen
     return max(sound, key=lambda one: np.mean([one.by_seed[seed] for seed in sorted(seeds)]))
 
 

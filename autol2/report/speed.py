@@ -2,7 +2,8 @@
 
 A run that never reaches the target is right-censored: it counts as reaching it at its end, so that
 differences are of restricted means (Royston and Parmar, *BMC Medical Research Methodology* 13:152,
-2013) and lean towards no difference.
+2013) and are biased towards no difference. One that diverged never reached it, whatever it had come
+to, and its end is that of the runs beside it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from . import stats
-from .rivals import Scores
+from .rivals import Scores, no_yardstick
 from .runs import Curves
 
 SHORT_OF = 0.5
@@ -38,7 +39,7 @@ NOT_COMPARED: dict[str, Any] = dict.fromkeys(
     (
         *(f"epochs_to_target_difference{end}" for end in ("", "_low", "_high")),
         *(f"area_difference{end}" for end in ("", "_low", "_high")),
-        "rival_reached_target",
+        *("epochs_to_target_p", "rival_reached_target"),
     ),
     math.nan,
 )
@@ -51,11 +52,15 @@ FITS = (
 
 
 def target(named: float | None, strongest: Scores | None) -> float:
-    """The test accuracy to reach: the user's, or `SHORT_OF` the strongest fixed λ's level."""
+    """The test accuracy to reach: the user's, or `SHORT_OF` the strongest fixed λ's level.
+
+    NaN where that diverged, or only guesses.
+    """
     if named is not None:
         return named
-    values = list(strongest.by_seed.values()) if strongest else []
-    return float(np.mean(values)) - SHORT_OF if values else math.nan
+    if strongest is None or no_yardstick(strongest):
+        return math.nan
+    return float(np.mean(list(strongest.by_seed.values()))) - SHORT_OF
 
 
 def of_run(history: Curves, steps_per_epoch: int | None, seconds: float) -> dict[str, Any]:
@@ -93,24 +98,34 @@ def _highs(epochs: list[float], accuracies: list[float]) -> list[tuple[float, fl
 
 
 def reached(runs: pd.DataFrame, level: float) -> pd.DataFrame:
-    """When each completed run of the table of runs first evaluated to at least `level`.
+    """When each run of the table of runs that came to an end first evaluated to at least `level`.
 
     Returns:
         A row a run: ``seed``, and the fields of `Times`.
     """
-    times = times_to(runs.to_dict("records"), level)
-    rows = [{"seed": seed, **one._asdict()} for seed, one in times.items()]
-    return pd.DataFrame(rows, columns=["seed", *Times._fields])
+    rows = runs.to_dict("records")
+    times = times_to(rows, level, length_of(rows))
+    found = [{"seed": seed, **one._asdict()} for seed, one in times.items()]
+    return pd.DataFrame(found, columns=["seed", *Times._fields])
 
 
-def times_to(runs: Sequence[Run], level: float) -> dict[int, Times]:
-    """As `reached`, by seed."""
-    found = {}
+def length_of(runs: Sequence[Run]) -> float:
+    """The epochs of the longest completed run."""
+    done = [float(run["epochs_done"]) for run in runs if run["status"] == "completed"]
+    return max(done, default=0.0)
+
+
+def times_to(runs: Sequence[Run], level: float, length: float) -> dict[int, Times]:
+    """As `reached`, by seed; a run that diverged ends after `length` epochs."""
+    found: dict[int, Times] = {}
     for run in runs:
-        if run["status"] != "completed" or not run["epochs_done"] or math.isnan(level):
+        diverged = run["status"] == "diverged"
+        ended = length if diverged else run["epochs_done"]
+        if not (diverged or run["status"] == "completed") or not ended or math.isnan(level):
             continue
         first = next((epoch for epoch, accuracy in run["highs"] if accuracy >= level), None)
-        epochs = float(run["epochs_done"]) if first is None else float(first)
+        first = None if diverged else first
+        epochs = float(ended) if first is None else float(first)
         paces = (run["steps_per_epoch"], run["seconds_per_epoch"])
         steps, seconds = (epochs * float(pace) if known(pace) else math.nan for pace in paces)
         found[int(run["seed"])] = Times(first is not None, epochs, steps, seconds)
@@ -120,10 +135,12 @@ def times_to(runs: Sequence[Run], level: float) -> dict[int, Times]:
 def described(arm: Sequence[Run], around: Sequence[Run], level: float) -> dict[str, Any]:
     """The speed of an arm: means over its runs, those that did not reach `level` at their end.
 
-    Seconds only where all runs of `around` had the same hardware and threads.
+    Seconds only where all runs of `around` are known to have had the same hardware and threads.
     """
-    times = list(times_to(arm, level).values())
-    alike = len({(run["hardware"], run["threads"]) for run in around if known(run["hardware"])})
+    times = list(times_to(arm, level, length_of(around)).values())
+    ended = [run for run in around if run["status"] in ("completed", "diverged")]
+    alike = all(known(run["hardware"]) for run in ended)
+    alike = alike and len({(run["hardware"], run["threads"]) for run in ended}) == 1
     some = any(one.reached for one in times)
     means = [mean_of(column) for column in zip(*times, strict=True)] if some else [math.nan] * 4
     done = [run for run in arm if run["status"] == "completed"]
@@ -132,24 +149,30 @@ def described(arm: Sequence[Run], around: Sequence[Run], level: float) -> dict[s
         "reached_target": sum(one.reached for one in times),
         "epochs_to_target": means[1],
         "steps_to_target": means[2],
-        "seconds_to_target": means[3] if alike <= 1 else math.nan,
+        "seconds_to_target": means[3] if alike else math.nan,
         "steps_to_best": mean_of(numbers(done, "steps_to_best")),
         "area_under_curve": mean_of(numbers(done, "area_under_curve")),
     }
 
 
 def compared(
-    arm: Sequence[Run], rival: Sequence[Run], level: float, accuracy: float
+    arm: Sequence[Run], rival: Sequence[Run], factor: float, accuracy: float
 ) -> dict[str, Any]:
-    """The arm's epochs to `accuracy` and area under the curve less the rival's, seed by seed."""
+    """The arm's epochs to `accuracy` and area under the curve less the rival's, seed by seed.
+
+    Intervals and p are adjusted by `factor`, that of Holm's adjustment.
+    """
+    level = 1 - (1 - stats.LEVEL) / factor
     found = dict(NOT_COMPARED)
-    ours, theirs = times_to(arm, accuracy), times_to(rival, accuracy)
+    length = length_of([*arm, *rival])
+    ours, theirs = (times_to(runs, accuracy, length) for runs in (arm, rival))
     both = sorted(ours.keys() & theirs.keys())
     if both:
         found["rival_reached_target"] = sum(theirs[seed].reached for seed in both)
     if any(ours[seed].reached or theirs[seed].reached for seed in both):
         later = [ours[seed].epochs - theirs[seed].epochs for seed in both]
         _put(found, "epochs_to_target_difference", later, level)
+        found["epochs_to_target_p"] = _adjusted(stats.sign_flip_p(later), factor)
     mine, others = (
         {
             int(run["seed"]): float(run["area_under_curve"])
@@ -162,6 +185,10 @@ def compared(
     if gained:
         _put(found, "area_difference", gained, level)
     return found
+
+
+def _adjusted(p: float, factor: float) -> float:
+    return p if math.isnan(p) else min(1.0, p * factor)
 
 
 def _put(found: dict[str, Any], name: str, differences: list[float], level: float) -> None:

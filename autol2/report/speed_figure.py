@@ -15,11 +15,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from . import forest, plot, speed
 from .colours import CURVES, SOFT, TEXT
 from .forest import AROUND, LOW_ROW, MANY, SEED, SEED_LINE
-from .names import arm_name
 from .plot import Drawing
 from .runs import Curves
 from .tables import Tables
-from .words import number, plural
+from .words import arm_name, number, plural, yardstick
 
 NOT_REACHED: dict[str, Any] = {**SEED, "marker": ">", "markersize": 5, "markerfacecolor": "none"}
 PANELS = 4
@@ -75,7 +74,7 @@ def _to_target(
         words.append(f"{arm_name(arm['arm'])} {plural(mean, 'epoch')}{only * few}")
     left.set_xlabel(f"epochs to {to}")
     left.set_xlim(0, 1.05 * left.get_xlim()[1])
-    right.set_xlabel("less those of the strongest fixed λ\n(left of 0: faster)")
+    right.set_xlabel(f"less those of the {yardstick(shown)}\n(left of 0: faster)")
     right.set_xlim(-1.06 * max(known), 1.06 * max(known))
     keys = [SEED_LINE, forest.key("s", 1.8, "mean over seeds, of the difference with an interval")]
     if late:
@@ -105,9 +104,10 @@ def to_best(
     fits = pd.concat([fits for _, fits in forest.groups(made.fits)] or [made.fits]).head(PANELS)
     if fits.empty:
         return []
-    down = -(-len(fits) // 2)
+    across = min(2, len(fits))
+    down = -(-len(fits) // across)
     figure = plot.new_figure(2.9 * down)
-    panels = figure.subplots(down, 2, squeeze=False).ravel()
+    panels = figure.subplots(down, across, squeeze=False).ravel()
     said = []
     for (_, fit), axes in zip(fits.iterrows(), panels, strict=False):
         runs = made.runs
@@ -122,7 +122,8 @@ def to_best(
         "Steps to the best test accuracy at each fixed λ above 0; the best of test accuracies "
         "tells a time here, not a result. Dots: runs; hollow ones were still getting better when "
         "training ended, and are not part of the fit t* = c/λ (dashed; Lewkowycz and Gur-Ari, "
-        "2020). That law holds where a free fit of the slope comes to about -1."
+        "2020). The law holds where a free fit of the slope comes to about -1; where its interval "
+        "leaves that out, no line is drawn. Leaving hollow dots out flattens the slope."
     )
     alt = "Steps to the best test accuracy against λ, logarithmic axes. " + "; ".join(said) + "."
     title = "Steps to the best accuracy against λ"
@@ -165,11 +166,14 @@ def _to_best(axes: Axes, runs: pd.DataFrame, fit: pd.Series) -> str:
     )
     if np.isnan(fit["constant"]):
         return f"{shown}; too few ended after their best to fit"
-    values = runs["fixed_lambda.value"][early]
-    ends = np.array([values.min(), values.max()])
-    axes.plot(ends, fit["constant"] / ends, color=CURVES[1], linestyle=(0, (5, 2)))
     constant = float(f"{fit['constant']:.2g}")
     words = f"t* = {number(constant)}/λ"
+    if fit["slope_low"] <= -1 <= fit["slope_high"] or np.isnan(fit["slope_low"]):
+        values = runs["fixed_lambda.value"][early]
+        ends = np.array([values.min(), values.max()])
+        axes.plot(ends, fit["constant"] / ends, color=CURVES[1], linestyle=(0, (5, 2)))
+    else:
+        words = "t* = c/λ does not hold here"
     free = f"free slope {fit['slope']:.2f}"
     if not np.isnan(fit["slope_low"]):
         free += f" ({fit['slope_low']:.2f} to {fit['slope_high']:.2f})"

@@ -33,15 +33,26 @@ CONTROL = {
     "control.pulse_length": 0,
 }
 """Options that make another arm, and what they are where there is no such change."""
-PROBLEM = ("data.", "model.", "batchnorm.", "precision.", "epochs")
-"""How the options begin that say what is to be learnt with what; those of the other circumstances
-can be tuned, for a schedule as for a fixed λ."""
+PROBLEM = {
+    *("data", "dataset", "task", "model", "network", "architecture", "backbone"),
+    *("batchnorm", "precision", "epochs"),
+}
+"""The options, and groups of them, that say what is to be learnt with what; those of the other
+circumstances can be tuned, for a schedule as for a fixed λ."""
 ALIKE = "data (digest)"
 """The data's digest among the circumstances: the same name does not make them the same data."""
 COLLAPSED = 3.0
 """Standard errors of a guessing network's test accuracy within which a run counts as guessing."""
 LEFT_OUT = ("highs", "batchnorm.enabled", "problem_digest")
 """Columns of the table of runs that are not written down."""
+RESERVED = {
+    *("run_id", "arm", "arm_digest", "baseline", "context", "problem_digest", "problem", "command"),
+    *("accuracy", "evaluations", "validation", "chance", "collapsed", "attempts", *FIGURES),
+    *("highs", "epochs_done", "seconds_per_epoch", "epochs_to_best", "steps_to_best"),
+    *("area_under_curve", "lambda_changes", "shrinking_200", "diverged_step", "diverged_lambda"),
+    *("images_per_second", "dirty"),
+}
+"""Columns of the table of runs that no option of a run may be called."""
 
 
 @dataclass
@@ -220,7 +231,11 @@ def _row(
     method, baseline = method_of(state, identity)
     seconds = sum(one.get("seconds") or 0.0 for one in attempts)
     options = {name: identity.get(name) for name in ("fixed_lambda.value", *varying)}
-    problem = {name: value for name, value in around.items() if name.startswith((*PROBLEM, ALIKE))}
+    problem = {
+        name: value
+        for name, value in around.items()
+        if name == ALIKE or name.partition(".")[0] in PROBLEM
+    }
     return {
         "run_id": record.run_id,
         "status": state.get("status", "broken"),

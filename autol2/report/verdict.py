@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from . import stats
-from .words import listed, name, number, plural, rival, seeds, signed
+from .words import arm_name, listed, name, plural, rival, seeds, signed
 
 MANY = 6
 """Names that are listed at most."""
@@ -31,10 +31,12 @@ def rule(summary: pd.DataFrame) -> str:
     return (
         "Arms are compared by the mean test accuracy of the last tenth of training (at least one "
         f"evaluated epoch, at most ten{count}), on the same seeds; a diverged run counts at chance "
-        f"level. {chosen} p from a sign-flip permutation test, adjusted after Holm for all "
-        "comparisons of the study where it is called adjusted; intervals of means and differences "
-        "are Student's, 95 %, adjusted as the p beside them. An arm is called better or worse "
-        "only where both say so. Fix the number of seeds before "
+        "level, or as 0 % where the number of classes is not known. "
+        f"{chosen} p is that of a sign-flip permutation test, adjusted by Holm's method for all "
+        "comparisons of the study where it is called adjusted. Intervals of means and differences "
+        "are Student's, 95 %, adjusted like the p beside them; the upper limit of a difference is "
+        "wider, since the strongest of several fixed λs is also the luckiest. An arm is called "
+        "better or worse only where p and interval both say so. Fix the number of seeds before "
         "looking: adding seeds until p falls below 0.05 makes false claims."
     )
 
@@ -88,7 +90,7 @@ def _leader(summary: pd.DataFrame, said: str) -> str:
 
 def _headline(compared: pd.DataFrame) -> str:
     if compared.empty:
-        return "Nothing can be said yet: no schedule shares a seed with a fixed λ."
+        return "Nothing can be said yet: no schedule can be compared with a fixed λ."
     better = compared[compared["beats_all"].astype(bool)]
     everywhere = better[better["better_elsewhere"] == ""]
     if len(everywhere):
@@ -98,40 +100,48 @@ def _headline(compared: pd.DataFrame) -> str:
         first = better.iloc[0]
         return (
             f"Not in general: {name(first)} beats {_all_rivals(better[:1])} under the same "
-            f"settings, but {first['better_elsewhere'].replace(' by ', ' is better by ')}."
+            f"settings, but {first['better_elsewhere']}."
         )
     comparisons = int(compared["comparisons"].max())
     most, fewest = int(compared["pairs"].max()), stats.fewest_pairs(comparisons)
     if most == 1:
         return (
-            "No claim can be made: one seed an arm says nothing about chance; "
-            f"it takes at least {fewest} seeds."
+            "No claim can be made: one seed in common says nothing about chance; "
+            f"at least {fewest} seeds are needed."
         )
     if most < fewest:
         among = f" before it is adjusted for {comparisons} comparisons" * (comparisons > 1)
         return (
-            f"No claim can be made: with {most} seeds an arm the test cannot go below "
-            f"p = {2 / 2**most:.3g}{among}; it takes at least {fewest} seeds."
+            f"No claim can be made: with {most} seeds in common p cannot fall below "
+            f"{2 / 2**most:.3g}{among}; at least {fewest} seeds are needed."
         )
-    said = "No schedule can be told to beat the fixed λ"
-    several = compared["rivals"].max() > 1
-    return f"{said}{'s' if several else ' = ' + number(compared['rival_lambda'].iloc[0])}" + (
-        "." if several else ", the only one tried."
-    )
+    said = "No schedule is shown to beat "
+    if compared["rivals"].max() > 1:
+        return f"{said}the fixed λs."
+    return f"{said}{rival(compared.iloc[0])}, {_only(compared)}."
 
 
 def _all_rivals(arms: pd.DataFrame) -> str:
     """What `arms` beat: the only fixed λ, the one chosen, or all of them."""
     first = arms.iloc[0]
     if arms["rival"].nunique() == 1 and arms["rivals"].max() == 1:
-        return f"{rival(first)}, the only fixed λ tried"
+        return f"{rival(first)}, {_only(arms)}"
+    waits = f" so far ({first['pending_rivals']} without a result)" * bool(first["pending_rivals"])
     if (arms["chosen_on"] == "validation").all():
-        return "the fixed λ that validation accuracy chose"
+        return f"the fixed λ that validation accuracy chose{waits}"
     if (arms["diverged_rivals"] != "").any():
-        return "every fixed λ that trained on all its seeds"
+        return f"every fixed λ that trained on all its seeds{waits}"
     if arms["rivals"].nunique() == 1:
-        return f"each of the {int(first['rivals'])} fixed λs tried"
-    return "every fixed λ tried"
+        return f"each of the {int(first['rivals'])} fixed λs tried{waits}"
+    return f"every fixed λ tried{waits}"
+
+
+def _only(arms: pd.DataFrame) -> str:
+    """What is said of the only fixed λ that `arms` could be compared with."""
+    waiting = arms["pending_rivals"].iloc[0]
+    if waiting:
+        return f"the only fixed λ with a result so far ({waiting} without one)"
+    return "the only fixed λ tried"
 
 
 def _sentence(arm: pd.Series) -> str:
@@ -140,25 +150,32 @@ def _sentence(arm: pd.Series) -> str:
     if not math.isnan(arm["difference_low"]):
         seen += f" ({signed(arm['difference_low'])} to {signed(arm['difference_high'])})"
     text = f"{name(arm)}: {seen} against {_rival(arm)}, on {seeds(pairs)}"
+    runs = int(arm["n"] + arm["diverged"] + arm["unfinished"] + arm["lost"])
     if arm["diverged"]:
-        runs = int(arm["n"] + arm["diverged"] + arm["unfinished"])
-        text += f"; {int(arm['diverged'])} of {runs} runs diverged and count at chance level"
+        text += f"; {int(arm['diverged'])} of {runs} runs diverged and count as guessing"
+    if arm["lost"]:
+        text += f"; {int(arm['lost'])} of {runs} runs failed or cannot be read"
+    if arm["collapsed"]:
+        text += f"; {int(arm['collapsed'])} of {runs} runs collapsed to chance level"
     if arm["diverged_rivals"]:
-        text += f"; no yardstick, since it diverged: {arm['diverged_rivals']}"
+        text += f"; no yardstick: {arm['diverged_rivals']}"
+    if arm["apart_rivals"]:
+        text += f"; not compared, for want of a common seed: {arm['apart_rivals']}"
     if not math.isnan(arm["p"]):
         adjusted = arm["comparisons"] > 1
         text += f", {'adjusted ' * adjusted}p = {arm['p_adjusted']:.3g}"
+        if arm["p_rival"] != arm["rival"]:
+            text += f" (against {arm_name(arm['p_rival'])}, on {seeds(arm['p_pairs'])})"
     text = f"{text}: {_judgement(arm)}."
     if arm["better_elsewhere"]:
-        ahead = arm["better_elsewhere"].replace(" by ", " is better by ")
-        text += f" At other settings {ahead}."
+        text += f" At other settings {arm['better_elsewhere']}."
     return text
 
 
 def _rival(arm: pd.Series) -> str:
     said, count = rival(arm), int(arm["rivals"])
     if count == 1:
-        return f"{said}, the only one tried"
+        return f"{said}, the only one {'with a result' if arm['pending_rivals'] else 'tried'}"
     if arm["chosen_on"] == "validation":
         said += f", chosen by validation accuracy among {count} fixed λs"
     else:
@@ -180,10 +197,17 @@ def _judgement(arm: pd.Series) -> str:
         return "worse"
     if arm["diverged"]:
         return "not to be called better, since it diverged"
-    if not known:
+    if arm["lost"] and arm["difference"] > 0:
+        return "not to be called better, since some of its runs have no result"
+    if arm["apart_rivals"] and arm["difference"] > 0:
+        return "not to be called better before it is compared with all of them"
+    if not known or arm["pairs"] < stats.fewest_pairs(int(arm["comparisons"])):
         return "too few seeds to tell"
+    if arm["p_pairs"] < stats.fewest_pairs(int(arm["comparisons"])):
+        short = f"{arm_name(arm['p_rival'])} ran only {seeds(arm['p_pairs'])} of these"
+        return f"not to be called better, since {short}"
     if pd.isna(arm["seeds_needed"]) or arm["seeds_needed"] > MOST_SEEDS:
-        return "no difference can be told"
+        return "no significant difference"
     in_all = int(arm["seeds_needed"])
     more = max(1, in_all - int(arm["pairs"]))
     return (
@@ -202,7 +226,8 @@ def _speed(arm: pd.Series) -> str:
     """Whether an arm trains faster than its rival."""
     if pd.isna(arm.get("rival_reached_target", math.nan)):
         return ""
-    target, pairs, runs = f"{arm['target']:.4g} %", int(arm["pairs"]), int(arm["n"])
+    target, pairs = f"{arm['target']:.4g} %", int(arm["pairs"])
+    runs = int(arm["n"] + arm["diverged"])
     ours, theirs = int(arm["reached_target"]), int(arm["rival_reached_target"])
     if not ours and not theirs:
         return f"Neither {name(arm)} nor {rival(arm)} reaches {target}."
@@ -225,13 +250,19 @@ def _speed(arm: pd.Series) -> str:
         )
     if math.isnan(low):
         text += "; too few seeds for an interval"
-    elif low <= 0 <= high and difference:
-        text += ", no difference in speed that could be told"
-    end = "better" if arm["beats_all"] else "no difference"
-    if _worse(arm):
-        end = "worse"
-    tail = " in the end that could be told" if end == "no difference" else " in the end"
-    return f"{text}; {end}{tail}."
+    elif difference and arm["epochs_to_target_p"] > 1 - stats.LEVEL + 1e-12:
+        few = pairs < stats.fewest_pairs(int(arm["comparisons"]))
+        text += "; too few seeds to tell" if few else ", no significant difference in speed"
+    elif difference and low <= 0 <= high:
+        text += ", no significant difference in speed"
+    area, *ends = (arm[f"area_difference{end}"] for end in ("", "_low", "_high"))
+    if not math.isnan(ends[0]) and not ends[0] <= 0 <= ends[1]:
+        where = "higher" if area > 0 else "lower"
+        shown = " to ".join(f"{abs(end):.2f}" for end in sorted(ends, key=abs))
+        text += f"; its test accuracy is {abs(area):.2f} points {where} on average over training"
+        text += f" ({shown})"
+    end = "better" if arm["beats_all"] else "worse" if _worse(arm) else "no significant difference"
+    return f"{text}; {end} in the end."
 
 
 def _alone(arms: pd.DataFrame) -> list[str]:
@@ -240,6 +271,8 @@ def _alone(arms: pd.DataFrame) -> list[str]:
     for _, arm in arms.iterrows():
         if arm["n"] == 0 and arm["diverged"] and not arm["rivals"]:
             reason = "Diverged on every seed"
+        elif arm["n"] == 0 and arm["lost"]:
+            reason = "Failed, or without records that can be read"
         elif arm["n"] == 0 and not arm["diverged"]:
             reason = "Without a result yet"
         elif arm["rivals"] == 0:
@@ -247,7 +280,7 @@ def _alone(arms: pd.DataFrame) -> list[str]:
             if arm["unmatched"]:
                 reason += f" (the nearest, {arm['unmatched']})"
         elif arm["diverged_rivals"]:
-            reason = f"No fixed λ is a yardstick, since all diverged ({arm['diverged_rivals']})"
+            reason = f"No fixed λ is a yardstick ({arm['diverged_rivals']})"
         else:
             reason = "No fixed λ on the same seeds to compare with"
         reasons.setdefault(reason, []).append(name(arm))

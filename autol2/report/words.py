@@ -1,11 +1,15 @@
-"""Names and numbers as a reader expects them in a sentence."""
+"""Names and numbers as a reader expects them in sentences, tables and figures."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
+
+SYMBOLS = {"fixed_lambda.value": "λ", "alpha.percent": "α", "protocol.lambda_max": "largest λ"}
+UNITS = {"alpha.percent": " %"}
 
 
 def number(value: float) -> str:
@@ -34,23 +38,37 @@ def plural(count: float, noun: str) -> str:
 
 def name(arm: pd.Series) -> str:
     """An arm of the summary, with its batch-norm where the run said whether it had one."""
-    on = arm["batchnorm"]
-    if pd.isna(on):
-        return str(arm["arm"])
-    return f"{arm['arm']} {'with' if on else 'without'} batch-norm"
+    on, label = arm["batchnorm"], arm_name(str(arm["arm"]))
+    return label if pd.isna(on) else f"{label} {'with' if on else 'without'} batch-norm"
 
 
 def rival(arm: pd.Series) -> str:
     """The fixed λ that an arm is compared with, as in λ = 5e-4."""
-    label, value = str(arm["rival"]), arm["rival_lambda"]
-    if pd.isna(value):
-        return label
-    return re.sub(
-        rf"^(fixed )?(.*)λ {re.escape(f'{value:g}')}", rf"\2λ = {number(float(value))}", label
-    )
+    return arm_name(str(arm["rival"]))
+
+
+def yardstick(summary: pd.DataFrame) -> str:
+    """What the fixed λ that schedules are compared with is called, for headings."""
+    by_validation = "chosen_on" in summary and (summary["chosen_on"] == "validation").any()
+    return "fixed λ chosen by validation" if by_validation else "strongest fixed λ"
 
 
 def listed(names: Sequence[str], most: int) -> str:
     """Names after each other, at most so many."""
-    few = names if len(names) <= most else [*names[:most], f"and {len(names) - most} more"]
-    return ", ".join(few)
+    if len(names) > most:
+        return ", ".join([*names[:most], f"and {len(names) - most} more"])
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def arm_name(label: str) -> str:
+    """An arm of the tables, with λ as people write it: ``fixed λ 1e-05`` is ``λ = 1e-5``."""
+    name = re.sub(r"\bλ (\d[\d.e+-]*)", lambda found: f"λ = {number(float(found[1]))}", label)
+    return name.removeprefix("fixed ") if name.startswith("fixed λ =") else name
+
+
+def setting(option: str, value: Any) -> str:
+    """An option and its value, as in ``λ = 1e-5``, ``α = 5 %`` or ``lr = 0.1``."""
+    written = number(value) if isinstance(value, float) else str(value)
+    if isinstance(value, bool):
+        written = "on" if value else "off"
+    return f"{SYMBOLS.get(option, option)} = {written}{UNITS.get(option, '')}"
