@@ -241,6 +241,9 @@ class Config(RuleConfig):
         require(
             0 <= self.threads <= 1024, f"threads must lie within 0 and 1024, not {self.threads}"
         )
+        method.check(
+            Circumstances(self.alpha, self.fixed_lambda, self.protocol, self.epochs, self.lr)
+        )
         self.model.require_batchnorm_off(self.batchnorm.enabled)
         study_name(self.study)
         require(self.outputs != "", "outputs= is empty: name a folder, as in outputs=outputs")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .errors import UserError, require
+
+LIBRARY = str(Path(__file__).parent)
 
 
 def require_target(option: str, target: str) -> None:
@@ -40,3 +43,29 @@ def resolve(option: str, target: str) -> Callable[..., Any]:
     require(callable(found), f"{option}={target}: {module} has no function {name}")
     called: Callable[..., Any] = found
     return called
+
+
+def call(option: str, target: str, *arguments: Any, **options: Any) -> Any:
+    """What `target`'s function returns.
+
+    Raises:
+        UserError: there is no such function, or it fails.
+    """
+    function = resolve(option, target)
+    try:
+        return function(*arguments, **options)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{option}={target} {_raised(error)}") from error
+
+
+def _raised(error: Exception) -> str:
+    """The user's error in one line, with the place in their code that raised it."""
+    at, place = error.__traceback__, ""
+    while at is not None:
+        file = at.tb_frame.f_code.co_filename
+        place = f" ({file}, line {at.tb_lineno})" if not file.startswith(LIBRARY) else place
+        at = at.tb_next
+    words = str(error).strip().splitlines()
+    return f"raised {type(error).__name__}: {words[0] if words else ''}{place}"

@@ -183,7 +183,11 @@ def look(folder: Path, states: States | None = None, queue: Queue | None = None)
         states: what was read before, for who looks again and again.
         queue: what SLURM said before, likewise.
     """
-    expected = read_manifest(folder)
+    damaged = ""
+    try:
+        expected = read_manifest(folder, strict=True)
+    except UserError as error:
+        expected, damaged = {}, f"{error}. Runs that never began are not in this list"
     found = {record.run_id: record for record in records(folder, states)}
     unsure = {
         str(entry["job"]): entry.get("submitted")
@@ -196,7 +200,7 @@ def look(folder: Path, states: States | None = None, queue: Queue | None = None)
         _row(run, found.get(run), expected.get(run, {}), jobs, now)
         for run in sorted({*expected, *found})
     ]
-    return Status(folder, rows, problem)
+    return Status(folder, rows, "; ".join(filter(None, (damaged, problem))))
 
 
 def _row(

@@ -38,3 +38,9 @@ def test_it_notices_a_resume_that_differs(
     found = dict(gpu_check.check(config(), digits, CPU, tmp_path))
     assert "tensors differ" in found["a resumed run, bits"]
     assert found["a resumed run, records"] == "measurements.csv, epochs.csv differ"
+
+
+def test_the_command_composes_and_passes(run_command) -> None:
+    done = run_command("bench.gpu_check", "device=cpu", "epochs=1", "model.width=4", "threads=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("PASS\n")

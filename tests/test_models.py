@@ -158,7 +158,7 @@ def test_custom(own: str) -> None:
         ("constant", "has no function constant"),
         ("other_scores", r"makes \[2, 3072\] of 2 images \[N, 3, 32, 32\], not scores \[2, 5\]"),
         ("other_images", r"does not take images \[N, 3, 32, 32\]"),
-        ("no_network", "makes a int, not a torch.nn.Module"),
+        ("no_network", "returned int, not a torch.nn.Module"),
         ("Several", r"makes tuple of 2 images"),
     ],
 )

@@ -25,10 +25,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError
 from .composition import resolved
-from .explain import CONF, explain, options_of
+from .explain import explain, options_of
 from .help import help_text
 from .output import output_error, report, steady
-from .words import numbers_to_options, only_shows, prepared
+from .words import CONF, numbers_to_options, only_shows, prepared
 
 __all__ = ["CONF", "command", "numbers_to_options"]
 

@@ -7,6 +7,7 @@ Tried with Hydra 1.3.2 to 1.3.8 and OmegaConf 2.3.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -20,11 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError
-from .words import ALIASES, NUMERIC_GROUPS
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
-if not CONF.is_dir():  # a source tree; an installed package carries the folder inside
-    CONF = CONF.parents[1] / "conf"
+from .words import CONF, NUMERIC_GROUPS
 
 
 def explain(error: BaseException, config_name: str) -> str | None:
@@ -60,10 +57,21 @@ def explain(error: BaseException, config_name: str) -> str | None:
 
 
 def options_of(group: str) -> list[str]:
-    """The names that there are to choose from in a group."""
-    folder = CONF / group
-    files = folder.rglob("*.yaml")
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in files)
+    """The names that there are to choose from in a group, of our own and the user's."""
+    folders = [root / group for root in (CONF, *_own())]
+    return sorted(
+        path.relative_to(folder).with_suffix("").as_posix()
+        for folder in folders
+        for path in folder.rglob("*.yaml")
+    )
+
+
+def _own() -> list[Path]:
+    """The folder of the user's own options, that of ``--config-dir``."""
+    words = sys.argv[1:]
+    given = [word.partition("=")[2] for word in words if word.startswith(("--config-dir=", "-cd="))]
+    given += [after for word, after in itertools.pairwise(words) if word in ("--config-dir", "-cd")]
+    return [Path(folder) for folder in given]
 
 
 def _offending_choice() -> tuple[str, str] | None:
@@ -87,9 +95,11 @@ def _unknown_choice(group: str, value: str) -> str:
 
 
 def _unknown_key(key: str, config_name: str) -> str:
-    given = [word for word in sys.argv[1:] if "," not in word]
+    given = [word for word in sys.argv[1:] if "," not in word and "=" in word]
     chosen = [word for word in given if (CONF / word.partition("=")[0]).is_dir()]
+    own = ",".join(f"file://{folder.absolute()}" for folder in _own())
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen += [f"hydra.searchpath=[{own}]"] if own else []
         try:
             known = hydra.compose(config_name, chosen, return_hydra_config=True)
         except HydraException:  # an option of the user's own
@@ -104,7 +114,6 @@ def _unknown_key(key: str, config_name: str) -> str:
     group = key.rpartition(".")[0]
     if (CONF / group).is_dir() and group and group in container:
         options = sorted(option for option in container[group] if option != "_target_")
-        options += [alias.partition(".")[2] for alias in ALIASES if alias.startswith(f"{group}.")]
         return _unknown_of(group, known.hydra.runtime.choices, key, options)
     keys = sorted(_keys(cast("dict[str, Any]", container)))
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())

@@ -5,19 +5,26 @@ What Hydra would misread in silence, or answer with a traceback, is mended or re
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
+from ..config import study_name
 from ..errors import UserError, require
 
+CONF = Path(__file__).resolve().parents[1] / "conf"
+"""Where the options stand that there are to choose from."""
+if not CONF.is_dir():  # a source tree; an installed package carries the folder inside
+    CONF = CONF.parents[1] / "conf"
 NUMERIC_GROUPS = {"alpha": "alpha.percent", "fixed_lambda": "fixed_lambda.value"}
 """Groups that people give numbers to, and the option that such a number means."""
 ALIASES = {"method.k": "method.measure_every"}
@@ -28,8 +35,10 @@ have names that no file lists, which Hydra takes only with ``++``."""
 OTHER_WORDS = {"hydra/sweeper=optuna": "hydra/sweeper=search"}
 """Overrides that people know from elsewhere, and ours."""
 
-VALUES = ("--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+VALUES = ("--config-dir", "-cd")
 """Hydra's flags that take a value, whatever it is."""
+FIXED = ("--package", "-p", "--config-path", "-cp", "--config-name", "-cn")
+"""Those that would change what a command is."""
 CHOICES = {
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
@@ -53,6 +62,14 @@ SHOWS = (
 )
 """Flags with which a command only shows something."""
 SWEEPS = ("--multirun", "-m")
+FUNCTIONS = ("choice", "range", "interval", "glob", "sort", "shuffle", "tag")
+"""Of Hydra's grammar, for sweeps."""
+MOST_SHOWN = 500
+"""Characters of a word in a message."""
+GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} | {
+    "hydra/launcher",
+    "hydra/sweeper",
+}
 
 
 def prepared(arguments: Sequence[str]) -> list[str]:
@@ -63,13 +80,22 @@ def prepared(arguments: Sequence[str]) -> list[str]:
     """
     flags, overrides = _split(arguments)
     if "-sc" in flags or "--shell-completion" in flags:
+        require(
+            all(re.match(r"(install|uninstall|query)=", word) for word in overrides),
+            "--shell-completion takes install=SHELL or uninstall=SHELL, as in install=bash",
+        )
         return flags + overrides
+    if "--hydra-help" in flags:
+        return ["--hydra-help"]
+    sweeps = any(flag in SWEEPS for flag in flags)
     for place, word in enumerate(overrides):
-        _check(word, functools.partial(_command, flags, overrides, place))
+        _check(word, functools.partial(_command, flags, overrides, place), sweeps)
+        if not sweeps:
+            _refuse_several(word, flags, overrides, place)
     overrides = [OTHER_WORDS.get(word, word) for word in overrides]
     overrides = [f"++{word}" if ARGUMENTS.match(word) else word for word in overrides]
     overrides = _last_wins(numbers_to_options(overrides))
-    if any(flag in SWEEPS for flag in flags):
+    if sweeps:
         overrides = one_by_one(overrides)
     return flags + overrides
 
@@ -121,7 +147,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if not word.startswith("-"):
             overrides.append(word)
             continue
-        flag, equals, _ = word.partition("=")
+        flag, equals, value = word.partition("=")
         flag = LONG.get(flag, flag)
         require(
             flag != "--experimental-rerun",
@@ -129,20 +155,27 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             "and rerun=true does a run over",
         )
         require(
-            flag in VALUES or flag in CHOICES or flag in SWITCHES,
+            flag in VALUES or flag in FIXED or flag in CHOICES or flag in SWITCHES,
             f"there is no flag {word}; --hydra-help lists them",
         )
-        flags.append(word)
-        if equals or flag in SWITCHES:
-            continue
-        if flag == "--info" and not (words and words[0] in CHOICES[flag]):
-            continue
-        require(bool(words), f"{word} needs a value")
         require(
-            flag not in CHOICES or words[0] in CHOICES[flag],
-            f"{word} {words[0]} is not one of {', '.join(CHOICES.get(flag, ()))}",
+            flag not in FIXED,
+            f"{flag} is of no use here, since each command has its own configuration: "
+            f"--config-dir FOLDER adds options of your own",
         )
-        flags.append(words.pop(0))
+        flags.append(word)
+        if flag in SWITCHES:
+            continue
+        if flag == "--info" and not equals and (not words or re.search("^-|=", words[0])):
+            continue
+        require(bool(equals or words), f"{word} needs a value")
+        given = value if equals else words[0]
+        require(
+            flag not in CHOICES or given in CHOICES[flag],
+            f"{flag} {given} is not one of {', '.join(CHOICES.get(flag, ()))}",
+        )
+        if not equals:
+            flags.append(words.pop(0))
     alone = [flag for flag in flags if flag in (*SHOWS[2:], *SWEEPS, *LONG)]
     require(
         len(alone) < 2,
@@ -154,12 +187,18 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 # ---------------------------------------------------------------------- overrides
 
 
-def _check(word: str, command: Callable[[str], str]) -> None:
+def _check(word: str, command: Callable[[str], str], sweeps: bool) -> None:
     """Refuse an override that Hydra would not take as it is meant."""
     try:
         word.encode()
     except UnicodeEncodeError:
-        shown = word.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        content = word.encode(errors="surrogateescape")
+        shown = content.decode(errors="backslashreplace")
+        with contextlib.suppress(UnicodeDecodeError):
+            content.decode()
+            raise UserError(
+                f"{shown!a} cannot be read in this locale: set LC_ALL=C.UTF-8"
+            ) from None
         raise UserError(f"{shown} is no UTF-8: choose names that are") from None
     key, equals, value = word.partition("=")
     if key.startswith("~"):
@@ -172,24 +211,57 @@ def _check(word: str, command: Callable[[str], str]) -> None:
         re.fullmatch(r"\+{0,2}[^\s=@]+", key) is not None,
         f"{word!r} is no setting: they are written NAME=VALUE, the name without spaces or @",
     )
+    require(
+        not (key.startswith("+") and key.lstrip("+") in GROUPS),
+        f"{word}: leave out the +, as in {word.lstrip('+')}",
+    )
+    if key == "study" and not re.search(r"[,\[({\"'$]", value):
+        require(value not in ("", "null"), f"{word}: a study needs a name, as in study=paper")
+        study_name(value)
     plain = _plain_text(word)
     try:
         override = OverridesParser.create().parse_override(plain)
         value_is_odd = key in NUMERIC_GROUPS and isinstance(override.value(), list | dict)
         require(not value_is_odd, f"{word}: {key} is a number or a name, as in {key}=five")
     except HydraException:
-        mended = f"{key}={quoted(value)}"
+        if function := re.match(rf"({'|'.join(FUNCTIONS)})\(", value):
+            raise UserError(
+                f"{word}: {function[1]}(…) is not written like that; mind its brackets and commas"
+            ) from None
+        require(not value.endswith(","), f"{word} ends in a comma: leave it out")
+        parts = value.split(",") if sweeps else [value]
+        mended = f"{key}={','.join(map(quoted, parts))}"
         raise UserError(
-            f"{word} has characters that mean something to Hydra; to mean them as they are, quote "
-            f"twice: {command(mended)}"
+            f"{word!r:.{MOST_SHOWN}} has characters that mean something to Hydra; to mean them as "
+            f"they are, quote twice: {command(mended)}"
         ) from None
+
+
+def _refuse_several(word: str, flags: Sequence[str], overrides: Sequence[str], place: int) -> None:
+    """Refuse an override with several values where there is no sweep."""
+    plain = _plain_text(word)
+    if (
+        word.startswith("hydra.")
+        or not OverridesParser.create().parse_override(plain).is_sweep_override()
+    ):
+        return
+    if _module() == "autol2.train":
+        mended = _command(["-m", *flags], overrides, place, word)
+        raise UserError(f"{word} gives several values, which makes a sweep of it: {mended}")
+    key, _, value = word.partition("=")
+    mended = _command(flags, overrides, place, f"{key}={quoted(value)}")
+    raise UserError(f"{word} gives several values; to mean one, quote it twice: {mended}")
 
 
 def _command(flags: Sequence[str], overrides: Sequence[str], place: int, new: str) -> str:
     words = [*flags, *overrides[:place], new, *overrides[place + 1 :]]
+    return shlex.join(["python", "-m", _module(), *words])
+
+
+def _module() -> str:
+    """The command that was typed, as it is run with ``python -m``."""
     main = sys.modules["__main__"].__spec__
-    name = main.name.removesuffix(".__main__") if main is not None else "autol2.train"
-    return shlex.join(["python", "-m", name, *words])
+    return main.name.removesuffix(".__main__") if main is not None else "autol2.train"
 
 
 def _plain_text(word: str) -> str:

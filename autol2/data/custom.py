@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from ..component import option
 from ..errors import UserError, require
-from ..factory import require_target, resolve
+from ..factory import call, require_target, resolve
 from .images import Images
 from .source import DataSource
 
+PLACES = ("train_images", "train_labels", "test_images", "test_labels")
 WANTED = (
     "(train_images, train_labels, test_images, test_labels), and class names as a fifth if you like"
 )
@@ -41,13 +42,7 @@ class Custom(DataSource):
         Raises:
             UserError: there is no such function, it fails, or it returns something else.
         """
-        factory = resolve("data.target", self.target)
-        try:
-            found = factory(**self.options)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:
-            raise UserError(f"data.target={self.target} {_where(error)}") from error
+        found = call("data.target", self.target, **self.options)
         if isinstance(found, Images):
             found = (*found.arrays, found.classes)
         require(
@@ -72,6 +67,8 @@ class Custom(DataSource):
                 self._wrong(f"{len(images):,} {what} images and {len(labels):,} labels"),
             )
         most = int(max(train_labels.max(), test_labels.max()))
+        if train_labels.min() == 1:
+            raise UserError(self._wrong("no training image of label 0: labels count from 0"))
         names = tuple(map(str, found[4] if len(found) == 5 else range(most + 1)))
         require(len(names) >= 2, self._wrong(f"{len(names)} class: there must be at least 2"))
         require(most < len(names), self._wrong(f"a label {most} and {len(names)} classes"))
@@ -91,8 +88,15 @@ class Custom(DataSource):
         require(
             images.dtype == np.uint8 and images.ndim == 4,
             self._wrong(
-                f"{images.dtype} {list(images.shape)} at place {at}: images must be uint8 "
+                f"{images.dtype} {list(images.shape)} as {PLACES[at]}: images must be uint8 "
                 f"[N, C, H, W], 0 to 255"
+            ),
+        )
+        require(
+            images.shape[-1] not in (1, 3) or images.shape[1] in (1, 3),
+            self._wrong(
+                f"images {list(images.shape)} as {PLACES[at]}, whose channels stand last: they "
+                f"must be [N, C, H, W], as images.transpose(0, 3, 1, 2) makes them"
             ),
         )
         return np.ascontiguousarray(images)
@@ -102,28 +106,18 @@ class Custom(DataSource):
         require(
             labels.dtype.kind in "iu" and labels.ndim == 1,
             self._wrong(
-                f"{labels.dtype} {list(labels.shape)} at place {at}: labels must be whole "
+                f"{labels.dtype} {list(labels.shape)} as {PLACES[at]}: labels must be whole "
                 f"numbers [N]"
             ),
         )
         require(
             labels.size == 0 or labels.min() >= 0,
-            self._wrong(f"a label below 0 at place {at}"),
+            self._wrong(f"a label below 0 in {PLACES[at]}"),
         )
         return np.ascontiguousarray(labels, np.int64)
 
     def _wrong(self, what: str) -> str:
         return f"data.target={self.target} returned {what}"
-
-
-def _where(error: Exception) -> str:
-    """The user's error in one line, with the place in the code that raised it."""
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    place = f" ({at.tb_frame.f_code.co_filename}, line {at.tb_lineno})" if at else ""
-    words = str(error).strip().splitlines()
-    return f"raised {type(error).__name__}: {words[0] if words else ''}{place}"
 
 
 def _kind(found: Any) -> str:

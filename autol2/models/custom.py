@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..component import option
-from ..factory import require_target, resolve
+from ..factory import call, require_target
 from .model import Model, Shape
 
 if TYPE_CHECKING:
@@ -29,9 +29,13 @@ class Custom(Model):
         require_target("model.target", self.target)
 
     def build(self, shape: Shape, classes: int, *, batchnorm: bool) -> nn.Module:
-        """See `Model.build`. What the factory raises is passed on."""
+        """See `Model.build`.
+
+        Raises:
+            UserError: there is no such function, it fails, or it makes something else.
+        """
         from .outside import probed
 
         self.require_batchnorm_off(batchnorm)
-        network = resolve("model.target", self.target)(shape, classes, **self.options)
+        network = call("model.target", self.target, shape, classes, **self.options)
         return probed(network, f"model.target={self.target}", shape, classes)

@@ -24,7 +24,7 @@ def probed(network: object, origin: str, shape: Shape, classes: int) -> nn.Modul
         UserError: it is no network, takes no such images or returns no such scores.
     """
     if not isinstance(network, nn.Module):
-        raise UserError(f"{origin} makes a {type(network).__name__}, not a torch.nn.Module")
+        raise UserError(f"{origin} returned {type(network).__name__}, not a torch.nn.Module")
     images = f"images [N, {', '.join(map(str, shape))}]"
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:

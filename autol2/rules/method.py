@@ -157,6 +157,13 @@ class Method(Component):
             f"method.measure_every must be a whole number of at least 1, not {self.measure_every}",
         )
 
+    def check(self, given: Circumstances) -> None:
+        """Refuse, before a run begins, what the method cannot work with.
+
+        Raises:
+            UserError: it cannot.
+        """
+
     def policy(self, given: Circumstances) -> LambdaPolicy:
         """What decides λ in a run, where the optimizer does not."""
         raise NotImplementedError
@@ -211,19 +218,26 @@ class Adaptive(Method):
             f"method.raise_when_converged must be at least 0, not {self.raise_when_converged}",
         )
 
+    def check(self, given: Circumstances) -> None:
+        """Refuse a protocol that has no such method."""
+        self.rule(given)
+
     def rule(self, given: Circumstances) -> Rule:
         """The rule of the class's own algorithm."""
-        return Rule(
-            method=self.name,
-            protocol=given.protocol.name,
-            alpha=given.alpha.percent,
-            initial_lambda=self.initial_lambda,
-            decay_factor=self.decay_factor,
-            cooldown=self.cooldown,
-            lambda_min=given.protocol.lambda_min,
-            lambda_max=given.protocol.lambda_max,
-            raise_when_converged=self.raise_when_converged,
-        )
+        try:
+            return Rule(
+                method=self.name,
+                protocol=given.protocol.name,
+                alpha=given.alpha.percent,
+                initial_lambda=self.initial_lambda,
+                decay_factor=self.decay_factor,
+                cooldown=self.cooldown,
+                lambda_min=given.protocol.lambda_min,
+                lambda_max=given.protocol.lambda_max,
+                raise_when_converged=self.raise_when_converged,
+            )
+        except ValueError as error:
+            raise UserError(f"{error}") from None
 
     def policy(self, given: Circumstances) -> LambdaPolicy:
         """A controller with that rule."""

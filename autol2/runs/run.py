@@ -32,6 +32,8 @@ from .lock import HEARTBEAT, PATIENCE, Lock
 
 FINISHED = ("completed", "diverged")
 """The statuses of a run that is never done again."""
+KEPT = ("data", "code", "steps_per_epoch")
+"""Of run.json, what an attempt knows before it begins."""
 PACKAGES = ("autol2", "torch", "torchvision", "numpy", "hydra-core", "omegaconf")
 
 
@@ -73,6 +75,7 @@ class Run:
             Held: another process is in it.
             UserError: it cannot be written.
         """
+        made = not self.folder.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._acquire()
@@ -84,6 +87,8 @@ class Run:
             finally:
                 self._log = None
                 self._lock.release()
+                if made and not (self.folder / "run.json").exists():
+                    self._remove()  # the run was refused before it began
         except BrokenPipeError:
             raise  # whoever read our output is gone; the folder is well
         except OSError as error:
@@ -91,6 +96,12 @@ class Run:
                 f"{self.folder} cannot be written ({error.strerror or error}): "
                 f"choose another folder with outputs=FOLDER, or make room"
             ) from error
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            for name in ("train.log", ".lock"):
+                (self.folder / name).unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def set_aside(self) -> None:
         """Move what is there into a folder inside: ``rerun=true`` loses nothing."""
@@ -145,7 +156,7 @@ class Run:
                 "label": self.config.method.label or self.config.method.name,
                 "baseline": self.config.method.baseline and not self.config.control.identity(),
             },
-            **{key: self.state[key] for key in ("data", "steps_per_epoch") if key in self.state},
+            **{key: self.state[key] for key in KEPT if key in self.state},
             "attempts": attempts,
         }
         self.save()
@@ -184,12 +195,26 @@ class Run:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What a run's run.json says; empty where there is none or it does not read."""
+    """What a run's run.json says; empty where there is none or it cannot be used."""
     try:
         state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return state if isinstance(state, dict) else {}
+    return state if _usable(state) else {}
+
+
+def _usable(state: Any) -> bool:
+    """Whether it is the content of a run.json, as far as every command relies on it."""
+    if not isinstance(state, dict) or not isinstance(state.get("status"), str):
+        return False
+    attempts = state.get("attempts", [])
+    return (
+        isinstance(attempts, list)
+        and all(isinstance(one, dict) for one in attempts)
+        and isinstance(state.get("updated", 0.0), int | float)
+        and isinstance(state.get("result") or {}, dict)
+        and (state["status"] != "completed" or bool(state.get("result")))
+    )
 
 
 def late(evaluated: int) -> int:

@@ -8,6 +8,7 @@ runs that failed.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from ..cli.words import NUMERIC_GROUPS, numbers_to_options
 from ..errors import UserError
 from .launcher import Failed
 
+MOST = 100_000
+"""Runs of a sweep."""
 Axes = dict[str, list[str]]
 """The overrides to choose from, by what they set; a single one is no choice."""
 
@@ -177,7 +180,12 @@ class GridSweeper(StudySweeper):
 
 
 def product(axes: Axes) -> list[list[str]]:
-    """Every combination."""
+    """Every combination.
+
+    Raises:
+        UserError: there are too many.
+    """
+    _refuse_many("the sweep", math.prod(map(len, axes.values())))
     return [list(words) for words in itertools.product(*axes.values())]
 
 
@@ -194,15 +202,27 @@ def choices(override: Override) -> list[str]:
         raise UserError(
             f"{override.input_line} is for a search: use hydra/sweeper=search, or name the values"
         )
-    values = list(override.sweep_string_iterator())
+    values = list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
+    _refuse_many(str(override.input_line), len(values))
     text = str(override.input_line).partition("=")[2]
     if override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP):
-        if match := re.fullmatch(r"choice\((.*)\)", text):
-            text = match[1]
-        own = [part.strip() for part in text.split(",")]
-        if len(own) == len(values) and not re.search(r"[\"'\\(\[{$]", text):
+        match = re.fullmatch(r"(choice|sort|shuffle)\((.*)\)", text)
+        function, text = match.groups() if match else ("choice", text)
+        own = [part.strip() for part in text.split(",") if "=" not in part]
+        plain = not re.search(r"[\"'\\(\[{$]", text)
+        if function == "choice" and len(own) == len(values) and plain:
             values = own
+        elif function != "choice" and plain and sorted(values) != sorted(own):
+            raise UserError(
+                f"{override.input_line} compares values as numbers, which would not keep their "
+                f"text: name them in the order that you want"
+            )
     return [f"{key}={value}" for value in values]
+
+
+def _refuse_many(what: str, count: int) -> None:
+    if count > MOST:
+        raise UserError(f"{what} has over {MOST:,} values, more runs than a sweep can have")
 
 
 ConfigStore.instance().store("grid_schema", GridConf, group="hydra/sweeper")

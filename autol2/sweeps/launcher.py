@@ -151,7 +151,7 @@ class StudyLauncher(Launcher):
             state = task.state
             if not task.finished(state) or "data" not in state:
                 continue
-            what = to_json([task.config.get("data"), state["data"]])
+            what = to_json([task.config.get("data"), state["data"], state.get("code")])
             if what not in seen:
                 seen.add(what)
                 refuse_other_data(Run(restored(task.config)))

@@ -273,3 +273,22 @@ def folder_for(path: Path) -> Path:
             f"choose another with hydra.launcher.submitit_folder=FOLDER"
         )
     return path
+
+
+def in_words(options: Mapping[str, Any], runs: int) -> str:
+    """What would be asked of SLURM for so many runs."""
+    jobs = -(-runs // options["runs_per_job"])
+    at_once = min(jobs, options["array_parallelism"])
+    asked = [
+        f"{shown}={options[name]}"
+        for name, shown in (
+            *(("partition", "partition"), ("account", "account"), ("qos", "qos")),
+            *(("gres", "gres"), ("gpus_per_node", "gpus"), ("gpus_per_task", "gpus per task")),
+            *(("cpus_per_task", "cores"), ("mem_gb", "GB"), ("mem_per_cpu", "memory per core")),
+            *(("mem_per_gpu", "memory per GPU"), ("constraint", "constraint")),
+        )
+        if options.get(name) is not None
+    ]
+    minutes = f"{options['timeout_min']} minutes before it requeues itself"
+    many = f"{jobs} jobs, {at_once} at a time" if jobs > 1 else "1 job"
+    return f"{many}, each with {', '.join(asked)} and {minutes}"

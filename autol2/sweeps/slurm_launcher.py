@@ -19,7 +19,7 @@ from ..runs.lock import locked
 from . import nodes_data, sbatch, slurm
 from .batch import Task
 from .job import JobBatch
-from .launcher import Interrupted, StudyLauncher, remember
+from .launcher import Interrupted, Plan, StudyLauncher, remember
 from .run_status import HOPELESS, Job, status_of
 from .sbatch import SlurmConf
 from .states import States
@@ -60,11 +60,26 @@ class SlurmLauncher(StudyLauncher):
 
     def _jobs(self, submitted: Mapping[str, float | None]) -> dict[str, Job]:
         if not slurm.available():
+            if self.options["dry_run"]:
+                self._say("sbatch is not on this machine: jobs that are under way are not known")
+                return {}
             raise UserError(
                 "sbatch is not on this machine: log in to a SLURM cluster, or sweep here with "
                 "hydra/launcher=submitit_local"
             )
-        return slurm.jobs(submitted)
+        try:
+            return slurm.jobs(submitted)
+        except UserError as error:
+            if not self.options["dry_run"]:
+                raise UserError(f"{error}; is this a login node of the cluster?") from None
+            self._say(f"{error}: jobs that are under way are not known")
+            return {}
+
+    def _show(self, plan: Plan) -> None:
+        super()._show(plan)
+        runs = sum(self._wanted(how) for _, how in plan)
+        if self.options["dry_run"] and runs:
+            self._say(sbatch.in_words(self.options, runs))
 
     # ---------------------------------------------------------------- submitting
 

@@ -14,6 +14,7 @@ from ..config import Config
 from ..data.dataset import Dataset
 from ..errors import UserError
 from ..runs import checkpoint
+from ..runs.code import own_code
 from ..runs.identity import digest, flat
 from ..runs.run import Held, Run, result, summary
 from ..trackers.tracker import Mirror, Shown, mirror
@@ -121,6 +122,7 @@ class Attempt:
             "classes": len(trainer.data.classes),
             "passed_over": trainer.data.passed_over,
         }
+        run.state["code"] = own_code(self.config)
         run.state["steps_per_epoch"] = trainer.steps_per_epoch
         run.begin(from_step=self.first, **self.environment)
         trainer.flush()

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Ctrl-C; a cluster's preemption; a terminal that is closed; a cluster's warning before the time
 limit (as submitit's)."""
+
+TOGETHER = 1.0
+"""Seconds within which two Ctrl-C are one."""
 
 
 @contextlib.contextmanager
@@ -32,7 +38,8 @@ def caught(
 class StopRequest:
     """While entered, notes the first of `SIGNALS` instead of dying of it.
 
-    A second Ctrl-C has its usual effect, at once.
+    A second Ctrl-C has its usual effect, at once; within a second of the first it is the same one,
+    which a terminal and a program around this one have both passed on.
 
     Attributes:
         signal: the signal that arrived, None so far.
@@ -40,6 +47,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._pressed = math.inf
 
     def __enter__(self) -> StopRequest:
         self._caught = caught(self._note)
@@ -52,5 +60,8 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = signal.Signals(number)
-        if number == signal.SIGINT:
+        if number == signal.SIGINT and time.monotonic() - self._pressed > TOGETHER:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        elif number == signal.SIGINT:
+            self._pressed = min(self._pressed, time.monotonic())

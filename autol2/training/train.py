@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ..config import Config
 from ..errors import UserError
+from ..runs.code import own_code
 from ..runs.identity import identity, unused
 from ..runs.run import Run, read_state, summary
 
@@ -25,6 +26,8 @@ def train(config: Config, overrides: Sequence[str] = ()) -> int:
     run = Run(config, overrides)
     for group in unused(config, overrides):
         print(f"warning: method={config.method.name} does not use {group}")
+    if not config.rerun:
+        _refuse_other_code(run)
     if run.finished and not config.rerun:
         refuse_other_data(run)
         print(f"{run.folder}: already {summary(run.state)}; rerun=true does it over")
@@ -57,13 +60,27 @@ def _refuse_mixture(run: Run, digest: str) -> None:
             return
 
 
+def _refuse_other_code(run: Run) -> None:
+    """Refuse to go on with a run, or to pass off its result, when the user's code has changed."""
+    before = run.state.get("code") or {}
+    for module, digest in own_code(run.config).items():
+        if before.get(module, digest) != digest:
+            raise UserError(
+                f"{run.folder} was made with another {module}, whose source has changed since: "
+                f"rerun=true does it over, study=NAME keeps it beside the new one"
+            )
+
+
 def refuse_other_data(run: Run) -> None:
-    """Refuse to pass off a result as that of other images, unless those are gone.
+    """Refuse to pass off a result as that of other images, unless those are gone, or other code.
 
     Raises:
-        UserError: the finished `run` was made from other data.
+        UserError: the finished `run` was made from other data, or with other code.
     """
-    recorded, source = run.state["data"], run.config.data
+    _refuse_other_code(run)
+    recorded, source = run.state.get("data"), run.config.data
+    if not recorded:
+        return
     same_place = recorded["root"] == (str(source.place) if source.place else None)
     if same_place and source.place and not source.place.exists():
         return

@@ -1,0 +1,41 @@
+"""The user's own source files that a run is made with, which change its numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+from ..component import Component
+from ..config import Config
+
+PACKAGE = __name__.partition(".")[0]
+
+
+def own_code(config: Config) -> dict[str, str]:
+    """A digest of each source file of the user's that `config` names, by module.
+
+    That is of a component's class and of a ``target``; not of what these import.
+    """
+    found = {}
+    for name in sorted(set(_modules(config))):
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            continue
+        if spec is not None and spec.origin is not None and Path(spec.origin).is_file():
+            content = Path(spec.origin).read_bytes()
+            found[name] = hashlib.sha256(content).hexdigest()[:10]
+    return found
+
+
+def _modules(config: Config) -> Iterator[str]:
+    for one in fields(config):
+        component = getattr(config, one.name)
+        if isinstance(component, Component):
+            named = (type(component).__module__, str(getattr(component, "target", "")))
+            for module in (name.partition(":")[0] for name in named):
+                if module and module.partition(".")[0] != PACKAGE:
+                    yield module
