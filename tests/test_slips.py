@@ -47,7 +47,6 @@ def small(shape, classes, hidden=8):
         (["-m", "seed=range(0,1000)", "epochs=range(1,1000)"], "the sweep has over 100,000"),
         (["-m", "study=sort(1.10,1.1)"], "name them in the order that you want"),
         (["-m", "study=shuffle(1.10,1.20)"], "name them in the order that you want"),
-        (["-m", "outputs=run(1),b"], """'outputs="run(1)","b"'"""),
     ],
 )
 def test_what_is_easily_typed_wrong(

@@ -27,13 +27,14 @@ def read(word: str) -> Any:
 
 def test_hydras_flags_are_those_that_are_known() -> None:
     actions: list[Action] = get_args_parser()._actions
-    known = {*words.VALUES, *words.CHOICES, *words.SWITCHES, *words.LONG, "--experimental-rerun"}
+    known = {*words.VALUES, *words.FIXED, *words.CHOICES, *words.SWITCHES, *words.LONG}
+    known.add("--experimental-rerun")
     assert {name for one in actions for name in one.option_strings} == known
     for one in actions:
         for name in one.option_strings:
             if name in words.CHOICES:
                 assert tuple(one.choices or ()) == words.CHOICES[name] or one.nargs == "?"
-            elif name in words.VALUES:
+            elif name in (*words.VALUES, *words.FIXED):
                 assert one.nargs is None
             elif name in words.SWITCHES:
                 assert one.nargs == 0
@@ -83,7 +84,7 @@ def test_quoted_text_is_read_as_it_is(text: str) -> None:
         (["~method=fixed"], "options cannot be taken away"),
         (["alpha=[5]"], "alpha is a number or a name"),
         (["alpha={a:1}"], "alpha is a number or a name"),
-        (["alpha=5,five"], "mixes numbers and names"),
+        (["-m", "alpha=5,five"], "mixes numbers and names"),
         (["outputs=\udcff"], r"outputs=\xff is no UTF-8"),
         (["--experimental-rerun", "x"], "the same command again does what is missing"),
         (["--experimental-rerun=x"], "the same command again does what is missing"),
@@ -118,9 +119,9 @@ def test_refused_in_one_line(arguments: list[str], message: str) -> None:
         (["alpha.percent=3", "alpha=five"], ["alpha=five"]),
         (["alpha=1", "alpha.percent=3"], ["alpha.percent=3"]),
         (["fixed_lambda=1e-4", "lr=1", "fixed_lambda=weak"], ["lr=1", "fixed_lambda=weak"]),
-        (["outputs=ü,ö"], ['outputs="ü","ö"']),
+        (["-m", "outputs=ü,ö"], ["-m", 'outputs="ü","ö"']),
         (["outputs=ü"], ['outputs="ü"']),
-        (["outputs=a,ö"], ['outputs=a,"ö"']),
+        (["-m", "outputs=a,ö"], ["-m", 'outputs=a,"ö"']),
         (["hydra/sweeper=optuna"], ["hydra/sweeper=search"]),
         (["method.k=7"], ["method.measure_every=7"]),
         (["-m", "method.k=1,2"], ["-m", "method.measure_every=1,2"]),
@@ -137,7 +138,8 @@ def test_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/at/home")
     assert prepared(["outputs=~/x"]) == ['outputs="/at/home/x"']
     assert prepared(["outputs=~"]) == ['outputs="/at/home"']
-    assert prepared(["data.root=~/a,~/b"]) == ['data.root="/at/home/a","/at/home/b"']
+    both = ["-m", 'data.root="/at/home/a","/at/home/b"']
+    assert prepared(["-m", "data.root=~/a,~/b"]) == both
 
 
 @pytest.mark.parametrize(
@@ -186,8 +188,8 @@ def test_a_command_like_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_arguments_of_a_users_own_have_any_name() -> None:
     """As the help has it: model.options={depth:3}; no file lists depth."""
-    words = ["model.options={depth:3}", "data.options.a.b=1,2", "++model.options.c=1", "lr=1"]
-    ready = ["++model.options={depth:3}", "++data.options.a.b=1,2", "++model.options.c=1", "lr=1"]
+    words = ["model.options={depth:3}", "data.options.a.b=1", "++model.options.c=1", "lr=1"]
+    ready = ["++model.options={depth:3}", "++data.options.a.b=1", "++model.options.c=1", "lr=1"]
     assert prepared(words) == ready
 
 

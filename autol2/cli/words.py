@@ -89,7 +89,7 @@ def prepared(arguments: Sequence[str]) -> list[str]:
         return ["--hydra-help"]
     sweeps = any(flag in SWEEPS for flag in flags)
     for place, word in enumerate(overrides):
-        _check(word, functools.partial(_command, flags, overrides, place), sweeps)
+        _check(word, functools.partial(_command, flags, overrides, place))
         if not sweeps:
             _refuse_several(word, flags, overrides, place)
     overrides = [OTHER_WORDS.get(word, word) for word in overrides]
@@ -187,7 +187,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 # ---------------------------------------------------------------------- overrides
 
 
-def _check(word: str, command: Callable[[str], str], sweeps: bool) -> None:
+def _check(word: str, command: Callable[[str], str]) -> None:
     """Refuse an override that Hydra would not take as it is meant."""
     try:
         word.encode()
@@ -229,8 +229,7 @@ def _check(word: str, command: Callable[[str], str], sweeps: bool) -> None:
                 f"{word}: {function[1]}(…) is not written like that; mind its brackets and commas"
             ) from None
         require(not value.endswith(","), f"{word} ends in a comma: leave it out")
-        parts = value.split(",") if sweeps else [value]
-        mended = f"{key}={','.join(map(quoted, parts))}"
+        mended = f"{key}={quoted(value)}"
         raise UserError(
             f"{word!r:.{MOST_SHOWN}} has characters that mean something to Hydra; to mean them as "
             f"they are, quote twice: {command(mended)}"
