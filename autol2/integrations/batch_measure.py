@@ -8,10 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, interpolate
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_CTC_MAPPING_NAMES,
+)
 
 IGNORED = -100
 """The label of what is left out."""
+ALIKE = 0.01
+"""Relative difference up to which a model's own loss is taken for that of a task."""
 
 Measured = tuple[Tensor, Tensor | None, Tensor | int]
 """Mean loss, mean error (None where the task has none) and what they are means over."""
@@ -29,8 +34,9 @@ def measure_batch(
     The loss is the model's own where it has one, else the cross-entropy. The error is that of the
     task: the share of samples, tokens or pixels that the largest logit misses; for several labels a
     sample the share of wrong entries; none for a regression, or where logits and labels fit no
-    task that is known here. What the labels leave out (−100; in semantic segmentation the
-    configuration's index too) is not counted.
+    task that is known here. Whether labels are one token ahead of the logits is told by the
+    model's own loss, which is the cross-entropy of one or the other. What the labels leave out
+    (−100; in semantic segmentation the configuration's index too) is not counted.
 
     Args:
         model: the model, unwrapped.
@@ -44,7 +50,10 @@ def measure_batch(
     given = [inputs[name] for name in label_names if inputs.get(name) is not None]
     labels = given[0] if len(given) == 1 and isinstance(given[0], Tensor) else None
     loss, logits = _loss_and_logits(outputs)
-    scored = None if labels is None or logits is None else _score(model, logits, labels)
+    items = inputs.get("num_items_in_batch")
+    scored = None
+    if labels is not None and logits is not None:
+        scored = _score(model, logits, labels, _Own(loss, items))
     if scored is None:
         if loss is None:
             lacks = "labels" if labels is None else "logits that fit the labels"
@@ -64,7 +73,6 @@ def measure_batch(
         if own is None:
             raise Unmeasurable("the model returned no loss, and its task is none that has one here")
         return own, error, count
-    items = inputs.get("num_items_in_batch")
     if items is not None and own is not None:
         # Some models divide the sum over this batch by the number of labels in the whole step.
         rescaled = loss * items / count
@@ -88,8 +96,27 @@ def _loss_and_logits(outputs: Any) -> tuple[Tensor | None, Tensor | None]:
     )
 
 
+class _Own:
+    """The loss that the model returned, if any, to tell its task by."""
+
+    def __init__(self, loss: Tensor | None, items: Any) -> None:
+        self.loss, self.items = loss, items
+
+    def is_that_of(self, measured: Measured) -> bool:
+        """Whether it is the loss that was computed for a task, but for rounding; True without one.
+
+        Some models divide the sum over the batch by the number of labels in the whole step.
+        """
+        if self.loss is None:
+            return True
+        loss, _, count = measured
+        scales = [1.0] if self.items is None else [1.0, float(count) / float(self.items)]
+        own = float(self.loss)
+        return any(abs(own - float(loss) * scale) <= ALIKE * abs(own) + 1e-6 for scale in scales)
+
+
 def _score(
-    model: nn.Module, logits: Tensor, labels: Tensor
+    model: nn.Module, logits: Tensor, labels: Tensor, own: _Own
 ) -> tuple[Tensor | None, Tensor | None, Tensor | int] | None:
     """Cross-entropy, error and count by the task; None where it is none that is known here."""
     labels = labels.to(logits.device)
@@ -101,22 +128,37 @@ def _score(
         if logits.shape != labels.shape:
             return None
         loss = binary_cross_entropy_with_logits(logits.float(), labels.float())
-        return loss, ((logits > 0) != (labels > 0.5)).float().mean(), len(labels)
+        entries = loss, ((logits > 0) != (labels > 0.5)).float().mean(), len(labels)
+        if task is not None or _is_binary(labels):
+            return entries
+        return None if own.loss is None else (None, None, len(labels))
     if task == "regression" or labels.is_floating_point():
         return (None, None, len(labels)) if labels.dim() else None
     if logits.dim() == 4 and labels.dim() == 3 and logits.shape[0] == labels.shape[0]:
         return _segmentation(model, logits, labels)
     if logits.numel() == labels.numel():
-        logits = logits.reshape(labels.shape)
         counted = labels != IGNORED
-        logits, labels = logits[counted].float(), labels[counted]
+        logits, labels = logits.reshape(labels.shape)[counted].float(), labels[counted]
         loss = binary_cross_entropy_with_logits(logits, labels.float())
-        return loss, ((logits > 0) != (labels > 0)).float().mean(), counted.sum()
+        found = loss, ((logits > 0) != (labels > 0)).float().mean(), counted.sum()
+        if _is_binary(labels):
+            return found
+        return None if own.loss is None else (None, None, counted.sum())
     if logits.shape[:-1] != labels.shape:
         return None
+    aligned = _classification(logits, labels, labels != IGNORED)
+    if labels.dim() == 1:
+        return aligned
+    ahead = _classification(logits[..., :-1, :], labels[..., 1:], labels[..., 1:] != IGNORED)
+    if own.loss is not None:
+        fitting = [one for one in (aligned, ahead) if own.is_that_of(one)]
+        if len(fitting) == 1:
+            return fitting[0]
     if _predicts_the_next(model):
-        logits, labels = logits[..., :-1, :], labels[..., 1:]
-    return _classification(logits, labels, labels != IGNORED)
+        return ahead
+    if type(model).__name__ in MODEL_FOR_CTC_MAPPING_NAMES.values():  # no place has a label
+        return None if own.loss is None else (None, None, len(labels))
+    return aligned
 
 
 def _classification(logits: Tensor, labels: Tensor, counted: Tensor) -> Measured:
@@ -141,6 +183,10 @@ def _predicts_the_next(model: nn.Module) -> bool:
     names = {type(model).__name__, type(getattr(base, "model", None)).__name__}  # PEFT wraps it
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     return bool(names & known) or getattr(model, "loss_type", None) == "ForCausalLM"
+
+
+def _is_binary(labels: Tensor) -> bool:
+    return bool(((labels == 0) | (labels == 1)).all())
 
 
 def _size(labels: Sequence[Any], inputs: Mapping[str, Any]) -> int:

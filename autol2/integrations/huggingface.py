@@ -60,7 +60,8 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         self._model: nn.Module | None = None
         self._label_names: list[str] = []
         self._hook: RemovableHandle | None = None
-        self._hook_stays = False
+        self._hook_stays = self._replicas = False
+        self._flags: list[Any] | None = None
         self._first = True
         self._pending: list[Measured] = []
         self._added = False
@@ -103,18 +104,30 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], outputs: Any
     ) -> None:
         """After a forward pass in training: note its loss and error."""
-        if not self._hook_stays:
-            self._unhook()
         if not module.training or outputs is None or not self._wanted:
-            return
+            return  # a look at the model on the way
+        if self._pending and not self._replicas:
+            return  # the batch was seen already, or its training was left by an error
         try:
             by_name = inspect.signature(module.forward).bind_partial(*inputs).arguments
         except TypeError:
             by_name = {}
         try:
-            self._pending.append(self.measure({**by_name, **named}, outputs))
+            self._pending.append(self._measured({**by_name, **named}, outputs))
         except Unmeasurable as problem:
             self._problem = str(problem)
+            return
+        if not self._hook_stays:
+            self._unhook()
+
+    def _measured(self, inputs: Mapping[str, Any], outputs: Any) -> Measured:
+        found = self.measure(inputs, outputs)
+        if not (isinstance(found, tuple) and len(found) == 3):
+            raise ValueError(
+                f"{type(self).__name__}.measure returned {found!r:.80}: it is to return the mean "
+                f"loss, the mean error (or None) and their count"
+            )
+        return found
 
     @property
     def _wanted(self) -> bool:
@@ -155,6 +168,19 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
 
     # ---------------------------------------------------------------- the Trainer's events
 
+    def on_init_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Note what the groups of an optimizer say that was handed in: a checkpoint would
+        overwrite it."""
+        optimizer = kwargs.get("optimizer")
+        if isinstance(optimizer, Optimizer):
+            self._flags = [group.get(FLAG) for group in optimizer.param_groups]
+
     def on_train_begin(
         self,
         args: TrainingArguments,
@@ -168,6 +194,9 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         found: list[str] = find_labels(type(self._model))  # type: ignore[no-untyped-call]
         self._label_names = args.label_names or found or ["labels"]
         optimizer: Optimizer = kwargs["optimizer"]
+        for group, flag in zip(optimizer.param_groups, self._flags or (), strict=False):
+            group.pop(FLAG, None)
+            group.update({} if flag is None else {FLAG: flag})
         _mark_groups(optimizer, self._model)
         self.scheduler = self._build(optimizer, args)
         if state.global_step:
@@ -178,9 +207,10 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         self._inside_epoch = not (args.ignore_data_skip or float(state.epoch or 0).is_integer())
         self._first, self._added, self._problem = True, False, ""
         self._pending.clear()
+        self._replicas = args.n_gpu > 1
         # A compiled forward pass has the hooks that it began with; replicas share theirs.
         self._hook_stays = self.scheduler.needs_measurements and (
-            args.torch_compile or args.n_gpu > 1
+            args.torch_compile or self._replicas
         )
         if self._hook_stays:
             self._rehook()

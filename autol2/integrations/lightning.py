@@ -63,7 +63,9 @@ class WeightDecayCallback(Callback):
                 f"manual optimization, build an autol2.AutoL2 for each optimizer and call its "
                 f"step()"
             )
-        self._before, self.scheduler = self.scheduler, None
+        if self._before is None:  # else a fit that had nothing to do came in between
+            self._before = self.scheduler
+        self.scheduler = None
         self.scheduler = self._build(trainer.optimizers[0], trainer)
 
     def _build(self, optimizer: Optimizer, trainer: Trainer) -> LambdaScheduler:
@@ -73,13 +75,22 @@ class WeightDecayCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the state, once Lightning has restored the optimizer's."""
+        self._catch_up(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the state all the same, where there was nothing left to train."""
+        if self._restored is not None or self._before is not None:
+            self._catch_up(trainer)
+
+    def _catch_up(self, trainer: Trainer) -> None:
         assert self.scheduler is not None
         if self._restored is not None:
             self.scheduler.load_state_dict(self._restored, accept_changes=self.accept_changes)
         elif trainer.global_step and self._before is not None and trainer.ckpt_path is None:
-            self.scheduler.continue_from(self._before)
+            self.scheduler.continue_from(self._before, accept_changes=self.accept_changes)
         elif trainer.global_step:
             warn(f"the checkpoint holds no state of {type(self).__name__}: λ starts anew")
+            self.scheduler.apply()
         self._restored = self._before = None
         self._steps, self._epoch = trainer.global_step, -1
 

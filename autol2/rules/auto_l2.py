@@ -88,7 +88,8 @@ class AutoL2(LambdaScheduler):
         l2.step()
 
     With a process group of several processes the means are taken over all of them, so that λ is the
-    same everywhere; each process has to call `step`.
+    same everywhere; each process has to call `step` as often as the others (under
+    ``DistributedDataParallel.join``, which lets some stop earlier, choose ``sync=False``).
 
     The optimizer's own ``weight_decay`` is overwritten, also in groups added later (from the next
     `step` on). A group that says ``auto_l2=False`` is left alone, and so is one whose
@@ -206,7 +207,7 @@ class AutoL2(LambdaScheduler):
         self._measured_in_epoch = True
         self._checked = False
         self._before_restoring: dict[int, float] = {}
-        self._apply()
+        self.apply()
 
     # ---------------------------------------------------------------- steps
 
@@ -236,14 +237,14 @@ class AutoL2(LambdaScheduler):
                 step's means. 0 for a batch without any (all labels ignored, or skipped).
 
         Raises:
-            ValueError: `loss` or `error` is not one number, or `error` is no share of 1.
+            ValueError: `loss`, `error` or `count` is not one number, or `error` is no share of 1.
         """
         for name, value in (("loss", loss), ("error", error)):
-            if isinstance(value, torch.Tensor) and value.numel() != 1:
-                raise ValueError(
-                    f"{name} must be one number, not a tensor of shape {list(value.shape)}: take "
-                    f"its mean over the batch"
-                )
+            if value is not None:
+                _one_number(name, value)
+        _one_number("count", count)
+        if not isinstance(count, torch.Tensor) and not float(count) >= 0:
+            raise ValueError(f"count is how many samples or tokens there were, not {count}")
         if not self._checked and float(count):
             self._checked = True
             if error is not None:
@@ -274,8 +275,12 @@ class AutoL2(LambdaScheduler):
             RuntimeError: ``weight_decay`` is not what AutoL2 has set; or the protocol is published
                 and the epochs are unknown.
         """
-        if self._repeated(str(sys._getframe(1).f_globals.get("__name__"))):
+        caller = str(sys._getframe(1).f_globals.get("__name__"))
+        if self._repeated(caller):
             return self._stay("the same optimizer step again")
+        if self._begins(caller, loss):
+            self.apply()
+            return self._stay("it begins")
         if self._rule.protocol == "published" and not self._epochs_known:
             raise RuntimeError(
                 "protocol='published' counts steps within an epoch: give AutoL2 "
@@ -287,11 +292,13 @@ class AutoL2(LambdaScheduler):
             decision = self._measure()
         else:
             decision = self._stay(f"measured every {self.measure_every} steps")
+            if self.due:
+                self._check()
         self._epoch_step = self._clock if self._epochs_known else self._epoch_step + 1
         self._mean.clear()
         self._count_step()
         if self._groups.look():  # groups were added
-            self._apply()
+            self.apply()
         return decision
 
     def start_epoch(self) -> None:
@@ -354,7 +361,7 @@ class AutoL2(LambdaScheduler):
         for index, controller in self._own.items():
             decisions.append(self._react(controller, loss, accuracy, f" of group {index}"))
         if any(decision.event != "none" for decision in decisions):
-            self._apply()
+            self.apply()
         self._warn_of_sign_flip()
         return decisions[0]
 
@@ -394,12 +401,17 @@ class AutoL2(LambdaScheduler):
         indices = self._groups.indices()
         return self._lambda_of(next((n for n in indices if n not in self._own), indices[0]))
 
-    def _apply(self) -> None:
+    def apply(self) -> None:
+        """Set the optimizer's ``weight_decay`` to 2λ, whatever it is now."""
+        self._take_in_groups()
+        super().apply()
+
+    def _take_in_groups(self) -> None:
+        """Give groups that came with settings controllers of their own."""
         self._groups.look()
         for index, settings in enumerate(self._groups.settings):
             if settings is not None and index not in self._own:
                 self._own[index] = Controller(self._rule_with(index, settings))
-        super()._apply()
 
     def _rule_with(self, index: int, settings: Mapping[str, Any]) -> Rule:
         """The rule with a group's own settings."""
@@ -434,10 +446,17 @@ class AutoL2(LambdaScheduler):
         return self._before_restoring.get(index, self._lambda_of(index))
 
     def _restore(self, state: Mapping[str, Any], accept_changes: bool) -> None:
+        self._take_in_groups()
         super()._restore(state, accept_changes)
+        saved = {int(index): one for index, one in state["own"]}
         if not accept_changes:
             self._compare(state, ("measure_every", "steps_per_epoch"))
-        saved = {int(index): one for index, one in state["own"]}
+            own = {index for index in self._own if index < len(state["groups"])}
+            if saved.keys() != own:
+                raise ValueError(
+                    f"saved with settings of their own for parameter groups {sorted(saved)}, not "
+                    f"{sorted(own)}; accept_changes=True goes on with the new ones"
+                )
         restored = {}
         self._before_restoring = {}
         for index in self._groups.indices():
@@ -452,9 +471,22 @@ class AutoL2(LambdaScheduler):
         self._epoch_step = int(state["epoch_step"])
         if self.steps_per_epoch is not None:
             self._epoch_step %= self.steps_per_epoch + 1
-        self._epochs_known = bool(state["epochs_known"]) or self.steps_per_epoch is not None
+        told = bool(state["epochs_known"]) and state["steps_per_epoch"] is None  # by start_epoch
+        self._epochs_known = told or self.steps_per_epoch is not None
         self._measured_in_epoch = True
         self._mean.clear()
+
+
+def _one_number(name: str, value: object) -> None:
+    """Refuse what is not one number, without reading it: it may be on a device."""
+    shape = list(getattr(value, "shape", ()))
+    if math.prod(shape) != 1:
+        what = f"a tensor of shape {shape}" if isinstance(value, torch.Tensor) else f"{shape}"
+    elif not hasattr(value, "__float__"):
+        what = type(value).__name__
+    else:
+        return
+    raise ValueError(f"{name} must be one number, not {what}: take its mean over the batch")
 
 
 def _share(error: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,8 @@ class Groups:
     """
 
     def __init__(self, optimizer: Optimizer, all_parameters: bool | None = None) -> None:
+        if all_parameters not in (None, True, False):
+            raise ValueError(f"all_parameters is True, False or None, not {all_parameters!r}")
         self.optimizer, self.all_parameters = optimizer, all_parameters
         self.set_: list[bool] = []
         """Of each group, whether its decay is set."""
@@ -71,6 +73,12 @@ class Groups:
             flag = groups[index].get(FLAG, index not in spared)
             if flag == NO_DECAY:
                 flag = bool(self.all_parameters)
+            if type(flag).__name__ in ("bool", "bool_"):  # NumPy's, too
+                flag = bool(flag)
+            elif not isinstance(flag, Mapping):
+                raise ValueError(
+                    f"parameter group {index} has {FLAG}={flag!r}: it is True, False or settings"
+                )
             self.set_.append(flag is not False)
             self.settings.append(flag if isinstance(flag, Mapping) else None)
             if self.set_[index]:
@@ -90,8 +98,19 @@ class Groups:
                 f"{name} has weight_decay=None in parameter group {index}: give it a number "
                 f"(0.0 will do), or leave the group alone with auto_l2=False"
             )
+        if isinstance(decay, torch.Tensor) and not decay.is_floating_point():
+            raise ValueError(
+                f"{name} has a weight_decay of {decay.dtype} in parameter group {index}, which "
+                f"holds no fractions: give it a float"
+            )
         if isinstance(decay, torch.Tensor):  # torch lets groups share it
             group["weight_decay"] = decay.clone()
+
+    def give_back(self, were_set: Sequence[bool]) -> None:
+        """Give groups that are left alone, and were not before, the decay that they came with."""
+        for index, (is_set, was_set) in enumerate(zip(self.set_, were_set, strict=False)):
+            if was_set and not is_set and index < len(self.found):
+                _put(self.optimizer.param_groups[index], self.found[index])
 
     def indices(self) -> list[int]:
         """The groups whose decay is set, by their numbers."""
@@ -102,10 +121,15 @@ class Groups:
         for index in self.indices():
             _set(self.optimizer.param_groups[index], lambda_of(index))
 
-    def agrees(self, lambda_of: Callable[[int], float]) -> bool:
-        """Whether each ``weight_decay`` is 2λ, as exactly as its type holds it."""
-        groups = self.optimizer.param_groups
-        return all(_is(groups[n].get("weight_decay"), 2 * lambda_of(n)) for n in self.indices())
+    def agrees(self, lambda_of: Callable[[int], float], first: int | None = None) -> bool:
+        """Whether each ``weight_decay`` is 2λ, as exactly as its type holds it; of all groups, or
+        of so many at first."""
+        groups = self.optimizer.param_groups[:first]
+        return all(
+            _is(groups[n].get("weight_decay"), 2 * lambda_of(n))
+            for n in self.indices()
+            if n < len(groups)
+        )
 
     def agreed_at_first(self, lambda_of: Callable[[int], float]) -> bool:
         """Whether each ``weight_decay`` was 2λ before any was set."""
@@ -172,10 +196,14 @@ def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
 
 
 def _set(group: dict[str, Any], lambda_: float) -> None:
+    _put(group, 2 * lambda_)
+
+
+def _put(group: dict[str, Any], decay: float) -> None:
     if isinstance(group["weight_decay"], torch.Tensor):
-        group["weight_decay"].fill_(2 * lambda_)
+        group["weight_decay"].fill_(decay)
     else:
-        group["weight_decay"] = 2 * lambda_
+        group["weight_decay"] = decay
 
 
 def _is(found: Any, expected: float, like: Any = None) -> bool:

@@ -123,8 +123,12 @@ class LambdaScheduler(LRScheduler, ABC):
         try:
             self._restore(state_dict, accept_changes)
             # A wrapper that was built after the optimizer's state was loaded has overwritten it.
-            agrees = self._groups.agrees(self._saved_lambda_of) or (
-                before["last_step"] == 0 and self._groups.agreed_at_first(self._saved_lambda_of)
+            agrees = (
+                accept_changes
+                or self._groups.agrees(self._saved_lambda_of, len(state_dict["groups"]))
+                or (
+                    before["last_step"] == 0 and self._groups.agreed_at_first(self._saved_lambda_of)
+                )
             )
             if not agrees:
                 expected = sorted({2 * self._saved_lambda_of(n) for n in self._groups.indices()})
@@ -136,16 +140,21 @@ class LambdaScheduler(LRScheduler, ABC):
         except ValueError:
             self.__dict__.update(before)
             raise
-        self._apply()
+        self._groups.give_back(state_dict["groups"])
+        self.apply()
 
-    def continue_from(self, other: LambdaScheduler) -> None:
+    def continue_from(self, other: LambdaScheduler, *, accept_changes: bool = False) -> None:
         """Go on where `other` stopped, with a new optimizer whose ``weight_decay`` is not yet set.
+
+        Args:
+            other: the one before.
+            accept_changes: go on with the settings of this object, although `other` has others.
 
         Raises:
             ValueError: `other` has other settings.
         """
-        self._restore(other.state_dict(), accept_changes=False)
-        self._apply()
+        self._restore(other.state_dict(), accept_changes)
+        self.apply()
 
     def _keep(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -156,16 +165,22 @@ class LambdaScheduler(LRScheduler, ABC):
 
     def _restore(self, state: Mapping[str, Any], accept_changes: bool) -> None:
         """Take over `state`, without a look at the optimizer's ``weight_decay``."""
-        own = self.state_dict()
-        if state.keys() != own.keys():
-            raise ValueError(f"not a state of {type(self).__name__}: it has {sorted(state)}")
         self._groups.look()
+        own = self.state_dict()
+        lacking, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if (lacking or unknown) and not (accept_changes and {"kind", "groups"} <= state.keys()):
+            raise ValueError(
+                f"not a state of {type(self).__name__} with these settings: it lacks "
+                f"{', '.join(lacking) or 'nothing'}, and has {', '.join(unknown) or 'nothing'} too"
+            )
         if not accept_changes:
             self._compare(state, ("kind", "groups"))
         self.last_step = self.last_epoch = int(state["last_step"])
 
     def _compare(self, state: Mapping[str, Any], names: tuple[str, ...]) -> None:
         own = self.state_dict()
+        # Groups that were added after the last step before saving are new here, too.
+        own["groups"] = own["groups"][: len(state["groups"])]
         for name in names:
             if state[name] != own[name]:
                 what = name
@@ -183,7 +198,8 @@ class LambdaScheduler(LRScheduler, ABC):
         self.last_epoch = self.last_step
         self._step_count += 1
 
-    def _apply(self) -> None:
+    def apply(self) -> None:
+        """Set the optimizer's ``weight_decay`` to 2λ, whatever it is now."""
         self._groups.look()
         self._groups.apply(self._lambda_of)
         self._warn_of_sign_flip()
@@ -206,10 +222,24 @@ class LambdaScheduler(LRScheduler, ABC):
         if caller != "accelerate.scheduler":
             return False
         if self._accelerated is None:
-            self.optimizer.register_step_post_hook(self._note_step)
+            # That of a prepared optimizer does without hooks of its own.
+            inner: Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+            inner.register_step_post_hook(self._note_step)
             self._accelerated = True
         stepped, self._accelerated = self._accelerated, False
         return not stepped
+
+    def _initial_step(self) -> None:
+        """Called by torch's ``SequentialLR`` when it begins, before any optimizer step."""
+        self.apply()
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        """Called by torch's ``SequentialLR`` when it is this one's turn."""
+        self.apply()
+
+    def _begins(self, caller: str, argument: object) -> bool:
+        """Whether ``SequentialLR`` says by ``step(0)``, before torch 2.14, that it begins."""
+        return caller == "torch.optim.lr_scheduler" and isinstance(argument, int) and argument == 0
 
     def _note_step(self, *_: object) -> None:
         self._accelerated = True

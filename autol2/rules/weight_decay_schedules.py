@@ -30,7 +30,7 @@ class WeightDecaySchedule(LambdaScheduler):
 
     def __init__(self, optimizer: Optimizer, all_parameters: bool | None = None) -> None:
         super().__init__(optimizer, all_parameters)
-        self._apply()
+        self.apply()
 
     def step(  # type: ignore[override]
         self,
@@ -39,11 +39,14 @@ class WeightDecaySchedule(LambdaScheduler):
         count: SupportsFloat = 1,
     ) -> Decision:
         """Count one optimizer step and set λ of the next; the arguments are not looked at."""
-        before = self.get_last_lambda()
-        if self._repeated(str(sys._getframe(1).f_globals.get("__name__"))):
+        before, caller = self.get_last_lambda(), str(sys._getframe(1).f_globals.get("__name__"))
+        if self._repeated(caller):
             return Decision(before, "none", "the same optimizer step again")
+        if self._begins(caller, loss):
+            self.apply()
+            return Decision(self.get_last_lambda(), "none", "it begins")
         self._count_step()
-        self._apply()
+        self.apply()
         after = self.get_last_lambda()
         event: Event = "none" if after == before else "decayed" if after < before else "raised"
         return Decision(after, event, f"step {self.last_step} of {type(self).__name__}")
@@ -152,6 +155,8 @@ class FollowLR(WeightDecaySchedule):
             if first is None:
                 raise ValueError(f"parameter group {index} has no learning rate to follow")
             self._references[index] = float(first)
+        if group.get("lr") is None:
+            raise ValueError(f"parameter group {index} has no learning rate to follow")
         rate = float(group["lr"])
         if rate > 0:
             lambda_ = self.initial_lambda * self._references[index] / rate
@@ -173,6 +178,8 @@ class FollowLR(WeightDecaySchedule):
 
     def _restore(self, state: Mapping[str, Any], accept_changes: bool) -> None:
         super()._restore(state, accept_changes)
+        if accept_changes and not {"references", "lambdas"} <= state.keys():
+            return  # the state of another kind of schedule
         self._references = {int(n): float(one) for n, one in state["references"]}
         self._lambdas = {int(n): float(one) for n, one in state["lambdas"]}
 
