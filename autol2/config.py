@@ -81,7 +81,7 @@ class EvaluationConfig(Options):
 
 @dataclass
 class CheckpointConfig(Options):
-    """How often a running run is saved. It also is at the end and when it is interrupted."""
+    """How often a running run is saved. It is also saved at its end and when it is interrupted."""
 
     every_steps: int = 0
     """Every n-th step of the run; 0 for the end of each epoch, as long as saving takes less than

@@ -59,9 +59,9 @@ class StatusConfig:
     watch: bool = False
     """Keep the table up to date until Ctrl-C."""
     every: float = 5.0
-    """Seconds between two looks of `watch`; a look is never more than a fifth of the time."""
+    """Seconds between two looks of `watch`; refreshing takes at most a fifth of the time."""
     rows: int = 50
-    """At most so many rows for each way to stand; 0 for all. JSON has all."""
+    """Maximum rows for each status; 0 for all of them. JSON has all."""
     format: str = "table"
     """table or json."""
 

@@ -94,7 +94,8 @@ class ProtocolOptions(Options):
     """Which reading of the paper's rules is meant (see README, "Protocols")."""
 
     name: str = "published"
-    """published (what drew the figures), pseudocode (as printed) or corrected (as meant)."""
+    """published (what produced the paper's figures), pseudocode (as printed), corrected (as meant)
+    or original (Auto L2 as its authors released it)."""
     initialization: str = "published"
     """published (convolutions N(0, 2/fan_in), the rest PyTorch's default), paper (every layer
     N(0, 2/fan_in), every bias 0) or original (every layer N(0, 1/fan_in), every bias 0)."""
