@@ -13,10 +13,10 @@ import pytest
 
 import autol2
 from autol2.errors import UserError
-from autol2.report import figures, page, recording
+from autol2.report import figures, forest, page, recording
 from autol2.report.arms import Question
 from autol2.report.tables import Tables, tables
-from autol2.report.verdict import verdict
+from autol2.report.verdict import laws, verdict
 
 Figures = Callable[[Mapping[str, float], int], Mapping[str, float]]
 
@@ -436,3 +436,27 @@ def test_a_law_that_does_not_hold_has_no_line(tmp_path: Path) -> None:
         for value, at in ((1e-3, 5), (1e-2, 4), (1e-1, 5))
     ]
     assert "does not hold here" in drawn(tmp_path, *arms)["best_step"].alt
+
+
+def test_the_margin_is_shaded(tmp_path: Path) -> None:
+    read = recording.read(written(tmp_path, fixed(5e-4, 70), schedule(70.1)))
+    made = tables(read, Question(margin=1.0))
+    (one, *_) = forest.differences(made, {}, {"Auto L2": "#0072b2"}, tmp_path)
+    assert "within ±1 points, which counts as equivalent" in one.caption
+
+
+def test_the_law_is_told_in_words(tmp_path: Path) -> None:
+    def peak(at: int) -> Figures:
+        return lambda row, seed: {"test_accuracy": 70 - abs(row["epoch"] - at) + seed / 100}
+
+    def told(*peaks: int) -> str:
+        values = (1e-3, 2e-3, 4e-3)
+        arms = [
+            fixed(value, 70, figures=peak(at), steps_per_epoch=10, epochs=20)
+            for value, at in zip(values, peaks, strict=True)
+        ]
+        (said,) = laws(tables(recording.read(written(tmp_path, *arms))).fits)
+        return said
+
+    assert "is compatible with t* = 0.16/λ" in told(16, 8, 4)
+    assert "is not c/λ" in told(8, 9, 8)

@@ -64,6 +64,9 @@ def differences(
         plot.heading(left, name)
         rows(left, [_against(arm) for _, arm in part.iterrows()])
         left.axvline(0, color=TEXT, linewidth=0.8)
+        margin_asked = part["margin"].iloc[0] if "margin" in part else np.nan
+        if not np.isnan(margin_asked):
+            left.axvspan(-margin_asked, margin_asked, color=SOFT, alpha=0.15, linewidth=0)
         words.set_axis_off()
         words.set_ylim(left.get_ylim())
         for y, (_, arm) in enumerate(part.iterrows()):
@@ -101,6 +104,8 @@ def differences(
         "better. Dots: single seeds; squares: their mean, with its 95 % interval where three "
         "seeds or more allow one, adjusted as the p beside it."
     )
+    if "margin" in arms and arms["margin"].notna().any():
+        caption += f" Shaded: within ±{arms['margin'].max():g} points, which counts as equivalent."
     if any(abs(value) > APART for value in known):
         caption += f" Differences beyond {APART:g} points (◀ ▶) are given only as numbers."
     if with_chances:

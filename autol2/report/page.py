@@ -90,6 +90,8 @@ RUNS = {
     "seconds": "seconds",
     "command": "command",
 }
+ABSENT = "–"
+"""What a cell says that has nothing to say."""
 TALL = 30
 """Rows of a table above which it scrolls by itself."""
 POINTS = {
@@ -147,6 +149,7 @@ def write(
         made=now(),
         verdict=words,
         rule=verdict.rule(tables.summary),
+        laws=verdict.laws(tables.fits),
         short=SHORT,
         partial=bool(missing) or not set(runs["status"]) <= set(FINISHED),
         counts=runs["status"].value_counts().to_dict(),
@@ -203,7 +206,21 @@ def _table(frame: pd.DataFrame, headings: dict[str, str]) -> dict[str, Any]:
     places = in_order(frame["arm"]) if "arm" in frame else {}
     rows = [[_cell(row[name], name, places) for name in columns] for _, row in frame.iterrows()]
     headings = headings | {"rival": yardstick(frame)}
-    return {"headings": [headings[name] for name in columns], "rows": rows}
+    kinds = [_kind(column) for column in zip(*rows, strict=True)] or [""] * len(columns)
+    rows = [
+        [
+            (text, key, of if text == ABSENT else kind)
+            for (text, key, kind), of in zip(row, kinds, strict=True)
+        ]
+        for row in rows
+    ]
+    named = [headings[name] for name in columns]
+    return {"headings": list(zip(named, kinds, strict=True)), "rows": rows}
+
+
+def _kind(column: Sequence[tuple[str, str, str]]) -> str:
+    """That of a column's heading: of its cells that say something."""
+    return "number" if {kind for text, _, kind in column if text != ABSENT} <= {"number"} else ""
 
 
 def _says_something(frame: pd.DataFrame, name: str) -> bool:
@@ -220,7 +237,7 @@ def _cell(value: Any, name: str, places: dict[str, int]) -> tuple[str, str, str]
     if isinstance(value, tuple):
         low = value[0]
         written = [signed(end) if name in SIGNED else f"{end:.2f}" for end in value]
-        return "–" if _absent(low) else " to ".join(written), _key(low), "number"
+        return ABSENT if _absent(low) else " to ".join(written), _key(low), "number"
     if name == "arm":
         return arm_name(value), str(places[value]), ""
     if name == "rival" and isinstance(value, str):
@@ -237,7 +254,7 @@ def _text(value: Any, name: str = "") -> str:
         on, off = ("yes", "no") if name == "equivalent" else ("on", "off")
         return on if value else off
     if _absent(value):
-        return "–"
+        return ABSENT
     if isinstance(value, float) and name in SIGNED:
         return signed(value)
     if isinstance(value, float) and name in (*POINTS, *TENTHS):

@@ -242,6 +242,12 @@ def fits(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=FITS)
 
 
+def holds(fit: pd.Series) -> bool:
+    """Whether a row of `fits` allows for t* = c/λ; True where it has no interval."""
+    low, high = fit["slope_low"] - 1e-6, fit["slope_high"] + 1e-6
+    return math.isnan(low) or bool(low <= -1 <= high)
+
+
 def known(value: Any) -> bool:
     """Whether a cell of the table of runs says something."""
     return value is not None and value is not pd.NA and value == value

@@ -168,7 +168,7 @@ def _to_best(axes: Axes, runs: pd.DataFrame, fit: pd.Series) -> str:
         return f"{shown}; too few ended after their best to fit"
     constant = float(f"{fit['constant']:.2g}")
     words = f"t* = {number(constant)}/λ"
-    if fit["slope_low"] <= -1 <= fit["slope_high"] or np.isnan(fit["slope_low"]):
+    if speed.holds(fit):
         values = runs["fixed_lambda.value"][early]
         ends = np.array([values.min(), values.max()])
         axes.plot(ends, fit["constant"] / ends, color=CURVES[1], linestyle=(0, (5, 2)))

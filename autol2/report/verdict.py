@@ -74,6 +74,33 @@ def verdict(summary: pd.DataFrame) -> list[str]:
     ]
 
 
+def laws(fits: pd.DataFrame) -> list[str]:
+    """Whether the steps to the best test accuracy follow t* = c/λ, for each set of circumstances.
+
+    Args:
+        fits: see `speed.fits`.
+    """
+    found = []
+    for _, fit in fits.iterrows():
+        if math.isnan(fit["slope_low"]):
+            continue
+        slope = f"{fit['slope']:.2f} ({fit['slope_low']:.2f} to {fit['slope_high']:.2f})"
+        holds = fit["slope_low"] <= -1 <= fit["slope_high"]
+        law = f"is compatible with t* = {fit['constant']:.2g}/λ" if holds else "is not c/λ"
+        on = (
+            ""
+            if pd.isna(fit["batchnorm"])
+            else f" {'with' if fit['batchnorm'] else 'without'} batch-norm"
+        )
+        late = int(fit["censored"])
+        left_out = f"; {plural(late, 'run')} still getting better at the end left out" * bool(late)
+        found.append(
+            f"Steps to the best test accuracy of fixed λs{on} {law} (Lewkowycz and Gur-Ari): a "
+            f"free fit has the slope {slope} over {int(fit['lambdas'])} λs{left_out}."
+        )
+    return found
+
+
 def _leader(summary: pd.DataFrame, said: str) -> str:
     if not summary["n"].any():
         return f"{said}, and every run diverged."
