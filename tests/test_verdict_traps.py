@@ -458,5 +458,5 @@ def test_the_law_is_told_in_words(tmp_path: Path) -> None:
         (said,) = laws(tables(recording.read(written(tmp_path, *arms))).fits)
         return said
 
-    assert "is compatible with t* = 0.16/λ" in told(16, 8, 4)
-    assert "is not c/λ" in told(8, 9, 8)
+    assert "are compatible with t* = 0.16/λ" in told(16, 8, 4)
+    assert "do not follow t* = c/λ" in told(8, 9, 8)

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from . import stats
+from . import speed, stats
 from .words import arm_name, listed, name, plural, rival, seeds, signed
 
 MANY = 6
@@ -85,13 +85,11 @@ def laws(fits: pd.DataFrame) -> list[str]:
         if math.isnan(fit["slope_low"]):
             continue
         slope = f"{fit['slope']:.2f} ({fit['slope_low']:.2f} to {fit['slope_high']:.2f})"
-        holds = fit["slope_low"] <= -1 <= fit["slope_high"]
-        law = f"is compatible with t* = {fit['constant']:.2g}/λ" if holds else "is not c/λ"
-        on = (
-            ""
-            if pd.isna(fit["batchnorm"])
-            else f" {'with' if fit['batchnorm'] else 'without'} batch-norm"
-        )
+        law = "do not follow t* = c/λ"
+        if speed.holds(fit):
+            law = f"are compatible with t* = {fit['constant']:.2g}/λ"
+        there = "with" if fit["batchnorm"] else "without"
+        on = "" if pd.isna(fit["batchnorm"]) else f" {there} batch-norm"
         late = int(fit["censored"])
         left_out = f"; {plural(late, 'run')} still getting better at the end left out" * bool(late)
         found.append(
