@@ -177,7 +177,8 @@ def test_rerun(sweep: Sweep, tmp_path: Path) -> None:
     (task,) = sweep("rerun=true")
     folder = Path(task.folder)
     folder.mkdir(parents=True)
-    done = {"status": "completed", "updated": 5.0, "attempts": [{}], "result": {}}
+    result = {"final_test_accuracy": 1.0}
+    done = {"status": "completed", "updated": 5.0, "attempts": [{}], "result": result}
     (folder / "run.json").write_text(json.dumps(done))
     (again,) = sweep("rerun=true")
     assert again.updated == 5.0
@@ -199,6 +200,9 @@ def accurate(state: dict[str, Any]) -> Callable[..., None]:
             if state["fails"](alpha):
                 found = {"status": "failed", "error": "bad luck", "attempts": [{}], "updated": 1.0}
             (folder / "run.json").write_text(json.dumps(found))
+            if task.config["method"]["_target_"].endswith(".Fixed"):  # what it is compared with
+                state["rivals"].append((task.config["fixed_lambda"]["value"], seed))
+                continue
             state["runs"].append((alpha, seed))
             if len(state["runs"]) == state.get("stop"):
                 raise KeyboardInterrupt
@@ -207,7 +211,7 @@ def accurate(state: dict[str, Any]) -> Callable[..., None]:
 
 
 def searching(monkeypatch: pytest.MonkeyPatch, **more: Any) -> dict[str, Any]:
-    state: dict[str, Any] = {"runs": [], "fails": lambda alpha: False, **more}
+    state: dict[str, Any] = {"runs": [], "rivals": [], "fails": lambda alpha: False, **more}
     monkeypatch.setattr("autol2.sweeps.local_launcher.LocalLauncher._act", accurate(state))
     return state
 
@@ -270,6 +274,9 @@ def test_seeds_are_averaged_and_never_searched(
     state = searching(monkeypatch)
     sweep("experiment=search_alpha", "hydra.sweeper.n_trials=2", "seed=range(3)")
     assert [seed for _, seed in state["runs"]] == [0, 1, 2] * 2 or len(state["runs"]) == 6
+    rivals = {(value, seed) for value in (1e-5, 1e-4, 5e-4, 5e-3) for seed in range(3)}
+    assert set(state["rivals"]) == rivals
+    assert len(state["rivals"]) == len(rivals)
     best = json.loads((tmp_path / "search_alpha/search.json").read_text())
     assert best["best_value"] == pytest.approx(91 - abs(best["best_params"]["alpha.percent"] - 20))
     assert list(best["best_params"]) == ["alpha.percent"]

@@ -27,7 +27,7 @@ from ..runs.files import to_json, write_atomically
 from ..runs.identity import digest
 from ..runs.run import FINISHED
 from .batch import Task
-from .grid import StudySweeper, choices
+from .grid import StudySweeper, choices, product
 from .launcher import Failed, StudyLauncher
 from .run_status import HOPELESS, common_error, last_line
 
@@ -60,6 +60,8 @@ class SearchConf:
     _target_: str = "hydra_plugins.autol2_launchers.Search"
     params: dict[str, str] = field(default_factory=dict)
     """What is searched, as on the command line."""
+    rivals: dict[str, str] = field(default_factory=dict)
+    """A sweep that is done first, in the same study, to compare with what is found."""
     n_trials: int = 20
     """How many values are tried in all, earlier commands' included."""
     n_jobs: int = 4
@@ -119,8 +121,23 @@ class SearchSweeper(StudySweeper):
         with _optuna() as optuna:
             self.seed = int(self.options["sampler"]["seed"])
             self.study = self._open(optuna, digest(_identity(space, example)))
+            self._do_rivals(space)
             self._search(optuna, space)
             self._say_best(final=True)
+
+    def _do_rivals(self, space: Space) -> None:
+        """Do the runs that a search is compared with, on the seeds of each trial."""
+        rivals: dict[str, str] = self.options["rivals"] or {}
+        if not rivals:
+            return
+        kept = [word for word in space.fixed if word.partition("=")[0] not in rivals]
+        runs = [
+            [*run, *([seed] if seed else [])]
+            for run in product(self.axes(rivals, kept))
+            for seed in space.seeds
+        ]
+        with contextlib.suppress(Failed):  # the report will tell
+            self.launcher.launch(runs, initial_job_idx=0)
 
     def _space(self, arguments: list[str]) -> Space:
         """What is searched, by the experiment and the command line.
