@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
@@ -63,9 +64,10 @@ def verdict(summary: pd.DataFrame) -> list[str]:
     compared = compared.assign(size=compared["difference"].abs()).sort_values(
         ["p_adjusted", "size"], ascending=[True, False]
     )
+    told: set[tuple[Any, ...]] = set()
     return [
         _headline(compared),
-        *[_sentence(arm) for _, arm in compared.iterrows()],
+        *[_sentence(arm, told) for _, arm in compared.iterrows()],
         *_alone(schedules[schedules["pairs"] == 0]),
         *_chosen(schedules),
         *[text for _, arm in compared.iterrows() if (text := _speed(arm))],
@@ -169,12 +171,13 @@ def _only(arms: pd.DataFrame) -> str:
     return "the only fixed λ tried"
 
 
-def _sentence(arm: pd.Series) -> str:
+def _sentence(arm: pd.Series, told: set[tuple[Any, ...]]) -> str:
+    """What is said of an arm; of its rival only its name where `told` has the rest."""
     pairs = int(arm["pairs"])
     seen = f"{signed(arm['difference'])} points"
     if not math.isnan(arm["difference_low"]):
         seen += f" ({signed(arm['difference_low'])} to {signed(arm['difference_high'])})"
-    text = f"{name(arm)}: {seen} against {_rival(arm)}, on {seeds(pairs)}"
+    text = f"{name(arm)}: {seen} against {_rival(arm, told)}, on {seeds(pairs)}"
     runs = int(arm["n"] + arm["diverged"] + arm["unfinished"] + arm["lost"])
     if arm["diverged"]:
         text += f"; {int(arm['diverged'])} of {runs} runs diverged and count as guessing"
@@ -197,8 +200,12 @@ def _sentence(arm: pd.Series) -> str:
     return text
 
 
-def _rival(arm: pd.Series) -> str:
+def _rival(arm: pd.Series, told: set[tuple[Any, ...]]) -> str:
     said, count = rival(arm), int(arm["rivals"])
+    what = (arm["context"], said, count, arm["chosen_on"], arm["pending_rivals"])
+    if what in told:
+        return said
+    told.add(what)
     if count == 1:
         return f"{said}, the only one {'with a result' if arm['pending_rivals'] else 'tried'}"
     if arm["chosen_on"] == "validation":
