@@ -63,6 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first, so that the workers end together."""
     longest = (
         "test_slurm.py",
+        "test_slurm_jobs.py",
         "test_resume.py",
         "test_launch.py",
         "test_train.py",
