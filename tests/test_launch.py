@@ -477,7 +477,7 @@ def test_options_that_make_no_sense(
 
 def spent(device: str, threads: int, seconds: float) -> dict[str, Any]:
     attempt = {"device": device, "threads": threads, "seconds": seconds}
-    return {"status": "completed", "attempts": [attempt, attempt]}
+    return {"status": "completed", "attempts": [attempt, attempt], "result": {"n": 1}}
 
 
 def test_expected_hours_are_those_of_a_device(tmp_path: Path) -> None:

@@ -163,7 +163,9 @@ def test_watching_reads_only_what_changed(study: Path, monkeypatch: pytest.Monke
     assert again.counts == first.counts
     assert read == []
     write = json.loads((study / "running-s0-0" / "run.json").read_text())
-    (study / "running-s0-0" / "run.json").write_text(to_json({**write, "status": "completed"}))
+    (study / "running-s0-0" / "run.json").write_text(
+        to_json({**write, "status": "completed", "result": {"final_test_accuracy": 70.0}})
+    )
     assert status.look(study, known, queue).counts["done"] == 2
     assert read == ["running-s0-0"]
     assert asked == ["7"]
@@ -189,7 +191,8 @@ def test_a_stopped_process_is_slow(tmp_path: Path) -> None:
 
 def test_the_newest_study_and_those_that_are_not_there(study: Path) -> None:
     other = study.parent / "other"
-    write_run(other, "a-s0-0", {"status": "completed"}, pid=1, silent=0)
+    result = {"final_test_accuracy": 70.0}
+    write_run(other, "a-s0-0", {"status": "completed", "result": result}, pid=1, silent=0)
     os.utime(other / "a-s0-0" / "run.json", (time.time() + 60, time.time() + 60))
     done = run_autol2("status", study.parent)
     assert done.stdout.startswith("other: 1 run: 1 done")
