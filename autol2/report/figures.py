@@ -80,7 +80,10 @@ TITLES = {
     "lr": "Learning rate",
 }
 """Of the figures of an axis; others are called by their option."""
-LAYERS = {"conv1": "first convolution", "conv2": "second convolution"}
+LAYERS = {
+    **{"conv1": "first convolution", "conv2": "second convolution"},
+    **{"dense1": "first dense layer", "dense2": "second dense layer"},
+}
 """Of the paper's network, in words."""
 NETWORKS = {"cnn": "CNN"}
 EXPLAIN = "Length of the weights and their effective learning rate lr/‖w‖² after each epoch."

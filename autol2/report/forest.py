@@ -187,6 +187,8 @@ def _accuracies(
         + " and the mean of the middle half of them" * with_middle
         + f". The axis ends {APART:g} points below the best mean; what lies below is counted."
     )
+    if "diverged" in arms and arms["diverged"].any():
+        caption += " A run that diverged is at chance level, and no part of a mean."
     alt = f"Dot plot of each arm's test accuracy {heading}: " + ", ".join(
         f"{arm_name(arm['arm'])} {arm['mean']:.2f} % over {arm['n']:g} seed{'s' * (arm['n'] > 1)}"
         for _, arm in arms.iterrows()
