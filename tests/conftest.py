@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from xdist.scheduler import LoadScopeScheduling
 
+from . import cluster
 from .forkserver import ForkServer
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -167,3 +168,11 @@ def run_command(tmp_path: Path) -> Command:
         return run_module(f"autol2.{name}", *arguments, *where, timeout=timeout, **env)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Cluster]:
+    if why := cluster.missing():
+        pytest.skip(why)
+    with cluster.running(tmp_path_factory.mktemp("slurm") / "cluster") as one:
+        yield one

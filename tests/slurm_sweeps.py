@@ -5,11 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from autol2.runs import checkpoint
 from autol2.runs.run import read_state
@@ -24,14 +21,6 @@ SLURM = (
     "hydra.launcher.mem_gb=null",
     "hydra.launcher.cpus_per_task=1",
 )
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Cluster]:
-    if why := cluster.missing():
-        pytest.skip(why)
-    with cluster.running(tmp_path_factory.mktemp("slurm") / "cluster") as one:
-        yield one
 
 
 def sweep(

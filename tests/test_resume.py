@@ -37,6 +37,7 @@ from autol2.runs import checkpoint, run
 from autol2.runs.run import Held, Run, read_state
 from autol2.train import train
 from autol2.training import attempt
+from autol2.training.signals import TOGETHER
 from autol2.training.trainer import Trainer
 
 from .conftest import PROJECT, SMALL, Command, few
@@ -756,7 +757,7 @@ def test_a_second_control_c_leaves_at_once(tmp_path: Path) -> None:
     folder = Run(one).folder
     _await(lambda: "epoch 1/" in _log(folder))
     os.kill(process.pid, signal.SIGINT)
-    process.join(1)
+    process.join(TOGETHER + 0.5)  # at once it would be the same one
     assert process.is_alive()
     os.kill(process.pid, signal.SIGINT)
     process.join(10)

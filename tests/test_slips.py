@@ -34,7 +34,7 @@ def small(shape, classes, hidden=8):
         (["study=null"], "a study needs a name"),
         (["+method=advance"], "leave out the +, as in method=advance"),
         (["--config-name=status"], "--config-dir FOLDER adds options of your own"),
-        (["--package", "x"], "--config-dir FOLDER adds options of your own"),
+        (["--package", "x"], "--package says what --cfg is to show"),
         (["--info", "nope"], "--info nope is not one of all, config"),
         (["--cfg=jobs"], "--cfg jobs is not one of job, hydra, all"),
         (["--shell-completion", "x"], "--shell-completion takes install=SHELL"),
@@ -151,7 +151,7 @@ def test_a_refused_run_leaves_no_folder(run_command: Command, tmp_path: Path) ->
         {"status": "failed", "attempts": 7},
         {"status": 5, "attempts": [7], "updated": "x"},
         {"status": "running", "attempts": [], "updated": "x"},
-        {"status": "completed", "result": 3},
+        {"status": "completed", "attempts": [], "result": 3},
     ],
 )
 def test_a_run_json_that_cannot_be_used_is_no_result(

@@ -48,7 +48,7 @@ def test_one_tile(down: int, across: int) -> None:
     (b, g, a), (b_, g_, a_) = ([one.float() for one in matrices] for matrices in (columns, rows))
     y = a.T @ ((g @ w @ g_.T) * (b @ x @ b_.T)) @ a_
     exact = conv2d(x.double()[None, None], w.double()[None, None])
-    assert distance(y, exact[0, 0]) < 2e-6
+    assert distance(y, exact[0, 0]) < 3e-6  # a Xeon with AMX: 2.2e-6; Zen 3 and 4 below 2e-6
 
 
 def test_sizes_share_the_weights_values() -> None:

@@ -10,7 +10,7 @@ import difflib
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError
-from .words import CONF, NUMERIC_GROUPS
+from .words import ALIASES, CONF, NUMERIC_GROUPS
 
 
 def explain(error: BaseException, config_name: str) -> str | None:
@@ -114,7 +114,8 @@ def _unknown_key(key: str, config_name: str) -> str:
     group = key.rpartition(".")[0]
     if (CONF / group).is_dir() and group and group in container:
         options = sorted(option for option in container[group] if option != "_target_")
-        return _unknown_of(group, known.hydra.runtime.choices, key, options)
+        others = [alias.partition(".")[2] for alias in ALIASES if alias.startswith(f"{group}.")]
+        return _unknown_of(group, known.hydra.runtime.choices, key, options, others)
     keys = sorted(_keys(cast("dict[str, Any]", container)))
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
     near = difflib.get_close_matches(key, [*keys, *groups], 1) or [
@@ -124,9 +125,15 @@ def _unknown_key(key: str, config_name: str) -> str:
     return f"there is no option {key!r}{hint}"
 
 
-def _unknown_of(group: str, choices: Mapping[str, Any], key: str, options: list[str]) -> str:
+def _unknown_of(
+    group: str,
+    choices: Mapping[str, Any],
+    key: str,
+    options: list[str],
+    aliases: Sequence[str] = (),
+) -> str:
     prefix, _, word = key.rpartition(".")
-    near = difflib.get_close_matches(word, options, 1)
+    near = difflib.get_close_matches(word, [*options, *aliases], 1)
     hint = f"; did you mean {prefix}.{near[0]}?" if near else f": {', '.join(options)}"
     return f"{group}={choices[group]} has no option {word!r}{hint}"
 

@@ -35,9 +35,9 @@ have names that no file lists, which Hydra takes only with ``++``."""
 OTHER_WORDS = {"hydra/sweeper=optuna": "hydra/sweeper=search"}
 """Overrides that people know from elsewhere, and ours."""
 
-VALUES = ("--config-dir", "-cd")
+VALUES = ("--package", "-p", "--config-dir", "-cd")
 """Hydra's flags that take a value, whatever it is."""
-FIXED = ("--package", "-p", "--config-path", "-cp", "--config-name", "-cn")
+FIXED = ("--config-path", "-cp", "--config-name", "-cn")
 """Those that would change what a command is."""
 CHOICES = {
     "--cfg": ("job", "hydra", "all"),
@@ -176,6 +176,10 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         )
         if not equals:
             flags.append(words.pop(0))
+    require(
+        not {"--package", "-p"} & set(flags) or any(flag.startswith("--cfg") for flag in flags),
+        "--package says what --cfg is to show: there is no --cfg",
+    )
     alone = [flag for flag in flags if flag in (*SHOWS[2:], *SWEEPS, *LONG)]
     require(
         len(alone) < 2,

@@ -205,7 +205,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 def _usable(state: Any) -> bool:
     """Whether it is the content of a run.json, as far as every command relies on it."""
-    if not isinstance(state, dict) or not isinstance(state.get("status"), str):
+    if not isinstance(state, dict) or not isinstance(state.get("status", ""), str):
         return False
     attempts = state.get("attempts", [])
     return (
@@ -213,7 +213,7 @@ def _usable(state: Any) -> bool:
         and all(isinstance(one, dict) for one in attempts)
         and isinstance(state.get("updated", 0.0), int | float)
         and isinstance(state.get("result") or {}, dict)
-        and (state["status"] != "completed" or bool(state.get("result")))
+        and (state.get("status") != "completed" or bool(state.get("result") or attempts))
     )
 
 
