@@ -26,6 +26,8 @@ WIDTH = 8.6
 """Inches. At the width of a printed page (7.3) text of 9 points is still one of 7.6."""
 LETTERS = 104
 """Beside each other in a legend."""
+LEGEND_ROWS, LEGEND_ROW = 2, 0.2
+"""Rows of a legend that a figure's height allows for, and the inches that each further one takes."""
 SETTINGS: dict[str, Any] = {
     "font.size": 9,
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"],
@@ -144,7 +146,9 @@ def _legend(figure: Figure) -> None:
     if not lines:
         return
     columns = max(1, min(len(lines), LETTERS // (max(map(len, lines)) + 8)))
-    columns = math.ceil(len(lines) / math.ceil(len(lines) / columns))  # rows of one length
+    rows = math.ceil(len(lines) / columns)
+    columns = math.ceil(len(lines) / rows)  # rows of one length
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(0, rows - LEGEND_ROWS))
     figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=columns)
 
 

@@ -74,7 +74,7 @@ def _to_target(
         words.append(f"{arm_name(arm['arm'])} {plural(mean, 'epoch')}{only * few}")
     left.set_xlabel(f"epochs to {to}")
     left.set_xlim(0, 1.05 * left.get_xlim()[1])
-    right.set_xlabel(f"less those of the {yardstick(shown)}\n(left of 0: faster)")
+    right.set_xlabel(f"less those of the\n{yardstick(shown)}\n(left of 0: faster)")
     right.set_xlim(-1.06 * max(known), 1.06 * max(known))
     keys = [SEED_LINE, forest.key("s", 1.8, "mean over seeds, of the difference with an interval")]
     if late:
