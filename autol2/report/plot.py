@@ -27,7 +27,7 @@ WIDTH = 8.6
 LETTERS = 104
 """Beside each other in a legend."""
 LEGEND_ROWS, LEGEND_ROW = 2, 0.2
-"""Rows of a legend that a figure's height allows for, and the inches that each further one takes."""
+"""Rows of a legend that a figure has room for, and the inches that each further one takes."""
 SETTINGS: dict[str, Any] = {
     "font.size": 9,
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"],
