@@ -266,7 +266,7 @@ def of_seeds(runs: pd.DataFrame, arm: pd.Series) -> list[float]:
 def _beyond(axes: Axes, y: float, below: bool, colour: str) -> None:
     """Mark that there is something beyond the axis' end, on the left if `below`."""
     words, side = ("◀", {"ha": "left"}) if below else ("▶", {"ha": "right"})
-    how: dict[str, Any] = {"va": "center", "color": colour, "fontsize": 7, **side}
+    how: dict[str, Any] = {"va": "center", "color": colour, "fontsize": 8, **side}
     axes.text(0 if below else 1, y, words, transform=axes.get_yaxis_transform(), **how)
 
 
