@@ -191,6 +191,9 @@ class Scheduler:
                 job.waiting.insert(0, self._task(job, one))
             self._begin_next(job)
         else:
+            if what == "cancelled" and job.state == "RUNNING" and job.folder.name:
+                # as slurmstepd does, which alone knows of it where there is no accounting
+                job.says(f"slurmstepd: error: *** JOB {job.name} ON n1 CANCELLED AT now ***", "err")
             why, job.state = FATES[what]
             if job.under_way and why:
                 self.happens(job, "checkpoint")

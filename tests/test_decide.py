@@ -321,7 +321,7 @@ def test_any_history(sweep: Sweep, slurm: Scheduler, study: Path, number: int) -
         options += (f"retry_failed={str(retry_failed).lower()}",)
         assert sweep(count, *options)[0] == 0
         new = [job for array in slurm.arrays for job in array]
-        told = history.told[-30:]
+        told = SEED, history.told[-30:]
         assert folders(study, new) == (expected if turn else folders(study, new)), told
         last |= {study / task.run_id: job for job in new for task in job.batch.tasks}
         assert len(last) == count
