@@ -167,6 +167,16 @@ def test_a_state_that_lacks_something_names_it() -> None:
         l2.load_state_dict(state)
 
 
+def test_a_schedules_state_is_none_of_a_rules() -> None:
+    optimizer = SGD(weights(), lr=0.1)
+    state = CosineWeightDecay(optimizer, 10, initial_lambda=0.3).state_dict()
+    l2 = AutoL2(optimizer)
+    before = l2.state_dict()
+    with pytest.raises(ValueError, match="it lacks controller"):
+        l2.load_state_dict(state, accept_changes=True)
+    assert l2.state_dict() == before
+
+
 # ---------------------------------------------------------------- arguments
 
 
@@ -479,3 +489,36 @@ def test_a_measure_that_returns_something_else_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="the mean loss, the mean error"):
         hugging(Own(2, cross_entropy), Bare(measure_every=1), tmp_path).train()
+
+
+@pytest.mark.parametrize(("before", "after"), [({}, {"auto_l2": False}), ({"auto_l2": False}, {})])
+def test_a_changed_flag_is_noticed_on_resume(
+    tmp_path: Path, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    """The Trainer loads the checkpoint's groups, flags and all, before the callback sees them."""
+
+    def train(flags: dict[str, Any], epochs: int, resume: bool) -> Any:
+        model = Own(2, cross_entropy)
+        parts = [{"params": [model.layer.weight]}, {"params": [model.layer.bias], **flags}]
+        optimizer = SGD(parts, lr=0.01)
+        arguments = transformers.TrainingArguments(
+            str(tmp_path),
+            use_cpu=True,
+            report_to=[],
+            save_strategy="epoch",
+            num_train_epochs=epochs,
+            per_device_train_batch_size=4,
+            disable_tqdm=True,
+        )
+        callback = huggingface.AutoL2Callback(all_parameters=True)
+        transformers.Trainer(
+            model,
+            arguments,
+            train_dataset=Rows(),
+            callbacks=[callback],
+            optimizers=(optimizer, None),  # type: ignore[arg-type]
+        ).train(resume_from_checkpoint=resume or None)
+
+    train(before, 1, False)
+    with pytest.raises(ValueError, match="other parameter groups decayed"):
+        train(after, 2, True)

@@ -294,7 +294,9 @@ def test_arms_are_in_the_order_of_their_numbers() -> None:
     ]
     assert list(in_order(reversed(arms))) == arms
     table = page._table(pd.DataFrame({"arm": sorted(arms)}), {"arm": "arm"})
-    keys = {text: int(key) for ((text, key, _),) in table["rows"]}
+    keys = {
+        text.replace("\N{NO-BREAK SPACE}", " "): int(key) for ((text, key, _),) in table["rows"]
+    }
     assert sorted(keys, key=lambda arm: keys[arm]) == [arm_name(arm) for arm in arms]
 
 

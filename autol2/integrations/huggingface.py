@@ -194,9 +194,10 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         found: list[str] = find_labels(type(self._model))  # type: ignore[no-untyped-call]
         self._label_names = args.label_names or found or ["labels"]
         optimizer: Optimizer = kwargs["optimizer"]
-        for group, flag in zip(optimizer.param_groups, self._flags or (), strict=False):
-            group.pop(FLAG, None)
-            group.update({} if flag is None else {FLAG: flag})
+        if state.global_step:  # the Trainer has loaded a checkpoint's groups
+            for group, flag in zip(optimizer.param_groups, self._flags or (), strict=False):
+                group.pop(FLAG, None)
+                group.update({} if flag is None else {FLAG: flag})
         _mark_groups(optimizer, self._model)
         self.scheduler = self._build(optimizer, args)
         if state.global_step:

@@ -239,14 +239,19 @@ def _cell(value: Any, name: str, places: dict[str, int]) -> tuple[str, str, str]
         written = [signed(end) if name in SIGNED else f"{end:.2f}" for end in value]
         return ABSENT if _absent(low) else " to ".join(written), _key(low), "number"
     if name == "arm":
-        return arm_name(value), str(places[value]), ""
+        return _unbroken(arm_name(value)), str(places[value]), ""
     if name == "rival" and isinstance(value, str):
-        return arm_name(value), value, ""
+        return _unbroken(arm_name(value)), value, ""
     if isinstance(value, bool | np.bool_):
         return _text(bool(value), name), _key(bool(value)), ""
     if isinstance(value, str):
         return value, value, "longer" if len(value) > 100 else "long" if len(value) > 40 else ""
     return _text(value, name), _key(value), "number"
+
+
+def _unbroken(name: str) -> str:
+    """`name` with a number and its unit on one line."""
+    return name.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _text(value: Any, name: str = "") -> str:

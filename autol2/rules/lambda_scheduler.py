@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, SupportsFloat
+from typing import Any, ClassVar, SupportsFloat
 
 import torch
 from torch.optim import Optimizer
@@ -43,6 +43,9 @@ class LambdaScheduler(LRScheduler, ABC):
         self._step_count = 0  # Accelerate adds to it during accumulation
         self.last_epoch = 0
         self.base_lrs = self.get_last_lr()
+
+    needs_state: ClassVar[bool] = True
+    """Whether more than a count of steps has to be restored to go on."""
 
     @property
     def needs_measurements(self) -> bool:
@@ -168,7 +171,8 @@ class LambdaScheduler(LRScheduler, ABC):
         self._groups.look()
         own = self.state_dict()
         lacking, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-        if (lacking or unknown) and not (accept_changes and {"kind", "groups"} <= state.keys()):
+        other_schedule = accept_changes and not self.needs_state and "kind" in state
+        if (lacking or unknown) and not other_schedule:
             raise ValueError(
                 f"not a state of {type(self).__name__} with these settings: it lacks "
                 f"{', '.join(lacking) or 'nothing'}, and has {', '.join(unknown) or 'nothing'} too"

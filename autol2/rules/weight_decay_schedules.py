@@ -28,6 +28,8 @@ class WeightDecaySchedule(LambdaScheduler):
         all_parameters: see `AutoL2`.
     """
 
+    needs_state = False
+
     def __init__(self, optimizer: Optimizer, all_parameters: bool | None = None) -> None:
         super().__init__(optimizer, all_parameters)
         self.apply()
