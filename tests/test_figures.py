@@ -81,6 +81,7 @@ def test_what_is_compared_is_in_a_figure(drawings: dict[str, Drawing]) -> None:
     assert "against λ = 5e-4, 3 seeds" in text
     assert "interquartile mean and its 95 % interval" in words(drawings["accuracies"])
     assert "epochs to" in words(drawings["speed"])
+    assert "mean test accuracy over training" in words(drawings["area"])
     assert "steps to the best accuracy" in words(drawings["best_step"])
 
 

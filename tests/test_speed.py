@@ -42,6 +42,10 @@ def test_epochs_steps_and_seconds_to_the_target() -> None:
     assert row["reached_target"] == row["rival_reached_target"] == 6
     assert row["epochs_to_target_difference"] == pytest.approx(8 / 6)
     assert row["epochs_to_target_difference_low"] > 0
+    for unit, size in (("steps", 100), ("seconds", 2)):  # of an epoch
+        for end in ("", "_low", "_high"):
+            in_epochs = row[f"epochs_to_target_difference{end}"]
+            assert row[f"{unit}_to_target_difference{end}"] == pytest.approx(size * in_epochs)
     words = verdict(found.reset_index())
     assert (
         "Auto L2 with batch-norm reaches 71.5 % 1.3 epochs later than λ = 5e-4 (0.8 to 1.9); its "
@@ -79,7 +83,10 @@ def test_seconds_only_where_the_hardware_is_equal() -> None:
     theirs, ours = fixed(5e-4, [72.0] * 3), arm("auto_l2", [72.0] * 3)
     curves = timed(theirs, [5.0] * 3) | timed(ours, [5.0] * 3)
     ours[0].state["attempts"][0]["hardware"] = "a GPU"
-    assert made(theirs, ours, curves=curves).summary["seconds_to_target"].isna().all()
+    found = made(theirs, ours, curves=curves).summary
+    assert found["seconds_to_target"].isna().all()
+    assert found["seconds_to_target_difference"].isna().all()
+    assert found["steps_to_target_difference"].notna().sum() == 1
 
 
 def test_the_area_under_the_curve() -> None:

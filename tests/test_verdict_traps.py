@@ -150,6 +150,19 @@ def test_validation_on_one_seed_chooses_nothing(tmp_path: Path) -> None:
     assert of(made, "Auto L2")["rival_lambda"] == 1e-3
 
 
+def test_validation_does_not_choose_among_fixed_lambdas_of_other_seeds(tmp_path: Path) -> None:
+    on_all = validated(lambda row: 60)
+    made, said, rest = study(
+        tmp_path,
+        fixed(1e-3, 70, figures=on_all),
+        fixed(1e-4, 85, seeds=range(100, 108), figures=on_all),
+        schedule(75, figures=on_all),
+    )
+    assert not said.startswith("Yes")
+    assert of(made, "Auto L2")["chosen_on"] == "test"
+    assert "chosen by validation" not in rest
+
+
 def test_validation_does_not_hide_a_diverged_lambda_that_is_ahead(tmp_path: Path) -> None:
     same = validated(lambda row: row["test_accuracy"])
     made, said, _ = study(

@@ -124,6 +124,7 @@ def all_figures(
         ("differences", forest.differences),
         ("accuracies", forest.accuracies),
         ("speed", speed_figure.to_target),
+        ("area", speed_figure.area),
         ("best_step", speed_figure.to_best),
     ):
         say(name)

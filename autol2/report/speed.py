@@ -35,9 +35,11 @@ class Times(NamedTuple):
     seconds: float
 
 
+UNITS = Times._fields[1:]
+"""What the time to a target is told in."""
 NOT_COMPARED: dict[str, Any] = dict.fromkeys(
     (
-        *(f"epochs_to_target_difference{end}" for end in ("", "_low", "_high")),
+        *(f"{unit}_to_target_difference{end}" for unit in UNITS for end in ("", "_low", "_high")),
         *(f"area_difference{end}" for end in ("", "_low", "_high")),
         *("epochs_to_target_p", "rival_reached_target"),
     ),
@@ -138,9 +140,6 @@ def described(arm: Sequence[Run], around: Sequence[Run], level: float) -> dict[s
     Seconds only where all runs of `around` are known to have had the same hardware and threads.
     """
     times = list(times_to(arm, level, length_of(around)).values())
-    ended = [run for run in around if run["status"] in ("completed", "diverged")]
-    alike = all(known(run["hardware"]) for run in ended)
-    alike = alike and len({(run["hardware"], run["threads"]) for run in ended}) == 1
     some = any(one.reached for one in times)
     means = [mean_of(column) for column in zip(*times, strict=True)] if some else [math.nan] * 4
     done = [run for run in arm if run["status"] == "completed"]
@@ -149,18 +148,26 @@ def described(arm: Sequence[Run], around: Sequence[Run], level: float) -> dict[s
         "reached_target": sum(one.reached for one in times),
         "epochs_to_target": means[1],
         "steps_to_target": means[2],
-        "seconds_to_target": means[3] if alike else math.nan,
+        "seconds_to_target": means[3] if _alike(around) else math.nan,
         "steps_to_best": mean_of(numbers(done, "steps_to_best")),
         "area_under_curve": mean_of(numbers(done, "area_under_curve")),
     }
 
 
+def _alike(runs: Sequence[Run]) -> bool:
+    """Whether seconds of these runs can be compared."""
+    ended = [run for run in runs if run["status"] in ("completed", "diverged")]
+    hardware = {(run["hardware"], run["threads"]) for run in ended}
+    return len(hardware) == 1 and all(known(run["hardware"]) for run in ended)
+
+
 def compared(
     arm: Sequence[Run], rival: Sequence[Run], factor: float, accuracy: float
 ) -> dict[str, Any]:
-    """The arm's epochs to `accuracy` and area under the curve less the rival's, seed by seed.
+    """The arm's time to `accuracy` and area under the curve less the rival's, seed by seed.
 
-    Intervals and p are adjusted by `factor`, that of Holm's adjustment.
+    Intervals and p, which is that of epochs, are adjusted by `factor`, that of Holm's adjustment.
+    Seconds only where both had the same hardware and threads.
     """
     level = 1 - (1 - stats.LEVEL) / factor
     found = dict(NOT_COMPARED)
@@ -170,9 +177,13 @@ def compared(
     if both:
         found["rival_reached_target"] = sum(theirs[seed].reached for seed in both)
     if any(ours[seed].reached or theirs[seed].reached for seed in both):
-        later = [ours[seed].epochs - theirs[seed].epochs for seed in both]
-        _put(found, "epochs_to_target_difference", later, level)
-        found["epochs_to_target_p"] = _adjusted(stats.sign_flip_p(later), factor)
+        later = {
+            unit: [getattr(ours[seed], unit) - getattr(theirs[seed], unit) for seed in both]
+            for unit in UNITS[: 3 if _alike([*arm, *rival]) else 2]
+        }
+        for unit, differences in later.items():
+            _put(found, f"{unit}_to_target_difference", differences, level)
+        found["epochs_to_target_p"] = _adjusted(stats.sign_flip_p(later["epochs"]), factor)
     mine, others = (
         {
             int(run["seed"]): float(run["area_under_curve"])

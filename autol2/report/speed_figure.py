@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -21,6 +22,7 @@ from .tables import Tables
 from .words import arm_name, number, plural, yardstick
 
 NOT_REACHED: dict[str, Any] = {**SEED, "marker": ">", "markersize": 5, "markerfacecolor": "none"}
+MEAN = forest.key("s", 1.8, "mean over seeds, of the difference with an interval")
 PANELS = 4
 """Of steps to the best accuracy, at most: a set of circumstances each."""
 
@@ -49,13 +51,9 @@ def _to_target(
     folder: Path,
 ) -> Drawing:
     shown = arms.head(MANY)
-    figure = plot.new_figure(LOW_ROW * len(shown) + AROUND + 0.4)
-    left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
+    figure, left, right = _two_panels(shown)
     to = " or ".join(f"{target:.2f} %" for target in sorted(shown["target"].unique()))
-    forest.rows(left, [arm_name(arm) for arm in shown["arm"]])
-    forest.rows(right, [""] * len(shown))
-    right.axvline(0, color=TEXT, linewidth=0.8)
-    words, known, late = [], [1.0], False
+    words, late = [], False
     for y, (_, arm) in enumerate(shown.iterrows()):
         colour = colours[arm["arm"]]
         times = speed.reached(runs[runs["arm_digest"] == arm["arm_digest"]], arm["target"])
@@ -65,18 +63,14 @@ def _to_target(
         late |= not times["reached"].all()
         mean = float(arm["epochs_to_target"])
         forest.estimate(left, y - 0.1, mean, np.nan, np.nan, colour)
-        ends = [float(arm[f"epochs_to_target_difference{end}"]) for end in ("", "_low", "_high")]
-        if not pd.isna(ends[0]):
-            forest.estimate(right, y, ends[0], ends[1], ends[2], colour)
-            known += [abs(end) for end in ends if not pd.isna(end)]
         only = f" ({arm['reached_target']} of {arm['n']} seeds reached it)"
         few = arm["reached_target"] < arm["n"]
         words.append(f"{arm_name(arm['arm'])} {plural(mean, 'epoch')}{only * few}")
     left.set_xlabel(f"epochs to {to}")
     left.set_xlim(0, 1.05 * left.get_xlim()[1])
+    _differences(right, shown, "epochs_to_target_difference", colours)
     right.set_xlabel(f"less those of the\n{yardstick(shown)}\n(left of 0: faster)")
-    right.set_xlim(-1.06 * max(known), 1.06 * max(known))
-    keys = [SEED_LINE, forest.key("s", 1.8, "mean over seeds, of the difference with an interval")]
+    keys = [SEED_LINE, MEAN]
     if late:
         keys.append(Line2D([], [], color=SOFT, label="not reached by its end", **NOT_REACHED))
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
@@ -94,6 +88,77 @@ def _to_target(
     alt = f"Dot plot of the epochs until {to} of test accuracy {heading}: " + ", ".join(words) + "."
     title = ", ".join(filter(None, ("Speed of training", heading)))
     return plot.save(figure, name, title, caption, alt, folder, legend=False)
+
+
+@plot.settings()
+def area(
+    made: Tables, histories: Mapping[str, Curves], colours: Mapping[str, str], folder: Path
+) -> list[Drawing]:
+    """Draw the mean test accuracy over training, which is the area under its curve."""
+    arms = made.summary
+    if arms.empty:
+        return []
+    parts = forest.groups(arms[arms["area_under_curve"].notna()])
+    return [
+        _area("area" + f"_{place}" * (place > 1), made.runs, *part, colours, folder)
+        for place, part in enumerate(parts, 1)
+    ]
+
+
+def _area(
+    name: str,
+    runs: pd.DataFrame,
+    heading: str,
+    arms: pd.DataFrame,
+    colours: Mapping[str, str],
+    folder: Path,
+) -> Drawing:
+    shown = arms.head(MANY)
+    figure, left, right = _two_panels(shown)
+    words = []
+    for y, (_, arm) in enumerate(shown.iterrows()):
+        colour, mean = colours[arm["arm"]], float(arm["area_under_curve"])
+        of = runs[(runs["arm_digest"] == arm["arm_digest"]) & (runs["status"] == "completed")]
+        areas = of["area_under_curve"].dropna()
+        left.plot(areas, np.full(len(areas), y + 0.25), color=colour, **SEED)
+        forest.estimate(left, y - 0.1, mean, np.nan, np.nan, colour)
+        words.append(f"{arm_name(arm['arm'])} {mean:.2f} %")
+    left.set_xlabel("mean test accuracy over training (%)")
+    _differences(right, shown, "area_difference", colours)
+    right.set_xlabel(f"less that of the\n{yardstick(shown)}\n(right of 0: higher)")
+    keys = [SEED_LINE, MEAN]
+    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
+    caption = (
+        "The area under the curve of test accuracy, divided by its length: who learns sooner has "
+        f"more of it, whatever the target. On the right less that of the {yardstick(shown)} on "
+        "the same seeds, in points, with an interval adjusted as that of the accuracies."
+    )
+    if len(shown) < len(arms):
+        caption += f" The first {MANY} of {len(arms)} arms."
+    alt = f"Dot plot of the mean test accuracy over training {heading}: " + ", ".join(words) + "."
+    title = ", ".join(filter(None, ("Accuracy over training", heading)))
+    return plot.save(figure, name, title, caption, alt, folder, legend=False)
+
+
+def _two_panels(arms: pd.DataFrame) -> tuple[Figure, Axes, Axes]:
+    """A row an arm: its seeds on the left, its difference to the fixed λ on the right."""
+    figure = plot.new_figure(LOW_ROW * len(arms) + AROUND + 0.4)
+    left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
+    forest.rows(left, [arm_name(arm) for arm in arms["arm"]])
+    forest.rows(right, [""] * len(arms))
+    right.axvline(0, color=TEXT, linewidth=0.8)
+    return figure, left, right
+
+
+def _differences(axes: Axes, arms: pd.DataFrame, column: str, colours: Mapping[str, str]) -> None:
+    """Draw what `column` and its interval say of each arm, on an axis with 0 in its middle."""
+    known = [1.0]
+    for y, (_, arm) in enumerate(arms.iterrows()):
+        mean, low, high = (float(arm[f"{column}{end}"]) for end in ("", "_low", "_high"))
+        if not pd.isna(mean):
+            forest.estimate(axes, y, mean, low, high, colours[arm["arm"]])
+            known += [abs(end) for end in (mean, low, high) if not pd.isna(end)]
+    axes.set_xlim(-1.06 * max(known), 1.06 * max(known))
 
 
 @plot.settings()
