@@ -354,6 +354,17 @@ def test_the_seeds_it_would_take_are_to_be_fixed_before_looking() -> None:
     assert "Fix the number of seeds before looking" in rule(found)
 
 
+def test_the_seeds_it_would_take_allow_for_every_fixed_lambda_ahead() -> None:
+    """Behind, p is that of several tests: what eight seeds could not tell takes more than eight."""
+    noise = np.random.default_rng(0).normal(0, 0.5, (6, 8))
+    rivals = [fixed(10.0**-i, list(70 + noise[i])) for i in range(1, 4)]
+    others = [arm(name, list(68.8 + noise[-i])) for i, name in ((1, "auto_l2"), (2, "advance"))]
+    found = made(*rivals, *others, arm("combined", [69.0] * 8)).summary
+    schedules = found[~found["baseline"]]
+    assert (schedules["p_adjusted"] > 0.05).all()
+    assert (schedules["seeds_needed"] > 8).all()
+
+
 def test_equivalence_within_a_margin_that_the_user_names() -> None:
     runs = fixed(5e-4, around(70)), arm("auto_l2", around(70.05))
     for margin, equivalent in ((0.5, True), (0.01, False)):

@@ -311,6 +311,11 @@ def test_seconds_only_where_the_hardware_of_all_is_known(tmp_path: Path) -> None
     assert made.summary["seconds_to_target"].isna().all()
 
 
+def test_no_seconds_where_no_hardware_is_known(tmp_path: Path) -> None:
+    made, _, _ = study(tmp_path, fixed(5e-4, 70, seconds=100), schedule(70, seconds=50))
+    assert made.summary["seconds_to_target"].isna().all()
+
+
 def test_no_speed_from_three_seeds_with_a_zero_interval(tmp_path: Path) -> None:
     def jump(at: int) -> Figures:
         return lambda row, seed: {"test_accuracy": 10.0 if row["epoch"] < at else 70 + seed / 100}

@@ -251,9 +251,18 @@ def _compare(arms: list[Arm], question: Question) -> None:
             "probability_of_improvement": improvement.mean,
             "poi_low": improvement.low,
             "poi_high": improvement.high,
-            "seeds_needed": stats.seeds_needed(one.differences, tested),
+            "seeds_needed": _seeds_needed(one, tested, significant),
             **speed.compared(arm.runs, rival, factor, arm.row["target"]),
         }
+
+
+def _seeds_needed(one: Comparison, comparisons: int, significant: bool) -> int | None:
+    """See `stats.seeds_needed`; more than there are where the difference was not significant."""
+    tests = comparisons * (1 if one.better else one.compared)  # see `Comparison.p`
+    needed = stats.seeds_needed(one.differences, tests)
+    if needed is None or significant:
+        return needed
+    return max(needed, len(one.differences) + 1)
 
 
 def _no_yardstick(scores: Iterable[Scores]) -> str:

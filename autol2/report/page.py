@@ -103,7 +103,8 @@ POINTS = {
 }
 """Columns in percent, or in points of it: two decimals."""
 TRAINED = (
-    *("data.name", "model.width", "model.hidden", "epochs", "batch_size", "lr"),
+    *("data.name", "batchnorm.enabled", "model.width", "model.hidden"),
+    *("epochs", "batch_size", "lr"),
     *("method.optimizer", "protocol.name"),
 )
 """Options of which the page says what all runs have in common."""
@@ -227,6 +228,8 @@ def _says_something(frame: pd.DataFrame, name: str) -> bool:
     if name in INTERVALS:
         name = INTERVALS[name][0]
     values = frame[name]
+    if name == "batchnorm":
+        return values.nunique() > 1  # else it stands below, as what all runs have in common
     if name in NEVER:
         return bool(values.any())
     return bool((values.notna() & (values != "")).any())

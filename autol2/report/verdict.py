@@ -241,10 +241,10 @@ def _judgement(arm: pd.Series) -> str:
     if pd.isna(arm["seeds_needed"]) or arm["seeds_needed"] > MOST_SEEDS:
         return "no significant difference"
     in_all = int(arm["seeds_needed"])
-    more = max(1, in_all - int(arm["pairs"]))
+    more = plural(in_all - int(arm["pairs"]), "more seed")
     return (
-        f"not resolved; a true difference of this size would take about {plural(more, 'more seed')}"
-        f" ({max(in_all, int(arm['pairs']) + 1)} in all, a number to fix before looking)"
+        f"not resolved; a true difference of this size would take about {more} "
+        f"({in_all} in all, a number to fix before looking)"
     )
 
 
