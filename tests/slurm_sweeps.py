@@ -27,9 +27,20 @@ def sweep(
     one: cluster.Cluster | None, outputs: Path, *words: str, timeout: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """``train -m`` on the cluster, or here where there is none."""
-    command = [sys.executable, "-m", "autol2.train", "-m", *(SLURM if one else ()), *SMALL]
+    command = ("train", "-m", *(SLURM if one else ()), *SMALL, *words, f"outputs={outputs}")
+    return _run(one, *command, timeout=timeout)
+
+
+def gpu_check(one: cluster.Cluster, outputs: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """``bench.gpu_check`` in a job."""
+    return _run(one, "bench.gpu_check", *SLURM, *words, f"outputs={outputs}")
+
+
+def _run(
+    one: cluster.Cluster | None, module: str, *words: str, timeout: float = 240
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*command, *words, f"outputs={outputs}"],
+        [sys.executable, "-m", f"autol2.{module}", *words],
         cwd=PROJECT,
         env=one.environment if one else None,
         capture_output=True,

@@ -44,3 +44,11 @@ def test_the_command_composes_and_passes(run_command) -> None:
     done = run_command("bench.gpu_check", "device=cpu", "epochs=1", "model.width=4", "threads=1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("PASS\n")
+
+
+def test_no_other_launcher(run_command) -> None:
+    done = run_command("bench.gpu_check", "device=cpu", "hydra/launcher=submitit_local")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: this check needs no launcher but SLURM's: hydra/launcher=submitit_slurm\n"
+    )

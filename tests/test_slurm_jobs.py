@@ -13,6 +13,7 @@ from autol2.sweeps.manifest import read_manifest
 from . import cluster
 from .slurm_sweeps import (
     begun,
+    gpu_check,
     queued,
     states,
     sweep,
@@ -61,6 +62,25 @@ def test_preemption_with_grace(slurm: cluster.Cluster, tmp_path: Path, partition
     wait_until(lambda: not queued(slurm), 120)
     time.sleep(3)
     assert not queued(slurm)
+
+
+@pytest.mark.slow
+def test_the_gpu_check_as_a_job(slurm: cluster.Cluster, tmp_path: Path) -> None:
+    """It prints here what it prints there; a job that dies is an error, in its own words."""
+    check = "device=cpu", "epochs=1", "model.width=4"
+    done = gpu_check(slurm, tmp_path, *check)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, *_, last = done.stdout.splitlines()
+    assert first.startswith("submitted as job ")
+    assert last == "PASS"
+    assert "a resumed run, bits: passed" in done.stdout
+    without = gpu_check(slurm, tmp_path, *check[1:])
+    assert without.returncode == 1
+    assert "device=cuda" in without.stdout
+    died = gpu_check(slurm, tmp_path, *check, "hydra.launcher.setup=['echo no module >&2; exit 3']")
+    assert died.returncode == 2
+    assert "ended before the command did: no module" in died.stderr
+    assert "Traceback" not in died.stderr
 
 
 @pytest.mark.slow

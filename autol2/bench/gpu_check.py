@@ -1,29 +1,39 @@
 """Does training work on this GPU? ``python -m autol2.bench.gpu_check``, or ``make gpu-check``.
 
+With ``hydra/launcher=submitit_slurm`` and the launcher's options, on a GPU of the cluster.
+
 The first thing to do on a new machine. It trains the network for a few epochs and ends in PASS, or
 in a line for each check that failed, to be reported with the lines above it.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
 
 from ..cli.command import command
 from ..config import Config, parse
 from ..data.dataset import Dataset, load
+from ..errors import UserError
 from ..runs import checkpoint
+from ..sweeps import command_job, sbatch
+from ..sweeps.slurm_launcher import SlurmLauncher
 from ..training import hardware
 from ..training.trainer import Trainer
 from .limits import machine_gflops, step_flops
 from .timing import seconds
 
+LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
+"""How the words of a command begin that say where it is to run."""
 BOUND = 1e-3
 """Relative difference of the weights up to which a GPU and the CPU agree after an epoch in fp32."""
 
@@ -32,6 +42,8 @@ BOUND = 1e-3
 def main(cfg: DictConfig) -> int:
     """The Hydra entry point: 0 where everything passed, 1 where something did not."""
     config = parse(cfg)
+    if HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":
+        return _in_a_job(Path(config.outputs) / "gpu-check")
     device = hardware.prepare(config)
     print(f"device: {device}, {hardware.environment(device)['hardware']}")
     print(hardware.nvidia_smi() or "nvidia-smi: not there")
@@ -43,6 +55,18 @@ def main(cfg: DictConfig) -> int:
             print(f"{name}: {f'FAILED, {found}' if found else 'passed'}", flush=True)
     print(f"FAILED: {failed} of the checks above; report all of these lines" if failed else "PASS")
     return int(failed > 0)
+
+
+def _in_a_job(folder: Path) -> int:
+    """Do the same in a job of the launcher's; its status."""
+    asked = HydraConfig.get()
+    if not issubclass(get_class(asked.launcher._target_), SlurmLauncher):
+        raise UserError("this check needs no launcher but SLURM's: hydra/launcher=submitit_slurm")
+    options = cast("dict[str, Any]", OmegaConf.to_container(asked.launcher, resolve=True))
+    words = [word for word in sys.argv[1:] if not word.lstrip("+~").startswith(LAUNCHER)]
+    command = [sys.executable, "-m", __spec__.name, *words]
+    chosen = sbatch.without_rivals(sbatch.check(options), sbatch.named(asked.overrides.hydra))
+    return command_job.run(command, chosen, folder)
 
 
 def check(

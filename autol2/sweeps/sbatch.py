@@ -190,6 +190,12 @@ def _number(name: str, value: Any) -> Any:
         raise UserError(f"hydra.launcher.{name} is a whole number, not {value}") from None
 
 
+def named(overrides: Collection[str]) -> set[str]:
+    """The launcher's options that these overrides of Hydra's configuration name."""
+    words = (word.lstrip("+~").partition("=")[0] for word in overrides)
+    return {word.removeprefix("hydra.launcher.") for word in words}
+
+
 def without_rivals(options: Mapping[str, Any], named: Collection[str]) -> dict[str, Any]:
     """`options`, of each of `FAMILIES` only the one that was asked for.
 

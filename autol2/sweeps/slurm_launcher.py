@@ -53,8 +53,7 @@ class SlurmLauncher(StudyLauncher):
     ) -> None:
         """As every launcher; and leave out defaults beside which SLURM would refuse an option."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        words = (word.lstrip("+~").partition("=")[0] for word in config.hydra.overrides.hydra)
-        named = {word.removeprefix("hydra.launcher.") for word in words}
+        named = sbatch.named(config.hydra.overrides.hydra)
         self.options = sbatch.without_rivals(self.options, named)
         self.cluster = sbatch.cluster(self.options)
 

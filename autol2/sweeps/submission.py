@@ -15,12 +15,15 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from . import sbatch, slurm
 from .batch import Task
 from .job import JobBatch
+
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
 
 Entries = Iterator[tuple[Task, dict[str, Any]]]
 
@@ -74,31 +77,9 @@ class Submission:
         Raises:
             UserError: SLURM refuses it, or its files cannot be written.
         """
-        import submitit
-
         when, log = time.time(), "out" if self.options["stderr_to_stdout"] else "err"
-        try:
-            executor = submitit.SlurmExecutor(
-                folder=self.folder, max_num_timeout=self.options["max_num_timeout"]
-            )
-            if not self.options["use_srun"]:
-                executor.python = f"exec {executor.python}"  # else only the shell were told
-            executor.update_parameters(**sbatch.parameters(self.options))
-            with _clean_environment(), contextlib.redirect_stderr(io.StringIO()):
-                names = [job.job_id for job in executor.submit_array(self.batches)]
-        except ValueError as error:
-            raise UserError(f"hydra.launcher: {str(error).splitlines()[0]}") from error
-        except (
-            submitit.core.utils.FailedJobError,
-            submitit.core.utils.FailedSubmissionError,
-            subprocess.CalledProcessError,
-        ) as error:
-            raise UserError(_refusal(error)) from error
-        except OSError as error:
-            raise UserError(
-                f"{self.folder} cannot be written ({error.strerror or error}): "
-                f"choose another folder with hydra.launcher.submitit_folder=FOLDER"
-            ) from error
+        with submitting(self.folder, self.options) as executor:
+            names = [job.job_id for job in executor.submit_array(self.batches)]
         self.number = names[0].partition("_")[0]
         return self._entries(names, when, log, in_vain)
 
@@ -161,6 +142,37 @@ def reconciled(known: Mapping[Task, Mapping[str, Any]]) -> Entries:
         yield task, {"submitting": None}
     for job, cluster in cancelled.items():
         slurm.cancel(job, cluster)
+
+
+@contextlib.contextmanager
+def submitting(folder: Path, options: Mapping[str, Any]) -> Iterator[SlurmExecutor]:
+    """submitit's executor, for jobs as `options` have them and whose files are in `folder`.
+
+    Raises:
+        UserError: SLURM refuses what is submitted within, or its files cannot be written.
+    """
+    import submitit
+
+    try:
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=options["max_num_timeout"])
+        if not options["use_srun"]:
+            executor.python = f"exec {executor.python}"  # else only the shell were told
+        executor.update_parameters(**sbatch.parameters(options))
+        with _clean_environment(), contextlib.redirect_stderr(io.StringIO()):
+            yield executor
+    except ValueError as error:
+        raise UserError(f"hydra.launcher: {str(error).splitlines()[0]}") from error
+    except (
+        submitit.core.utils.FailedJobError,
+        submitit.core.utils.FailedSubmissionError,
+        subprocess.CalledProcessError,
+    ) as error:
+        raise UserError(_refusal(error)) from error
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror or error}): "
+            f"choose another folder with hydra.launcher.submitit_folder=FOLDER"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ def job_of(
     log, tried = Path(known["log"]), len(state.get("attempts", []))
     if tried > known.get("tried", 0) or not _in_vain(run, job, log):
         return job
-    words = _last_words(log) or "without a word"
+    words = last_words(log) or "without a word"
     return replace(job, in_vain=known.get("in_vain", 0) + 1, words=f"{words}; see {log}")
 
 
@@ -51,7 +51,8 @@ def _in_vain(run: str, job: Job, log: Path) -> bool:
     return not said or run in said
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
+    """What a job said last in its `log`; empty where it said nothing."""
     lines = [line.strip() for line in _read(log).splitlines() if line.strip()]
     own = [line for line in lines if not BOILERPLATE.match(line)]
     return "; ".join((own or lines)[-WORDS:])
