@@ -70,7 +70,7 @@ def verdict(summary: pd.DataFrame) -> list[str]:
         *[_sentence(arm, told) for _, arm in compared.iterrows()],
         *_alone(schedules[schedules["pairs"] == 0]),
         *_chosen(schedules),
-        *[text for _, arm in compared.iterrows() if (text := _speed(arm))],
+        *[text for _, arm in compared.iterrows() if (text := _speed(arm, told))],
         *_diverged(summary),
         *_collapsed(summary),
     ]
@@ -254,8 +254,8 @@ def _worse(arm: pd.Series) -> bool:
     return bool(significant and arm["difference_high"] < 0)
 
 
-def _speed(arm: pd.Series) -> str:
-    """Whether an arm trains faster than its rival."""
+def _speed(arm: pd.Series, told: set[tuple[Any, ...]]) -> str:
+    """Whether an arm trains faster than its rival; how censored runs count unless `told` has it."""
     if pd.isna(arm.get("rival_reached_target", math.nan)):
         return ""
     target, pairs = f"{arm['target']:.4g} %", int(arm["pairs"])
@@ -276,10 +276,10 @@ def _speed(arm: pd.Series) -> str:
         if difference:
             text += f" ({bounds[0]:.1f} to {bounds[1]:.1f})"
     if ours < runs or theirs < pairs:
-        text += (
-            f"; {ours} of its {runs} runs reach it, and {theirs} of {pairs} with {rival(arm)} "
-            "(a run that does not counts as if it did at its end)"
-        )
+        text += f"; {ours} of its {runs} runs reach it, and {theirs} of {pairs} with {rival(arm)}"
+        if ("censored",) not in told:
+            text += " (a run that does not counts as if it did at its end)"
+        told.add(("censored",))
     if math.isnan(low):
         text += "; too few seeds for an interval"
     elif difference and arm["epochs_to_target_p"] > 1 - stats.LEVEL + 1e-12:
