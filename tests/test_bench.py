@@ -32,6 +32,7 @@ SMALL = (
     "steps=2",
     "rounds=1",
     "age=40",
+    "short_runs=2",
     "threads=1",
 )
 
@@ -78,6 +79,9 @@ def test_bench_measures_everything(run_command: Command, tmp_path: Path) -> None
         "study read, per run",
     }
     assert all(late < 10 for late in figures["growth"].values())
+    assert figures["short"]["runs"] == 2
+    assert figures["short"]["sweep"] > 1
+    assert f"a command each {figures['short']['commands']:.2f}" in done.stdout
 
 
 @pytest.mark.slow

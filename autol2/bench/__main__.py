@@ -31,6 +31,7 @@ from ..runs.files import to_json, write_atomically
 from ..training import hardware
 from .case import Case, measure
 from .growth import measure_growth
+from .short import Short, measure_short
 from .whole import Whole, measure_whole
 
 
@@ -52,10 +53,12 @@ class BenchConfig(Config):
     """How often every way has its turn, forwards and then backwards."""
     age: int = 2_000
     """After how many steps a step is compared with the first ones."""
+    short_runs: int = 20
+    """Runs of about a second in a sweep; a quarter as many are done by a command each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("images", "test_images", "steps", "rounds", "age"):
+        for name in ("images", "test_images", "steps", "rounds", "age", "short_runs"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
 
@@ -104,6 +107,8 @@ def bench(config: BenchConfig) -> None:
         small = replace(inside, model=CNN(4, 8), batch_size=8)
         some = pictures(100, 20, device)
         growth = measure_growth(small, some, device, config.age, 5 * config.rounds)
+    console.print("measuring short runs")
+    short = measure_short(config.short_runs, -(-config.short_runs // 4), config.device)
     figures = {
         "environment": hardware.environment(device),
         "config": asdict(config),
@@ -112,9 +117,10 @@ def bench(config: BenchConfig) -> None:
             for case, whole in zip(measured, wholes, strict=True)
         ],
         "growth": growth,
+        "short": asdict(short),
     }
     write_atomically(path, to_json(figures).encode())
-    show(console, measured, wholes, growth)
+    show(console, measured, wholes, growth, short)
     console.print(f"\n{path}")
 
 
@@ -133,9 +139,13 @@ def pictures(train: int, test: int, device: torch.device) -> Dataset:
 
 
 def show(
-    console: Console, cases: list[Case], wholes: list[Whole], growth: dict[str, float]
+    console: Console,
+    cases: list[Case],
+    wholes: list[Whole],
+    growth: dict[str, float],
+    short: Short,
 ) -> None:
-    """Print the cases side by side, and what comes late over what came early."""
+    """Print the cases side by side, what comes late over what came early, and short runs' cost."""
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for case in cases:
@@ -164,6 +174,10 @@ def show(
     table.add_row("(e) peak memory, GB", *(f"{one.peak_bytes / 1e9:.2f}" for one in wholes))
     console.print(table)
     console.print("\n(f) late / early: " + ", ".join(f"{k} {v:.2f}" for k, v in growth.items()))
+    console.print(
+        f"(g) {short.runs} runs of a second, over what they train: a sweep {short.sweep:.2f}, "
+        f"a command each {short.commands:.2f}"
+    )
 
 
 def _words(case: Config) -> str:
