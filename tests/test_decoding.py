@@ -24,6 +24,21 @@ EIGHT = np.rint(GREY / 257).astype(np.uint8)
 ORIENTATION = ExifTags.Base.Orientation
 
 
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A piece of a PNG file."""
+    body = kind + content
+    return len(content).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
+
+
+def png(
+    size: tuple[int, int], bits: int, kind: int, rows: bytes, more: bytes = b"", interlaced: int = 0
+) -> bytes:
+    """A PNG file with `rows` as the format has them, each behind its filter's number."""
+    head = b"".join(side.to_bytes(4) for side in size) + bytes([bits, kind, 0, 0, interlaced])
+    pieces = chunk(b"IHDR", head) + more + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + pieces
+
+
 def saved(image: Image.Image, path: Path, **options: Any) -> str:
     image.save(path, **options)
     return str(path)
@@ -87,6 +102,15 @@ def test_16_bits_of_a_pgm_with_another_maximum(tmp_path: Path) -> None:
 def test_numbers_of_no_known_range_are_refused(tmp_path: Path, values: Any, kind: str) -> None:
     path = saved(Image.fromarray(values), tmp_path / "x.tif")
     assert refused(path) == f"its pixels are {kind}, of no known range: save it with 8 or 16 bits"
+
+
+def test_signed_bytes_are_refused(tmp_path: Path) -> None:
+    path = Path(saved(Image.fromarray(EIGHT), tmp_path / "x.tif", tiffinfo={339: 1}))
+    content = path.read_bytes()
+    entry = b"\x53\x01\x03\x00\x01\x00\x00\x00"  # SampleFormat, one short
+    assert content.count(entry) == 1
+    path.write_bytes(content.replace(entry + b"\1", entry + b"\2"))
+    assert "signed integers, of no known range" in refused(str(path))
 
 
 def test_floating_point_pfm_is_refused(tmp_path: Path) -> None:
@@ -167,9 +191,24 @@ def test_grey_with_alpha_and_a_palette_with_alphas(tmp_path: Path) -> None:
         assert shown(path).tolist() == [[[255, 255, 255]]]
 
 
-def test_16_bits_with_a_transparent_shade_are_refused(tmp_path: Path) -> None:
-    path = saved(Image.fromarray(GREY), tmp_path / "x.png", transparency=1040)
-    assert "16 bits with a transparent shade" in refused(path)
+@pytest.mark.parametrize(("bits", "row", "shade"), [(1, 0x40, 0), (2, 0x40, 1), (4, 0x5A, 5)])
+def test_a_transparent_shade_of_few_bits(tmp_path: Path, bits: int, row: int, shade: int) -> None:
+    """Pillow has the pixels in 8 bits, and the shade as it was."""
+    path = tmp_path / "x.png"
+    transparent = chunk(b"tRNS", shade.to_bytes(2))
+    path.write_bytes(png((2, 1), bits, 0, bytes([0, row]), transparent))
+    left, right = shown(str(path))[0, :, 0]
+    pixels = [row >> 8 - bits, row >> 8 - 2 * bits & 2**bits - 1]
+    grey = [255 * pixel // (2**bits - 1) for pixel in pixels]
+    assert [left, right] == [255 if p == shade else g for p, g in zip(pixels, grey, strict=True)]
+
+
+@pytest.mark.parametrize("kind", [0, 2])
+def test_16_bits_with_a_transparent_shade_are_refused(tmp_path: Path, kind: int) -> None:
+    """Of colours, Pillow has dropped the lower half."""
+    path, shade = tmp_path / "x.png", (1040).to_bytes(2) * (kind + 1)
+    path.write_bytes(png((1, 1), 16, kind, b"\0" + shade, chunk(b"tRNS", shade)))
+    assert "16 bits with a transparent shade" in refused(str(path))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
@@ -225,6 +264,35 @@ def test_a_png_damaged_in_its_middle(tmp_path: Path) -> None:
     assert "broken PNG" in refused(str(path)) or "checksum" in refused(str(path))
 
 
+@pytest.mark.parametrize(
+    ("kind", "bits", "of_row"), [(0, 1, 1), (0, 8, 4), (2, 16, 24), (6, 8, 16)]
+)
+def test_a_png_with_rows_missing(tmp_path: Path, kind: int, bits: int, of_row: int) -> None:
+    """All its checksums are right."""
+    path, row = tmp_path / "x.png", bytes([0] + [77] * of_row)
+    path.write_bytes(png((4, 3), bits, kind, 3 * row))
+    assert shown(str(path)).shape == (3, 4, 3)
+    path.write_bytes(png((4, 3), bits, kind, 2 * row))
+    assert refused(str(path)).endswith(f"{of_row + 1} bytes of its pixels are missing")
+    path.write_bytes(png((4, 3), bits, kind, b"")[:-12] + chunk(b"IEND", b""))
+    refused(str(path))
+
+
+def test_an_interlaced_png(tmp_path: Path) -> None:
+    """5×5 pixels: four of its seven passes have rows of one, two or three pixels."""
+    path, grey = tmp_path / "x.png", EIGHT[:5, :5]
+    places = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)]
+    places.append((0, 1, 1, 2))
+    rows = b""
+    for x, y, step_x, step_y in places:
+        part = grey[y::step_y, x::step_x]
+        rows += b"".join(b"\0" + row.tobytes() for row in part if len(row))
+    path.write_bytes(png((5, 5), 8, 0, rows, interlaced=1))
+    assert np.array_equal(shown(str(path))[:, :, 0], grey)
+    path.write_bytes(png((5, 5), 8, 0, rows[:-1], interlaced=1))
+    assert "1 bytes of its pixels are missing" in refused(str(path))
+
+
 @pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "ppm", "tif", "webp"])
 def test_a_truncated_image(tmp_path: Path, ending: str) -> None:
     path = Path(saved(draw(1, 40, 40), tmp_path / f"x.{ending}"))
@@ -240,6 +308,26 @@ def test_a_truncated_image(tmp_path: Path, ending: str) -> None:
 def test_several_pictures_in_one_file_are_refused(tmp_path: Path, ending: str) -> None:
     path = saved(draw(1), tmp_path / f"x.{ending}", save_all=True, append_images=[draw(2)])
     assert refused(path) == "it holds 2 pictures (animated, or several pages)"
+
+
+@pytest.mark.parametrize(
+    ("head", "row"),
+    [
+        (b"P6 2 1 255\n", b"\1\2\3\4\5\6"),
+        (b"P5 2 1 255\n", b"P6"),
+        (b"P5 2 1 15\n", b"\1\2"),
+        (b"P5 2 1 65535\n", b"\1\2\3\4"),
+        (b"P6 1 1 999\n", b"\1\2\3\3\2\1"),
+        (b"P4 9 1\n", b"\xf0\x80"),
+    ],
+)
+def test_several_pictures_in_a_ppm_are_refused(tmp_path: Path, head: bytes, row: bytes) -> None:
+    path = tmp_path / "x.ppm"
+    for whole in (head + row, head + row + b"\n", head + row + b"end"):
+        path.write_bytes(whole)
+        pixels(str(path))
+    path.write_bytes(2 * (head + row))
+    assert refused(str(path)) == "it holds several pictures"
 
 
 def test_several_pictures_in_a_jpeg_are_refused(tmp_path: Path) -> None:
@@ -265,10 +353,6 @@ def test_what_is_no_image(tmp_path: Path, content: bytes) -> None:
 
 def test_an_image_beyond_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is told before a single row is decoded."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        body = kind + content
-        return len(content).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
 
     path = tmp_path / "x.png"
     size = (12_000).to_bytes(4)

@@ -467,11 +467,11 @@ def test_imagefolder_wants_a_root() -> None:
 
 def test_images_beyond_the_memory(tmp_path: Path) -> None:
     for part in ("train", "test"):
-        big = tmp_path / f"{part}.ppm"
-        big.write_bytes(b"P6 6000 6000 255\n")
-        os.truncate(big, 17 + 3 * 6000**2)
         for name in CLASSES:
             (tmp_path / "tree" / part / name).mkdir(parents=True)
+            big = tmp_path / f"{part}-{name}.ppm"
+            big.write_bytes(b"P6 6000 6000 255\n")
+            os.truncate(big, 17 + 3 * 6000**2)
             for index in range(8):  # 5 GB in all
                 path = tmp_path / "tree" / part / name / f"{index}.ppm"
                 path.hardlink_to(big)

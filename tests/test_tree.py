@@ -61,6 +61,13 @@ def thumbnails(root: Path) -> None:
     (root / "train/.DS_Store").write_text("")
 
 
+def waste_bins(root: Path) -> None:
+    for name in ("$RECYCLE.BIN", "#recycle", "System Volume Information", "__pycache__"):
+        (root / "train" / name).mkdir()
+        (root / "test/b" / name).mkdir()
+        (root / "test/b" / name / "0.png").write_text("")
+
+
 def hidden_dangling_link(root: Path) -> None:
     (root / "train/a/.#0.png").symlink_to("user@host.1234")  # Emacs's lock
 
@@ -73,6 +80,7 @@ def hidden_dangling_link(root: Path) -> None:
         notebooks_as_a_class,
         macos_archive,
         thumbnails,
+        waste_bins,
         hidden_dangling_link,
     ],
 )
@@ -137,6 +145,42 @@ def test_a_class_of_other_images_is_named(root: Path) -> None:
         scan(root)
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        ("a", "A", "have different classes: a only in train/; A only in test/"),
+        (
+            "\N{LATIN SMALL LETTER E WITH ACUTE}",
+            "e\N{COMBINING ACUTE ACCENT}",
+            "NFC and NFD: rename",
+        ),
+        ("a\nb", "a\nb", r"a\nb' has a control character in its name: rename it"),
+        ("\x1b[31m", "\x1b[31m", r"\x1b[31m' has a control character in its name: rename it"),
+        ("\udcff", "\udcff", r"\udcff' is no UTF-8: rename it"),
+    ],
+)
+def test_names_that_cannot_be_a_class(root: Path, train: str, test: str, words: str) -> None:
+    (root / "train/a").rename(root / "train" / train)
+    (root / "test/a").rename(root / "test" / test)
+    with pytest.raises(UserError) as caught:
+        scan(root)
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_name_that_breaks_lines(root: Path) -> None:
+    (root / "train/a/x\ny.png").write_text("")
+    with pytest.raises(UserError, match=r"train/a/x\\ny.png' has a control character in its name"):
+        scan(root)
+
+
+@pytest.mark.parametrize("name", ["é ü", "日本", "a&b", "x%j", "\u202f", "-m"])
+def test_names_of_any_letters(root: Path, name: str) -> None:
+    for part in ("train", "test"):
+        (root / part / "a").rename(root / part / name)
+    assert set(scan(root).classes) == {name, "b"}
+
+
 # Links
 
 
@@ -195,9 +239,28 @@ def hard_link_to_train(root: Path) -> str:
     return f"{root}/test/a/2.png and {root}/train/b/0.png are the same file, by a link"
 
 
+def to_another_class(root: Path) -> str:
+    (root / "train/b/2.png").symlink_to("../a/0.png")
+    return f"{root}/train/b/2.png and {root}/train/a/0.png are the same file, by a link: an image"
+
+
+def hard_link_to_another_class(root: Path) -> str:
+    (root / "test/b/2.png").hardlink_to(root / "test/a/1.png")
+    return f"{root}/test/b/2.png and {root}/test/a/1.png are the same file, by a link: an image"
+
+
+def by_way_of_a_store(root: Path) -> str:
+    (root / "store").symlink_to("train/a/0.png")
+    (root / "test/a/2.png").symlink_to("../../store")
+    return f"{root}/test/a/2.png and {root}/train/a/0.png are the same file, by a link"
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
+        to_another_class,
+        hard_link_to_another_class,
+        by_way_of_a_store,
         to_nothing,
         class_to_nothing,
         to_itself,
@@ -227,6 +290,13 @@ def test_links_into_a_store_are_welcome(root: Path, tmp_path: Path) -> None:
         path.rename(store / f"{index}")
         path.symlink_to(store / f"{index}")
     assert len(names(root)) == 8
+
+
+def test_an_image_several_times_in_its_class_is_welcome(root: Path) -> None:
+    """As people weight images by links."""
+    (root / "train/a/2.png").symlink_to("0.png")
+    (root / "train/a/3.png").hardlink_to(root / "train/a/0.png")
+    assert len(names(root)) == 10
 
 
 # The signature

@@ -21,7 +21,7 @@ from ..runs.files import sync, sync_folder
 from .images import Images
 from .tree import Tree
 
-FORMAT = "autol2 images 2"
+FORMAT = "autol2 images 3"
 """Changes when what is in a cache file, or how it was decoded, does."""
 
 

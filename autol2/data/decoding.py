@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import struct
 import sys
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,10 +35,18 @@ CHUNK = 250
 """Images that a thread decodes at a time."""
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What a file may be, whatever its name ends in."""
+PNG_HEAD, PNG_BITS = 16, 24
+"""Where the contents of a PNG's first chunk begin, and the bits of a sample are."""
+ADAM7 = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+"""The passes of an interlaced PNG: first column and row, and the steps to the next."""
 LARGE = 2**26
 """Bytes of pixels from which on an image is decoded only where there is room for it."""
-TIFF_BITS, TIFF_PHOTOMETRIC = 258, 262
-"""Tags: bits per sample; 0 where white is zero."""
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLES = 258, 262, 339
+"""Tags: bits per sample; 0 where white is zero; 2 where samples are signed."""
+SIGNED = 2
 
 
 def decode(tree: Tree) -> Images:
@@ -101,7 +112,11 @@ def pixels(file: str) -> NDArray[np.uint8]:
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 raise ValueError(f"it holds {frames} pictures (animated, or several pages)")
+            if image.format == "PPM":
+                _refuse_several(image, content)
             image.load()
+            if image.format == "PNG" and "transparency" in image.info:
+                _scale_transparent_shade(image, bits=content[PNG_BITS])
             _turn(image, ImageOps.exif_transpose)
             return _rgb(image).transpose(2, 0, 1)
     except MemoryError:
@@ -109,7 +124,10 @@ def pixels(file: str) -> NDArray[np.uint8]:
     except UserError:
         raise
     except UnidentifiedImageError:
-        reason = f"cannot identify image file: it is none of {', '.join(FORMATS)}"
+        kinds = ", ".join(FORMATS)
+        reason = (
+            f"cannot identify image file: it is none of {kinds}, or one that Pillow cannot read"
+        )
         raise UserError(f"cannot read the image {file}: {reason}") from None
     except Exception as error:  # Pillow raises nearly anything for a broken file
         raise UserError(f"cannot read the image {file}: {_reason(error)}") from None
@@ -117,16 +135,60 @@ def pixels(file: str) -> NDArray[np.uint8]:
 
 def _refuse_damaged(image: Image.Image, content: bytes) -> None:
     """Raise an error for damage that Pillow passes over: in the middle of a JPEG or a PNG."""
-    from PIL import Image
-
     if image.format == "PNG":
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as again:
-            again.verify()  # the checksum of each chunk
+        _refuse_damaged_png(content)
     elif image.format in ("JPEG", "MPO"):
         import simplejpeg
 
         kind = "CMYK" if image.mode == "CMYK" else "GRAY"
         simplejpeg.decode_jpeg(content, kind, fastdct=True, fastupsample=True, min_factor=8)
+
+
+def _refuse_damaged_png(content: bytes) -> None:
+    """Raise a ValueError for a wrong checksum anywhere, or pixels that are missing."""
+    width, height, bits, kind, _, _, interlaced = struct.unpack_from(">IIBBBBB", content, PNG_HEAD)
+    of_pixel = bits * {2: 3, 4: 2, 6: 4}.get(kind, 1)
+    missing = 0
+    for x, y, step_x, step_y in ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - x) // step_x), -(-(height - y) // step_y)
+        if columns > 0 and rows > 0:
+            missing += rows * (1 + -(-columns * of_pixel // 8))
+    place, chunk, unpacker = PNG_HEAD - 8, b"", zlib.decompressobj()
+    while chunk != b"IEND":
+        head = content[place : place + 8]
+        place += 12 + int.from_bytes(head[:4])
+        if len(head) < 8 or place > len(content):
+            raise ValueError("truncated PNG file")
+        chunk, body = head[4:], content[place - 4 - int.from_bytes(head[:4]) : place - 4]
+        if zlib.crc32(body, zlib.crc32(chunk)) != int.from_bytes(content[place - 4 : place]):
+            raise ValueError(f"broken PNG file: wrong checksum of {chunk!r}")
+        if chunk == b"IDAT" and missing > 0:
+            missing -= len(unpacker.decompress(body, missing))
+    if missing > 0:
+        raise ValueError(f"broken PNG file: {missing:,} bytes of its pixels are missing")
+
+
+def _refuse_several(image: Image.Image, content: bytes) -> None:
+    """Raise a ValueError where a binary PBM, PGM or PPM, which is not loaded yet, goes on with
+    another picture."""
+    decoder, _, offset, rest = image.tile[0]  # type: ignore[attr-defined]
+    wide = image.mode == "I" or (decoder == "ppm" and rest[1] > 255)
+    row = -(-image.width // 8) if image.mode == "1" else image.width * len(image.getbands())
+    end = offset + image.height * row * (1 + wide)
+    if decoder != "ppm_plain" and re.match(rb"P[1-7]\s", content[end:].lstrip()):
+        raise ValueError("it holds several pictures")
+
+
+def _scale_transparent_shade(image: Image.Image, bits: int) -> None:
+    """Have the shade that a PNG makes transparent in 8 bits, as Pillow has the pixels.
+
+    Raises:
+        ValueError: it has 16 bits, of which Pillow has dropped some.
+    """
+    if bits > 8:
+        raise ValueError("16 bits with a transparent shade: save it with 8 bits")
+    if image.mode == "L":
+        image.info["transparency"] *= 255 // (2**bits - 1)
 
 
 def _turn(image: Image.Image, transpose: Callable[..., Any]) -> None:
@@ -149,12 +211,11 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
 
     sixteen = image.mode.startswith("I;16")
     if sixteen or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        if image.has_transparency_data:
-            raise ValueError("16 bits with a transparent shade: save it with 8 bits")
         grey = _eight_bits(image)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        kind = "32-bit or signed integers" if image.mode == "I" else "floating-point numbers"
+    signed = SIGNED in getattr(image, "tag_v2", {}).get(TIFF_SAMPLES, ())
+    if image.mode in ("I", "F") or signed:
+        kind = "floating-point numbers" if image.mode == "F" else "32-bit or signed integers"
         raise ValueError(f"its pixels are {kind}, of no known range: save it with 8 or 16 bits")
     if image.has_transparency_data:
         colours = image.convert("RGBA")
@@ -200,5 +261,5 @@ def _progress(total: int, root: Path) -> Iterator[Callable[[int], None]]:
 
 
 def _reason(error: Exception) -> str:
-    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    words = getattr(error, "strerror", None) or str(error) or f"broken ({type(error).__name__})"
     return str(words).splitlines()[0]

@@ -1,14 +1,16 @@
 """A tree of image files as it stands: ``train/<class>/…`` and ``test/<class>/…``.
 
 It is torchvision's ``ImageFolder`` twice over, without what no user means: hidden files and what
-operating systems leave lying about do not count, and links that go nowhere, in circles or from
-test/ into train/ are refused. What else is no image is passed over and counted. No image is read.
+operating systems leave lying about do not count, and links that go nowhere, in circles, from test/
+into train/ or from one class into another are refused. What else is no image is passed over and
+counted. No image is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +22,11 @@ from .images import PassedOver
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision's ImageFolder takes for an image; other files are passed over."""
 LAYOUT = "it must hold train/CLASS/*.png and test/CLASS/*.png (or .jpg, …), a folder for each class"
-LITTER = ("thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "lost+found")
+LITTER = (
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "lost+found"),
+    *("$recycle.bin", "system volume information", "#recycle", "@recycle", "@recently-snapshot"),
+    *("#snapshot", "~snapshot", "__pycache__"),
+)
 """What systems put into folders, in small letters; like names that begin with a dot, it is not
 there for us."""
 SHOWN = 5
@@ -92,8 +98,8 @@ class _Scan:
         self.passed_over: PassedOver = {}
         self.folders: dict[tuple[int, int], str] = {}
         """Where each folder was met first, by device and inode."""
-        self.training_files: dict[tuple[int, int], str] = {}
-        """Where the files of train/ lie, by device and inode."""
+        self.files: dict[tuple[int, int], tuple[str, str, int]] = {}
+        """Path, part and class of each file where it was met first, by device and inode."""
 
     def tree(self) -> Tree:
         train_names, test_names = self._names("train"), self._names("test")
@@ -106,8 +112,12 @@ class _Scan:
             if names
         ]
         if odd:
+            alike = {_composed(name) for name in train_names} == {
+                _composed(name) for name in test_names
+            }
             raise UserError(
                 f"train/ and test/ of {self.root} have different classes: {'; '.join(odd)}"
+                + " (the same letters, in Unicode's forms NFC and NFD: rename one)" * alike
             )
         if len(train_names) < 2:
             raise UserError(
@@ -125,6 +135,8 @@ class _Scan:
         names = set()
         for entry in _visible(path):
             if entry.is_dir():
+                if not _is_utf8(entry.name):
+                    raise UserError(f"the class {entry.path!a} is no UTF-8: rename it")
                 names.add(entry.name)
             elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
                 self._pass_over(part, entry.name)
@@ -137,7 +149,7 @@ class _Scan:
             for path, status in self._images(part, name):
                 facts = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
                 self.signature.update(b"%s\0%d\0%d\0%d\0%d\0" % (os.fsencode(path), *facts))
-                self._refuse_training_file(part, path, status)
+                self._refuse_elsewhere(path, part, label, status)
                 found.files.append(path)
             count = len(found.files) - before
             if not count:
@@ -175,15 +187,18 @@ class _Scan:
         if first != path and status.st_ino:
             raise UserError(f"{path} and {first} are the same folder, by a link: images count once")
 
-    def _refuse_training_file(self, part: str, path: str, status: os.stat_result) -> None:
-        key = (status.st_dev, status.st_ino)
-        if part == "train":
-            self.training_files[key] = path
-        elif key in self.training_files and status.st_ino:
-            raise UserError(
-                f"{path} and {self.training_files[key]} are the same file, by a link: "
-                f"a test image must not be one to train with"
-            )
+    def _refuse_elsewhere(self, path: str, part: str, label: int, status: os.stat_result) -> None:
+        """Note a file; refuse one that is in another part or class as well, by a link."""
+        here = path, part, label
+        first = self.files.setdefault((status.st_dev, status.st_ino), here)
+        if first[1:] == here[1:] or not status.st_ino:
+            return
+        why = (
+            "a test image must not be one to train with"
+            if first[1] != part
+            else "an image has one class"
+        )
+        raise UserError(f"{path} and {first[0]} are the same file, by a link: {why}")
 
     def _pass_over(self, where: str, name: str) -> None:
         kind = os.path.splitext(name)[1].lower() or "without extension"
@@ -199,9 +214,19 @@ def _visible(folder: str) -> list[os.DirEntry[str]]:
         one for one in names if not one.name.startswith(".") and one.name.lower() not in LITTER
     ]
     for entry in shown:
+        if any(unicodedata.category(letter) == "Cc" for letter in entry.name):
+            raise UserError(f"{entry.path!r} has a control character in its name: rename it")
         if entry.is_symlink() and not os.path.exists(entry.path):
             raise UserError(
                 f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: "
                 f"bring it back, or delete the link"
             )
     return shown
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
