@@ -341,6 +341,21 @@ def test_a_run_of_several_versions_is_told() -> None:
     assert facts["seed"] == "0"
 
 
+def test_files_that_were_passed_over_are_told_with_counts_a_class() -> None:
+    states = [
+        record(50.0, identity("fixed", seed, fixed_lambda__value=1e-4)).state for seed in (0, 1)
+    ]
+    found = {"train/cat": {".gif": 1200, ".avif": 2}, "test/dog": {".jp2": 1}}
+    for state in states:
+        state["data"] = {"digest": "a" * 64, "passed_over": found}
+    table = tables([(Record(Path(f"x{i}"), state), Curves()) for i, state in enumerate(states)])
+    assert page._warnings(table.runs, table.attempts) == [
+        "Files beside the images were passed over: train/cat 1,200 .gif, 2 .avif; test/dog 1 .jp2."
+    ]
+    states[0]["data"]["passed_over"] = {"train/cat": 3, "test": {".gif": "x"}}
+    tables([(Record(Path("x"), states[0]), Curves())])  # by an editor's hand
+
+
 # ---------------------------------------------------------------------- reading
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,6 +15,20 @@ from .memory import require_room, too_large
 
 PassedOver = dict[str, dict[str, int]]
 """Of each folder: how many files of a kind were no images to train with."""
+
+SHOWN = 5
+"""Folders that a message names."""
+
+
+def in_words(passed_over: PassedOver, beside: Callable[[str], str] = lambda where: "") -> str:
+    """What was passed over, folder by folder, with what `beside` says of each; of many, the first
+    ones."""
+    folders = [
+        f"{where} {', '.join(f'{count:,} {kind}' for kind, count in kinds.items())}{beside(where)}"
+        for where, kinds in passed_over.items()
+    ]
+    more = f"; … ({len(folders)} folders)" if len(folders) > SHOWN else ""
+    return "; ".join(folders[:SHOWN]) + more
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from .images import PassedOver
+from .images import SHOWN, PassedOver, in_words
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision's ImageFolder takes for an image; other files are passed over."""
@@ -29,8 +29,6 @@ LITTER = (
 )
 """What systems put into folders, in small letters; like names that begin with a dot, it is not
 there for us."""
-SHOWN = 5
-"""Folders that a message names."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,8 @@ class Tree:
         """What was passed over, in one line; empty where there was nothing."""
         if not self.passed_over:
             return ""
-        folders = [
-            f"{where} {', '.join(f'{count:,} {kind}' for kind, count in kinds.items())}"
-            f" beside {self._taken(where):,} images"
-            for where, kinds in self.passed_over.items()
-        ]
-        more = f"; … ({len(folders)} folders)" if len(folders) > SHOWN else ""
-        return f"passed over in {self.root}: {'; '.join(folders[:SHOWN])}{more}"
+        words = in_words(self.passed_over, lambda where: f" beside {self._taken(where):,} images")
+        return f"passed over in {self.root}: {words}"
 
     def _taken(self, where: str) -> int:
         part, _, name = where.partition("/")

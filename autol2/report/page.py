@@ -345,6 +345,8 @@ def _warnings(runs: pd.DataFrame, attempts: pd.DataFrame) -> list[str]:
     names = runs["data.name"] if "data.name" in runs else pd.Series("", runs.index)
     if (runs["data"].groupby(names).nunique() > 1).any():
         found.append("Runs under one name were made on different data.")
+    for files in sorted({one for one in runs["passed_over"] if one}):
+        found.append(f"Files beside the images were passed over: {files}.")
     if (runs["problem"].astype(bool) & (runs["status"] == "completed")).any():
         found.append("The records of some completed runs cannot be read.")
     return found

@@ -26,7 +26,7 @@ SHAPE: dict[str, Any] = {
     "error": str,
     "steps_per_epoch": int,
     "config": {"lr": float},
-    "data": {"digest": str, "train": int, "test": int, "classes": int},
+    "data": {"digest": str, "train": int, "test": int, "classes": int, "passed_over": {}},
     "method": {"label": str, "baseline": bool},
     "identity": {
         "seed": int,

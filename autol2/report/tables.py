@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..data.images import in_words
 from ..runs.files import write_atomically
 from ..runs.identity import digest, flat
 from ..runs.run import late
@@ -43,14 +44,14 @@ ALIKE = "data (digest)"
 """The data's digest among the circumstances: the same name does not make them the same data."""
 COLLAPSED = 3.0
 """Standard errors of a guessing network's test accuracy within which a run counts as guessing."""
-LEFT_OUT = ("highs", "batchnorm.enabled", "problem_digest")
+LEFT_OUT = ("highs", "batchnorm.enabled", "problem_digest", "passed_over")
 """Columns of the table of runs that are not written down."""
 RESERVED = {
     *("run_id", "arm", "arm_digest", "baseline", "context", "problem_digest", "problem", "command"),
     *("accuracy", "evaluations", "validation", "chance", "collapsed", "attempts", *FIGURES),
     *("highs", "epochs_done", "seconds_per_epoch", "epochs_to_best", "steps_to_best"),
     *("area_under_curve", "lambda_changes", "shrinking_200", "diverged_step", "diverged_lambda"),
-    *("images_per_second", "dirty"),
+    *("images_per_second", "dirty", "passed_over"),
 }
 """Columns of the table of runs that no option of a run may be called."""
 
@@ -266,6 +267,7 @@ def _row(
         "images_per_second": last.get("images_per_second"),
         **_made_with(last),
         "data": _data(record),
+        "passed_over": _passed_over(state),
         "command": state.get("command"),
         "problem": last_line(state.get("error") or "") or history.problem,
     }
@@ -300,6 +302,16 @@ def _late(state: dict[str, Any], history: Curves, identity: dict[str, Any]) -> d
         "chance": chance,
         "collapsed": collapsed,
     }
+
+
+def _passed_over(state: dict[str, Any]) -> str:
+    """What lay beside the images of the run's data, in words."""
+    folders = (state.get("data") or {}).get("passed_over") or {}
+    return in_words({where: kinds for where, kinds in folders.items() if _counts(kinds)})
+
+
+def _counts(kinds: Any) -> bool:
+    return isinstance(kinds, dict) and all(isinstance(one, int) for one in kinds.values())
 
 
 def _data(record: Record) -> str | None:
