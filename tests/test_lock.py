@@ -169,6 +169,47 @@ def test_a_file_that_a_group_can_share(tmp_path: Path, kind: str) -> None:
     assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o664
 
 
+@pytest.mark.parametrize(("folder", "file"), [(0o700, 0o600), (0o770, 0o660), (0o777, 0o666)])
+def test_whoever_may_write_to_the_folder_can_hold_it(
+    tmp_path: Path, kind: str, folder: int, file: int
+) -> None:
+    """Whatever the umask of whoever was first; NFS locks only what one may write."""
+    tmp_path.chmod(folder)
+    before = os.umask(0o077)
+    try:
+        one = Lock(tmp_path / "lock")
+        assert one.try_acquire()
+        one.release()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "lock").stat().st_mode & 0o777 == file
+
+
+@pytest.mark.parametrize("kind", [errno.ENOSYS], indirect=True)
+@pytest.mark.parametrize("stale", [False, True])
+def test_no_room_for_a_lease(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, stale: bool
+) -> None:
+    """Nothing is left that others would wait for."""
+    if stale:
+        lease(tmp_path / "lock", host=socket.gethostname(), pid=2**22 + 1)
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def full(descriptor: int, how: str) -> object:
+        os.close(descriptor)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lock.os, "fdopen", full)
+        with pytest.raises(OSError, match="No space left"):
+            Lock(tmp_path / "lock").try_acquire()
+    after = sorted(path.name for path in tmp_path.iterdir())
+    assert after == sorted({*before, "lock"})
+    one = Lock(tmp_path / "lock")
+    assert one.try_acquire()
+    one.release()
+
+
 def test_another_users_file_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lock").touch()
     opens = os.open

@@ -585,18 +585,26 @@ def test_a_dead_holder_on_another_host_is_waited_for(
     with Run(half).open():
         waited = time.monotonic() - before
     assert waited > 0.5
-    _as_on_another_host(folder, updated=time.time() - 3600)
+    _as_on_another_host(folder)
+    monkeypatch.setattr(run, "PATIENCE", 3000.0)
+    os.utime(folder / "run.json", (1, 1))
     assert finish(half) == 0
     assert outcome(folder) == expected
 
 
+@pytest.mark.parametrize("clock", [0, -3600, 3600])
 def test_a_live_holder_on_another_host_is_left_alone(
-    half_done: tuple[Config, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    half_done: tuple[Config, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, clock: float
 ) -> None:
+    """Also one whose clock is an hour behind, or ahead."""
     half, folder, _ = half_done
-    _as_on_another_host(folder)
+
+    def beats(_: float = 0) -> None:
+        _as_on_another_host(folder, updated=time.time() + clock)
+
+    beats()
     monkeypatch.setattr(run, "PATIENCE", 30.0)
-    monkeypatch.setattr(run.time, "sleep", lambda _: _as_on_another_host(folder))
+    monkeypatch.setattr(run.time, "sleep", beats)
     with pytest.raises(Held, match="on elsewhere"), Run(half).open():
         pass
 

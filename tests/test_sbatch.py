@@ -127,8 +127,14 @@ def test_two_of_a_family_are_refused() -> None:
         told(("mem_gb", "mem_per_cpu"), mem_gb=9, mem_per_cpu="2G")
 
 
+def test_a_signal_for_the_jobs_shell_does_not_end_the_job() -> None:
+    """As of scancel --batch: the shell is to wait for srun, whose task is told by itself."""
+    assert told(setup=["module load x"])["setup"] == ["trap : TERM USR2", "module load x"]
+
+
 def test_without_srun_the_process_itself_is_told() -> None:
     found = told(use_srun=False)
+    assert "setup" not in found
     assert found["use_srun"] is False
     assert found["additional_parameters"]["signal"] == "B:USR2@120"
 

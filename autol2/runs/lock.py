@@ -138,19 +138,26 @@ class Lock:
             handle, name = tempfile.mkstemp(
                 dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp"
             )
-            os.write(handle, self._owner())
-            os.close(handle)
+            self._sign(handle, Path(name))
             os.replace(name, self._lease)
             time.sleep(SETTLE)
             if _read(self._lease).get("token") != self._token:
                 return False  # another took it over as well, and came later
         else:
-            os.write(descriptor, self._owner())
-            os.close(descriptor)
+            self._sign(descriptor, self._lease)
         self._seen = None
         self._beating = threading.Event()
         threading.Thread(target=self._beat, args=(self._beating,), daemon=True).start()
         return True
+
+    def _sign(self, descriptor: int, path: Path) -> None:
+        """Write into the new file `path` whose lease it is; where there is no room, it goes."""
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self._owner())
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
     def _beat(self, end: threading.Event) -> None:
         while not end.wait(HEARTBEAT):
@@ -255,11 +262,21 @@ def lives(pid: int, since: float) -> bool:
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        _share(path, descriptor)
+        return descriptor
     except PermissionError:
         if not path.exists():
             raise
         return os.open(path, os.O_RDONLY)  # another user's, who let nobody write to it
+
+
+def _share(path: Path, descriptor: int) -> None:
+    """Let whoever may write to the folder hold our file `path`, whatever the umask."""
+    with contextlib.suppress(OSError):  # another user's; a file system without such rights
+        mode, needed = os.fstat(descriptor).st_mode, path.parent.stat().st_mode & 0o022
+        if mode & needed != needed:
+            os.fchmod(descriptor, mode & 0o777 | needed | needed << 1)
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

@@ -17,6 +17,7 @@ import shlex
 import socket
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -131,12 +132,19 @@ class Run:
             return
         if _requeued(last):
             return
-        silence = time.time() - state.get("updated", 0.0)
-        deadline = time.monotonic() + PATIENCE - min(max(silence, 0.0), PATIENCE)
+        deadline = time.monotonic() + PATIENCE - min(max(self._silence(), 0.0), PATIENCE)
         while time.monotonic() < deadline:
             time.sleep(min(1.0, PATIENCE / 10))
             if read_state(self.folder).get("updated") != state.get("updated"):
                 raise Held(f"{self.folder} is held by {_holder(state)}")
+
+    def _silence(self) -> float:
+        """Seconds since run.json changed, by the clock that dates the folder's files: those of two
+        hosts may differ."""
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            file.write(b" ")
+            file.flush()
+            return os.fstat(file.fileno()).st_mtime - os.stat(self.folder / "run.json").st_mtime
 
     def begin(self, **facts: Any) -> None:
         """Note in run.json that an attempt starts, with `facts` about it (from_step, device, …)."""

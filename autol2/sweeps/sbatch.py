@@ -260,7 +260,9 @@ def parameters(options: Mapping[str, Any]) -> dict[str, Any]:
     additional = {"requeue": True, "export": "ALL", **options["additional_parameters"]}
     if where := cluster(options):
         additional["clusters"] = where
-    if not options["use_srun"]:  # else only srun's tasks would be told
+    if options["use_srun"]:  # a signal for the job's shell would end the job
+        found["setup"] = ["trap : TERM USR2", *options["setup"]]
+    else:  # else only srun's tasks would be told
         additional["signal"] = f"B:USR2@{options['signal_delay_s']}"
     found["additional_parameters"] = additional
     return found
