@@ -41,6 +41,7 @@ from autol2.training.signals import TOGETHER
 from autol2.training.trainer import Trainer
 
 from .conftest import PROJECT, SMALL, Command, few
+from .images import wait_for
 
 SEED = int(os.environ.get("AUTOL2_RESUME_SEED", time.time_ns() % 2**32))
 METHODS = ("fixed", "auto_l2", "threshold", "advance", "combined")
@@ -668,6 +669,31 @@ def test_an_evaluation_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Run, "beat", beat)
     assert train(config(tmp_path, "method=fixed", "epochs=1", "evaluation.batch_size=90")) == 0
     assert beats.count(True) == 4  # of 359 or 360 test images
+
+
+@pytest.mark.parametrize("where", [(Trainer, "train_step"), (Trainer, "state_dict")])
+def test_whatever_takes_long_gives_signs_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
+) -> None:
+    """A step or a save of minutes is no sign of death elsewhere."""
+    wanted = config(tmp_path, "method=fixed", "epochs=1")
+    folder = Run(wanted).folder
+    does = getattr(*where)
+    seen = list[dict[str, Any]]()
+
+    def slow(self: Trainer) -> Any:
+        first = read_state(folder)
+        if not seen:
+            wait_for(lambda: read_state(folder)["updated"] > first["updated"])
+            seen.extend([first, read_state(folder)])
+        return does(self)
+
+    monkeypatch.setattr(*where, slow)
+    monkeypatch.setattr(run, "HEARTBEAT", 0.02)
+    assert train(wanted) == 0
+    first, later = seen
+    assert {**first, "updated": 0, "progress": 0} == {**later, "updated": 0, "progress": 0}
+    assert read_state(folder)["status"] == "completed"
 
 
 # -------------------------------------------------------------------- faults

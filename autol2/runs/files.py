@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
@@ -93,7 +94,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@functools.cache
 def _umask() -> int:
+    """What files are made without; asked once, since that changes it for all threads meanwhile."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -18,6 +18,7 @@ import socket
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -61,6 +62,9 @@ class Run:
         self.state: dict[str, Any] = read_state(self.folder)
         self._lock = Lock(self.folder / ".lock")
         self._beaten = 0.0
+        self._saving = threading.Lock()
+        self._saved: str | None = None
+        """What this process last wrote to run.json."""
         self._log: IO[str] | None = None
 
     @property
@@ -189,11 +193,39 @@ class Run:
             self.save()
         return due
 
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Signs of life also where nobody calls `beat` for long: in a slow step, in a save."""
+        end = threading.Event()
+        thread = threading.Thread(target=self._beat_alone, args=(end,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
+
+    def _beat_alone(self, end: threading.Event) -> None:
+        while not end.wait(HEARTBEAT):
+            with self._saving, contextlib.suppress(OSError):
+                silent = time.monotonic() - self._beaten >= 2 * HEARTBEAT
+                if self._saved is None or not silent or self._lock.lost:
+                    continue
+                state = json.loads(self._saved)
+                if state["status"] == "running":
+                    self._write({**state, "updated": time.time()})
+
     def save(self) -> None:
         """Write `state` to run.json."""
-        self.state["updated"] = time.time()
-        write_atomically(self.folder / "run.json", to_json(self.state).encode())
-        self._beaten = time.monotonic()
+        with self._saving:
+            self.state["updated"] = time.time()
+            self._saved = self._write(self.state)
+            self._beaten = time.monotonic()
+
+    def _write(self, state: dict[str, Any]) -> str:
+        text = to_json(state)
+        write_atomically(self.folder / "run.json", text.encode())
+        return text
 
     def log(self, line: str) -> None:
         """Add a line to train.log."""

@@ -83,7 +83,7 @@ class Attempt:
 
     def do(self) -> int:
         """Train, and note in run.json how it ended."""
-        with StopRequest() as stop:
+        with StopRequest() as stop, self.run.beating():
             self._begin()
             try:
                 return self._do(stop)
