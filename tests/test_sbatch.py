@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from dataclasses import asdict, dataclass, fields
@@ -43,6 +44,9 @@ def told(named: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
         ({"additional_parameters": {"nodes": 2}}, "nodes=2: a run is one process"),
         ({"additional_parameters": {"ntasks-per-node": 2}}, "tasks_per_node=2"),
         ({"additional_parameters": {"ntasks": 2}}, "ntasks is not for the user to set"),
+        ({"additional_parameters": {"ntasks-per-gpu": 2}}, "ntasks-per-gpu is not for the user"),
+        ({"additional_parameters": {"no-requeue": True}}, "no-requeue is not for the user to set"),
+        ({"additional_parameters": {"requeue": False}}, "requeue is not for the user to set"),
         ({"srun_args": ["--ntasks=2"]}, "--ntasks=2 would start a run several times"),
         ({"srun_args": ["-n2"]}, "-n2 would start a run several times"),
         ({"signal_delay_s": 240 * 60}, "leaves nothing of a time limit of 14400 seconds"),
@@ -382,7 +386,7 @@ BEGUN: list[Child] = []
 SIGNALS: list[int] = []
 
 
-@pytest.mark.parametrize("number", job.WARNINGS)
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
 @pytest.mark.parametrize("running", [True, False])
 def test_a_job_that_is_taken_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, running: bool

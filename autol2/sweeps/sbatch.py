@@ -113,8 +113,9 @@ FAMILIES = (
 NAMED = {"job_name": "name", "ntasks_per_node": "tasks_per_node"}
 """Options of sbatch that have another name here."""
 OURS = (
-    *("array", "error", "export", "export_file", "ntasks", "open_mode", "output", "parsable"),
-    *("quiet", "signal", "test_only", "time", "wait", "wrap"),
+    *("array", "error", "export", "export_file", "no_requeue", "ntasks", "ntasks_per_core"),
+    *("ntasks_per_gpu", "ntasks_per_socket", "open_mode", "output", "parsable", "quiet"),
+    *("requeue", "signal", "test_only", "time", "wait", "wrap"),
 )
 """Options of sbatch that a sweep needs as they are."""
 SUBMITIT = {"timeout_min": "time", "tasks_per_node": "ntasks_per_node", "name": "job_name"}
