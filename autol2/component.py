@@ -77,6 +77,13 @@ class Component(Options):
         path = f"{type(self).__module__}.{type(self).__qualname__}"
         return {"name": self.name if own else path, **super().identity()}
 
+    def require_installed(self) -> None:
+        """Called where a run is done, which may be another machine than it is submitted from.
+
+        Raises:
+            UserError: a package that it needs is not on this machine.
+        """
+
 
 def as_plain(options: Options) -> dict[str, Any]:
     """`options` as plain values, components with their ``_target_``, as their file gives them."""

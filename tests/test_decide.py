@@ -5,6 +5,7 @@ The real command composes, decides and acts here; only SLURM and the training ar
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import random
@@ -604,6 +605,48 @@ def test_any_other_option_of_sbatch(
     assert ended.value.code == 0
     (parameters,) = slurm.all_parameters
     assert parameters["additional_parameters"]["reservation"] == "N"
+
+
+@pytest.mark.parametrize(
+    "option", ["signal_delay_s=0", "timeout_min=0", "array_parallelism=0", "side_by_side=0"]
+)
+def test_numbers_that_are_too_small(sweep: Sweep, slurm: Scheduler, option: str) -> None:
+    status, said, error = sweep(1, option)
+    name = option.partition("=")[0]
+    assert (status, said) == (2, "")
+    assert error == f"error: hydra.launcher.{name} must be at least 1, not 0\n"
+    assert slurm.arrays == []
+
+
+@pytest.mark.parametrize(
+    ("options", "package"), [("method=cpr", "pytorch_cpr"), ("logger=wandb", "wandb")]
+)
+@pytest.mark.parametrize("launcher", ["submitit_slurm", "submitit_local"])
+def test_a_package_that_only_the_nodes_have(
+    slurm: Scheduler,
+    study: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    package: str,
+    launcher: str,
+) -> None:
+    """What is missing is missed where a run is done."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *of: None if name == package else find(name, *of)
+    )
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    words = f"hydra/launcher={launcher}", options, "data=digits", f"outputs={study.parent}"
+    monkeypatch.setattr(sys, "argv", ["train", "-m", *words, "hydra.launcher.detach=true"])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    if launcher == "submitit_slurm":
+        assert ended.value.code == 0
+        assert len(slurm.arrays) == 1
+    else:
+        assert ended.value.code == 2
+        assert re.fullmatch(r"error: .* needs the package .*: pip .*\n", capsys.readouterr().err)
 
 
 # ---------------------------------------------------------------------- waiting

@@ -168,8 +168,8 @@ def test_a_missing_package_is_told_before_training(
     assert "did you mean logger=tensorboard?" in done.stderr
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'autol2\[wandb\]'"):
-        WandBOptions()
-    NoTracker()
+        WandBOptions().require_installed()
+    NoTracker().require_installed()
 
 
 class Recorder:

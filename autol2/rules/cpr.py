@@ -39,12 +39,15 @@ class CPR(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_choice("method.kappa_init", self.kappa_init, KAPPA_INITS)
+        require_finite("method.kappa_init_param", self.kappa_init_param)
+
+    def require_installed(self) -> None:
+        """See `Component`."""
         require(
             importlib.util.find_spec("pytorch_cpr") is not None,
             "method=cpr needs the package pytorch-cpr: pip install pytorch-cpr",
         )
-        require_choice("method.kappa_init", self.kappa_init, KAPPA_INITS)
-        require_finite("method.kappa_init_param", self.kappa_init_param)
 
     def identity(self) -> dict[str, Any]:
         """As for any method; inflection_point takes no parameter."""

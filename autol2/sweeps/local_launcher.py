@@ -16,6 +16,7 @@ from ..cli.progress import StudyProgress, counted
 from ..errors import UserError
 from ..runs.lock import lives
 from ..training.signals import caught
+from ..training.train import require_installed
 from .batch import Batch, Task
 from .launcher import Interrupted, Plan, StudyLauncher, remember
 from .machine import cores, gpus
@@ -58,6 +59,8 @@ class LocalLauncher(StudyLauncher):
         return [(task, _in_background(how, entries[task])) for task, how in plan]
 
     def _act(self, wanted: list[Task]) -> None:
+        for task in wanted:
+            require_installed(self._config(task))
         self._do(wanted, [*self.under_way, *wanted])
 
     def _wait(self, tasks: list[Task]) -> None:

@@ -55,7 +55,8 @@ class TrackerOptions(Component):
     package: ClassVar[str] = ""
     """A package that it needs, where the extra of its name installs it."""
 
-    def __post_init__(self) -> None:
+    def require_installed(self) -> None:
+        """See `Component`."""
         require(
             not self.package or importlib.util.find_spec(self.package) is not None,
             f"logger={self.name} needs the package {self.package}: "

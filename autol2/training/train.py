@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Sequence
+from dataclasses import fields
 
+from ..component import Component
 from ..config import Config
 from ..errors import UserError
 from ..runs.code import own_code
@@ -32,6 +34,7 @@ def train(config: Config, overrides: Sequence[str] = ()) -> int:
         refuse_other_data(run)
         print(f"{run.folder}: already {summary(run.state)}; rerun=true does it over")
         return 0
+    require_installed(config)
     # Only now what takes seconds to import.
     from ..data import dataset as data
     from . import hardware
@@ -41,6 +44,18 @@ def train(config: Config, overrides: Sequence[str] = ()) -> int:
     found = data.load(config.data)
     _refuse_mixture(run, found.digest)
     return attempt(run, found, device)
+
+
+def require_installed(config: Config) -> None:
+    """Refuse what needs a package that is not on this machine.
+
+    Raises:
+        UserError: it says which, and how to install it.
+    """
+    for one in fields(config):
+        component = getattr(config, one.name)
+        if isinstance(component, Component):
+            component.require_installed()
 
 
 def _refuse_mixture(run: Run, digest: str) -> None:
