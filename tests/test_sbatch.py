@@ -307,6 +307,12 @@ def in_vain(
         ("FAILED", "", "", "without a word"),
         ("FAILED", None, "", "without a word"),
         ("COMPLETED", "begins run-a\nbegins run-b\n", "disk full", "disk full"),
+        (
+            "COMPLETED",
+            "begins run-b\nrun-b: cannot be noted (File exists)\n",
+            "",
+            "be noted (File ex",
+        ),
         ("TIMEOUT", "", "*** JOB 7 ON n1 CANCELLED AT 1 DUE TO TIME LIMIT ***", "CANCELLED"),
     ],
 )

@@ -34,7 +34,7 @@ def job_of(
     log, tried = Path(known["log"]), len(state.get("attempts", []))
     if tried > known.get("tried", 0) or not _in_vain(run, job, log):
         return job
-    words = last_words(log) or "without a word"
+    words = _words_of(run, log) or last_words(log) or "without a word"
     return replace(job, in_vain=known.get("in_vain", 0) + 1, words=f"{words}; see {log}")
 
 
@@ -49,6 +49,12 @@ def _in_vain(run: str, job: Job, log: Path) -> bool:
         return False
     said = re.findall(rf"^{BEGINS}(\S+)$", _read(output), re.MULTILINE)
     return not said or run in said
+
+
+def _words_of(run: str, log: Path) -> str:
+    """What the job said of the run, as of one whose end could not be noted."""
+    said = re.findall(rf"^{re.escape(run)}: (.*)$", _read(log.with_suffix(".out")), re.MULTILINE)
+    return said[-1] if said else ""
 
 
 def last_words(log: Path) -> str:
