@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import pty
@@ -390,6 +391,69 @@ def _signal_in_evaluation(config: Config) -> None:
 
     attempt.Trainer.evaluate = interrupted  # type: ignore[method-assign]
     sys.exit(train(config))
+
+
+def _ruin(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let the loss of a step, of those of the first epoch, be NaN."""
+    gradients = Trainer._gradients
+
+    def ruined(self: Trainer, *batch: Any) -> None:
+        gradients(self, *batch)
+        if self.step + 1 == step:
+            self.losses[step - 1] = math.nan
+
+    monkeypatch.setattr(Trainer, "_gradients", ruined)
+
+
+@pytest.mark.parametrize(
+    "more", [(), ("evaluation.every_steps=11",), ("checkpoint.every_steps=1",)]
+)
+def test_a_loss_that_diverges_behind_the_epochs_last_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    """An epoch of 23 steps is measured at its 20th: wherever it is interrupted, bytes agree."""
+    _ruin(monkeypatch, 22)
+    whole = config(tmp_path / "whole", "method=fixed", "epochs=2", *more)
+    assert train(whole) == 0
+    expected = outcome(Run(whole).folder)
+    assert expected["diverged"]["step"] == 22
+    does = Trainer.train_step
+    for stop in (20, 21, 22):
+
+        def stopped(self: Trainer, stop: int = stop) -> None:
+            does(self)
+            if self.step == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        disturbed = config(tmp_path / f"{stop}", "method=fixed", "epochs=2", *more)
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "train_step", stopped)
+            assert train(disturbed) == 128 + signal.SIGTERM
+        assert train(disturbed) == 0
+        assert outcome(Run(disturbed).folder) == expected
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        ("both", {checkpoint.NAME, checkpoint.PREVIOUS}),
+        ("last", {checkpoint.NAME}),
+        ("none", set[str]()),
+    ],
+)
+@pytest.mark.parametrize("diverges", [False, True])
+def test_what_a_finished_run_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, left: set[str], diverges: bool
+) -> None:
+    if diverges:
+        _ruin(monkeypatch, 22)
+    wanted = config(tmp_path, "method=fixed", "epochs=1", f"checkpoint.keep={keep}")
+    assert train(wanted) == 0
+    folder = Run(wanted).folder
+    assert read_state(folder)["status"] == ("diverged" if diverges else "completed")
+    assert {path.name for path in folder.glob("checkpoint*")} == left
+    assert train(wanted) == 0  # it is known without them
+    assert len(read_state(folder)["attempts"]) == 1
 
 
 # -------------------------------------------------------------------- damage

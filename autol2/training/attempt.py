@@ -217,6 +217,7 @@ class Attempt:
 
     def _diverged(self, end: Diverged) -> int:
         self.trainer.close()
+        checkpoint.prune(self.run.folder, self.config.checkpoint.keep)
         epoch = (end.step - 1) // self.trainer.steps_per_epoch + 1
         where = {"step": end.step, "epoch": epoch, "lambda": end.lambda_}
         self.run.end("diverged", "diverged", diverged=where, **self._pace())
