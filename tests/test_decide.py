@@ -23,6 +23,8 @@ import pytest
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from autol2 import train
+from autol2.data.digits import Digits
+from autol2.errors import UserError
 from autol2.runs.files import to_json
 from autol2.runs.run import FINISHED, read_state
 from autol2.sweeps import batch as batch_module
@@ -607,6 +609,32 @@ def test_any_other_option_of_sbatch(
     assert parameters["additional_parameters"]["reservation"] == "N"
 
 
+def test_data_that_cannot_be_had(
+    sweep: Sweep, slurm: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known before anything is queued, on a machine with a network."""
+
+    def missing(self: Digits) -> str:
+        raise UserError("no data")
+
+    monkeypatch.setattr(Digits, "prepare", missing)
+    assert sweep(2) == (2, "2 runs: 2 missing\n", "error: no data\n")
+    assert slurm.arrays == []
+
+
+@pytest.mark.parametrize(
+    ("cores", "side_by_side", "threads"), [("1", 2, 1), ("5", 2, 2), ("null", 2, 0), ("4", 1, 4)]
+)
+def test_the_cores_of_a_job_are_shared_out(
+    sweep: Sweep, slurm: Scheduler, cores: str, side_by_side: int, threads: int
+) -> None:
+    """0 leaves it to the job, which knows what it was given."""
+    options = f"cpus_per_task={cores}", f"side_by_side={side_by_side}", "runs_per_job=2"
+    assert sweep(2, *options)[0] == 0
+    (job,) = slurm.arrays[0]
+    assert (job.batch.threads, job.batch.at_once) == (threads, side_by_side)
+
+
 @pytest.mark.parametrize(
     "option", ["signal_delay_s=0", "timeout_min=0", "array_parallelism=0", "side_by_side=0"]
 )
@@ -696,6 +724,27 @@ def test_waiting(sweep: Sweep, slurm: Scheduler, monkeypatch: pytest.MonkeyPatch
     assert re.fullmatch(
         r"error: 2 without one, among them .*-s2-.*: failed, ValueError: bad\n", error
     )
+
+
+def test_why_jobs_wait_is_told_once(
+    sweep: Sweep, slurm: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait_for(reason: str) -> None:
+        for job in slurm.arrays[0]:
+            job.reason = reason
+
+    def end() -> None:
+        for job in slurm.arrays[0]:
+            for what in ("starts", "begins", "completes"):
+                slurm.happens(job, what)
+
+    moments = [lambda: wait_for("Priority"), lambda: None, lambda: wait_for("JobHeldUser")]
+    let_wait(monkeypatch, [*moments, lambda: None, end])
+    status, said, _ = sweep(2, detach=False)
+    assert status == 0
+    assert said.count("2 jobs are pending (Priority)\n") == 1
+    words = r"job (1_[01]) can never start \(JobHeldUser\): it is held: scontrol release \1\n"
+    assert len(re.findall(words, said)) == 1
 
 
 def test_waiting_for_what_an_earlier_command_submitted(
