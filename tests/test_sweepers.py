@@ -5,7 +5,10 @@ The launcher is replaced, so that nothing is trained but where a test says so.
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from autol2.runs.run import read_state
 from autol2.sweeps.batch import Task
 from autol2.sweeps.launcher import Failed, StudyLauncher, _unlike_first
 
-from .conftest import SMALL, Command
+from .conftest import SMALL, Command, few
 
 Sweep = Callable[..., list[Task]]
 
@@ -97,9 +100,28 @@ def test_several_experiments(sweep: Sweep) -> None:
     assert len(both) > 10
 
 
+@pytest.mark.parametrize("words", few(["glob(lambda*)", "choice(lambda_max)"], 1))
+def test_an_experiment_that_is_the_only_one_to_choose(sweep: Sweep, words: str) -> None:
+    """Its own sweep counts, as where it is named."""
+    plain = {task.folder for task in sweep("experiment=lambda_max", "seed=0")}
+    assert {task.folder for task in sweep(f"experiment={words}", "seed=0")} == plain
+    assert len(plain) > 10
+
+
+def test_a_message_names_what_the_run_has(sweep: Sweep) -> None:
+    """And not what the command line would choose by itself."""
+    for choice in ("experiment=glob(original_1*)", "model=wrn,resnet18"):
+        with pytest.raises(Exception, match="hidden") as caught:
+            sweep(choice, "model.hidden=8")
+        said = commands.explain(caught.value, "config")
+        assert said is not None
+        assert said.startswith("model=wrn has no option 'hidden': depth, dropout, ")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["hydra/sweeper=search", "experiment=choice(alpha)", "lr=0.1,1"], "a search has one exp"),
         pytest.param(["experiment=glob(*)"], "for the whole sweep", marks=pytest.mark.slow),
         (["experiment=alpha,search_alpha"], "experiment=search_alpha sets hydra.sweeper"),
         (["lr=interval(0,1)"], "is for a search: use hydra/sweeper=search"),
@@ -120,6 +142,12 @@ def test_several_experiments(sweep: Sweep) -> None:
         (["experiment=search_alpha", "hydra.launcher.dry_run=true"], "a search needs what its"),
         (["experiment=search_alpha", "hydra.launcher.detach=true"], "a search needs what its"),
         (["experiment=search_alpha", "hydra.sweeper.storage=foo://x"], "trials cannot be kept in"),
+        (["experiment=search_alpha", "hydra.sweeper.storage=/dev/full"], "full: it is no file"),
+        (["experiment=search_alpha", "hydra.sweeper.storage=/proc/x"], "in /proc/x: [Errno 2]"),
+        (["experiment=search_alpha", "hydra.sweeper.sampler.seed=-1"], "at least 0 and below 2^31"),
+        (["experiment=search_alpha", "hydra.sweeper.sampler.seed=2147483648"], "below 2^31"),
+        (["experiment=search_alpha", "hydra/launcher=basic"], "=basic knows no studies"),
+        (["seed=0,1", "hydra/launcher=basic"], "a sweep needs submitit_local, submitit_slurm or"),
     ],
 )
 def test_refused(sweep: Sweep, words: list[str], message: str) -> None:
@@ -245,6 +273,67 @@ def test_a_search_stopped_and_continued_is_the_search_never_stopped(
     assert len(parts["runs"]) == 12
     sweep(words[0], "hydra.sweeper.n_trials=14", "study=parts")
     assert len(parts["runs"]) == 14
+
+
+def test_half_a_line_of_a_killed_search_is_left_out(
+    sweep: Sweep,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    state = searching(monkeypatch)
+    sweep("experiment=search_alpha", "hydra.sweeper.n_trials=2")
+    with (tmp_path / "search_alpha/search.journal").open("a") as journal:
+        journal.write('{"op_code":')
+    sweep("experiment=search_alpha", "hydra.sweeper.n_trials=3")
+    assert len(state["runs"]) == 3
+    assert "best of 3 trials" in capsys.readouterr().out
+
+
+def test_a_full_disk_under_a_search_is_one_line(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    searching(monkeypatch)
+    monkeypatch.setattr("optuna.study.Study.tell", full)
+    with pytest.raises(UserError, match=r"trials cannot be kept in .*: .*No space left on device"):
+        sweep("experiment=search_alpha")
+
+
+def test_two_searches_at_once_are_one_after_the_other(
+    sweep: Sweep,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Else each would do the other's trials, and tell Optuna of them twice."""
+    state = searching(monkeypatch)
+    (tmp_path / "search_alpha").mkdir()
+    lock = tmp_path / "search_alpha/.search.lock"
+    other = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import sys, time\nfrom pathlib import Path\nfrom autol2.runs.lock import locked\n"
+            "with locked(Path(sys.argv[1]), ''):\n print('', flush=True)\n sys.stdin.read()",
+            str(lock),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert other.stdin
+    assert other.stdout
+    other.stdout.readline()
+
+    def waits(seconds: float) -> None:
+        assert state["runs"] == []
+        other.communicate()
+
+    monkeypatch.setattr("autol2.runs.lock.time.sleep", waits)
+    sweep("experiment=search_alpha", "hydra.sweeper.n_trials=1")
+    assert f"waiting for process {other.pid} on " in capsys.readouterr().err
+    assert len(state["runs"]) == 1
 
 
 def test_a_failed_trial_does_not_end_a_search(

@@ -15,6 +15,7 @@ from typing import Any, cast, get_args, get_type_hints
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from hydra.types import HydraContext
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -138,7 +139,11 @@ class SweepLoader:
         return self._composed[key]
 
     def _as_hydra_does(self, master: DictConfig, overrides: Sequence[str]) -> DictConfig:
-        composed: DictConfig = self._loader.load_sweep_config(master, list(overrides))
+        try:
+            composed: DictConfig = self._loader.load_sweep_config(master, list(overrides))
+        except HydraException as error:
+            error.overrides = overrides  # type: ignore[attr-defined]  # for `explain`
+            raise
         with open_dict(composed):
             del composed["hydra"]
         return composed

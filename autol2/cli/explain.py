@@ -39,7 +39,7 @@ def explain(error: BaseException, config_name: str) -> str | None:
     if match := re.search(r"An item is already at '([^']+)'", text):
         return f"{match[1]} is there already: leave out the +, as in {match[1]}=VALUE"
     if match := re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text):
-        return _unknown_key(match[1], config_name)
+        return _unknown_key(match[1], config_name, getattr(error, "overrides", sys.argv[1:]))
     if match := re.search(r"Error parsing override '([^'=]+)'\s+missing EQUAL", text):
         return f"{match[1]!r} is no setting: they are written NAME=VALUE"
     if match := re.search(r"Could not find '([^']+)'", text):
@@ -94,8 +94,9 @@ def _unknown_choice(group: str, value: str) -> str:
     return f"{group}={value} does not exist: choose from {', '.join(options)}{hint}"
 
 
-def _unknown_key(key: str, config_name: str) -> str:
-    given = [word for word in sys.argv[1:] if "," not in word and "=" in word]
+def _unknown_key(key: str, config_name: str, words: Iterable[str]) -> str:
+    """What to type instead of `key`, beside the other `words`: of the command, or of one run."""
+    given = [word for word in words if "," not in word and "=" in word]
     chosen = [word for word in given if (CONF / word.partition("=")[0]).is_dir()]
     own = ",".join(f"file://{folder.absolute()}" for folder in _own())
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

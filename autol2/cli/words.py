@@ -167,6 +167,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if flag in SWITCHES:
             continue
         if flag == "--info" and not equals and (not words or re.search("^-|=", words[0])):
+            flags[-1] = "--info=all"  # else it would take what is moved behind it
             continue
         require(bool(equals or words), f"{word} needs a value")
         given = value if equals else words[0]
@@ -180,7 +181,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         not {"--package", "-p"} & set(flags) or any(flag.startswith("--cfg") for flag in flags),
         "--package says what --cfg is to show: there is no --cfg",
     )
-    alone = [flag for flag in flags if flag in (*SHOWS[2:], *SWEEPS, *LONG)]
+    alone = [flag for flag in flags if flag.partition("=")[0] in (*SHOWS[2:], *SWEEPS, *LONG)]
     require(
         len(alone) < 2,
         f"{' and '.join(alone)}: one at a time; --cfg and --info show what one run would be",
@@ -224,9 +225,7 @@ def _check(word: str, command: Callable[[str], str]) -> None:
         study_name(value)
     plain = _plain_text(word)
     try:
-        override = OverridesParser.create().parse_override(plain)
-        value_is_odd = key in NUMERIC_GROUPS and isinstance(override.value(), list | dict)
-        require(not value_is_odd, f"{word}: {key} is a number or a name, as in {key}=five")
+        _refuse_odd(word, key, _elements(OverridesParser.create().parse_override(plain)))
     except HydraException:
         if function := re.match(rf"({'|'.join(FUNCTIONS)})\(", value):
             raise UserError(
@@ -238,6 +237,19 @@ def _check(word: str, command: Callable[[str], str]) -> None:
             f"{word!r:.{MOST_SHOWN}} has characters that mean something to Hydra; to mean them as "
             f"they are, quote twice: {command(mended)}"
         ) from None
+
+
+def _refuse_odd(word: str, key: str, values: Sequence[object]) -> None:
+    """Refuse for a group what Hydra takes for one and is none: it would choose several, or none."""
+    numeric = key in NUMERIC_GROUPS
+    require(
+        not (numeric and any(isinstance(one, list | dict) for one in values)),
+        f"{word}: {key} is a number or a name, as in {key}=five",
+    )
+    require(
+        not (key in GROUPS and any(isinstance(one, list) for one in values)),
+        f"{word}: {key} is one name; for several in turn write -m and {key}=NAME,NAME",
+    )
 
 
 def _refuse_several(word: str, flags: Sequence[str], overrides: Sequence[str], place: int) -> None:

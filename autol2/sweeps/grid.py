@@ -17,7 +17,6 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.core.plugins import Plugins
-from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..cli.composition import SweepLoader, keep_text, sweep_loader
 from ..cli.words import NUMERIC_GROUPS, numbers_to_options
 from ..errors import UserError
-from .launcher import Failed
+from .launcher import Failed, StudyLauncher
 
 MOST = 100_000
 """Runs of a sweep."""
@@ -54,13 +53,24 @@ class StudySweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra hands over, and make the launcher."""
+        """Keep what Hydra hands over, and make the launcher.
+
+        Raises:
+            UserError: it is none of ours.
+        """
         keep_text(config, config.hydra.overrides.hydra)
         self.loader: SweepLoader = sweep_loader(hydra_context)
         self.config: DictConfig = config
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+        launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+        if not isinstance(launcher, StudyLauncher):
+            chosen = config.hydra.runtime.choices["hydra/launcher"]
+            raise UserError(
+                f"hydra/launcher={chosen} knows no studies: a sweep needs submitit_local, "
+                f"submitit_slurm or one like them"
+            )
+        self.launcher = launcher
 
     def overrides(self, params: Mapping[str, str], arguments: Iterable[str]) -> dict[str, Override]:
         """What a sweep over `params`, and over the command line's `arguments`, sets, by its key.
@@ -123,12 +133,13 @@ class GridSweeper(StudySweeper):
         Raises:
             UserError: a choice that is swept over changes how the sweep is done.
         """
-        axes = self.axes({}, arguments)
+        given = self.overrides({}, arguments)
+        axes = {key: choices(one) for key, one in given.items()}
         ours = self._settings(self.config)
-        swept = {
-            key: words
-            for key, words in axes.items()
-            if len(words) > 1 and self.loader.is_group(key)
+        swept = {  # also by one value only, as glob(lam*) may: `config` does not have its choice
+            key: axes[key]
+            for key, one in given.items()
+            if one.is_sweep_override() and self.loader.is_group(key)
         }
         own = {
             (key, word): settings

@@ -22,13 +22,14 @@ from omegaconf import DictConfig
 
 from ..cli.composition import restored
 from ..cli.progress import counted
-from ..errors import UserError
+from ..errors import UserError, require
 from ..runs.files import to_json, write_atomically
 from ..runs.identity import digest
+from ..runs.lock import exclusive
 from ..runs.run import FINISHED
 from .batch import Task
 from .grid import StudySweeper, choices, product
-from .launcher import Failed, StudyLauncher
+from .launcher import Failed
 from .run_status import HOPELESS, common_error, last_line
 
 if TYPE_CHECKING:
@@ -100,9 +101,12 @@ class SearchSweeper(StudySweeper):
                 raise UserError(
                     f"hydra.sweeper.{name} must be at least 1, not {self.options[name]}"
                 )
+        require(
+            0 <= self.options["sampler"]["seed"] < 2**31,
+            f"hydra.sweeper.sampler.seed must be at least 0 and below 2^31, not "
+            f"{self.options['sampler']['seed']}",
+        )
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        if not isinstance(self.launcher, StudyLauncher):
-            raise UserError("a search needs hydra/launcher=submitit_local or submitit_slurm")
         for option in ("detach", "dry_run"):
             if self.launcher.options[option]:
                 raise UserError(
@@ -118,12 +122,24 @@ class SearchSweeper(StudySweeper):
         space = self._space(arguments)
         example = self.loader.options(self.config, space.fixed)
         self.folder = Path(example["outputs"]) / example["study"]
-        with _optuna() as optuna:
+        with _optuna() as optuna, self._alone():
             self.seed = int(self.options["sampler"]["seed"])
             self.study = self._open(optuna, digest(_identity(space, example)))
             self._do_rivals(space)
             self._search(optuna, space)
             self._say_best(final=True)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for another command that searches in this study, which does the same trials."""
+        try:
+            with exclusive(self.folder / ".search.lock", "searches in this study"):
+                yield
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} cannot be written ({error.strerror or error}): "
+                f"choose another folder with outputs=FOLDER, or make room"
+            ) from error
 
     def _do_rivals(self, space: Space) -> None:
         """Do the runs that a search is compared with, on the seeds of each trial."""
@@ -149,12 +165,12 @@ class SearchSweeper(StudySweeper):
         for key, override in self.overrides(self.params, arguments).items():
             if not override.is_sweep_override():
                 space.fixed.append(str(override.input_line))
+            elif key in ("study", "outputs", "experiment"):
+                raise UserError(f"a search has one {key}, not {override.input_line}")
             elif override.is_discrete_sweep() and len(words := choices(override)) == 1:
                 space.fixed += words
             elif key == "seed":
                 space.seeds = choices(override)
-            elif key in ("study", "outputs", "experiment"):
-                raise UserError(f"a search has one {key}, not {override.input_line}")
             else:
                 space.searched[key] = _distribution(override)
         if not space.searched:
@@ -164,36 +180,42 @@ class SearchSweeper(StudySweeper):
         return space
 
     def _open(self, optuna: Any, name: str) -> Study:
-        storage = self.options["storage"]
-        try:
-            if storage is None or "://" not in storage:
-                path = self.folder / "search.journal" if storage is None else Path(storage)
-                self.kept = str(path)
+        storage: Any = self.options["storage"] or self.folder / "search.journal"
+        self.kept = str(storage)
+        with self._keeping():
+            if "://" not in self.kept:
+                path = Path(self.kept)
+                require(path.is_file() or not path.exists(), "it is no file")
                 path.parent.mkdir(parents=True, exist_ok=True)
+                _cut_torn_line(path)
                 backend = optuna.storages.journal.JournalFileBackend(str(path))
                 storage = optuna.storages.JournalStorage(backend)
-            else:
-                self.kept = storage
             found: Study = optuna.create_study(
                 storage=storage, study_name=name, direction="maximize", load_if_exists=True
             )
+        return found
+
+    @contextlib.contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Say in one line why trials cannot be kept or read."""
+        try:
+            yield
         except Exception as error:  # what a database and its driver raise is their business
             text = str(error).strip() or type(error).__name__
             raise UserError(
                 f"trials cannot be kept in {self.kept}: {text.splitlines()[0]}; choose another "
                 f"place with hydra.sweeper.storage=FILE"
             ) from error
-        return found
 
     def _search(self, optuna: Any, space: Space) -> None:
         from optuna.trial import TrialState
 
         launcher = self.launcher
-        assert isinstance(launcher, StudyLauncher)
         failed = [one for one in self._trials() if one.state == TrialState.FAIL]
         if failed and launcher.options["retry_failed"]:
-            for one in failed:
-                self.study.enqueue_trial(one.params)
+            with self._keeping():
+                for one in failed:
+                    self.study.enqueue_trial(one.params)
         goal = self.options["n_trials"] + (len(failed) * launcher.options["retry_failed"])
         while True:
             trials = self._trials()
@@ -204,7 +226,8 @@ class SearchSweeper(StudySweeper):
                     seed=self.seed + len(trials), constant_liar=True
                 )
                 for _ in range(min(self.options["n_jobs"], count)):
-                    trial = self.study.ask(space.searched)
+                    with self._keeping():
+                        trial = self.study.ask(space.searched)
                     waiting[trial.number] = trial.params
             if not waiting:
                 return
@@ -227,14 +250,14 @@ class SearchSweeper(StudySweeper):
         """
         from optuna.trial import TrialState
 
-        assert isinstance(self.launcher, StudyLauncher)
         for number in list(runs):
             try:
                 for run in runs[number]:
                     restored(self.loader.options(self.config, run))
             except UserError as error:
                 del runs[number]
-                self.study.tell(number, state=TrialState.FAIL)
+                with self._keeping():
+                    self.study.tell(number, state=TrialState.FAIL)
                 self.launcher.console.print(
                     f"trial {number}: {_words(params[number])}: {error}; the search goes on",
                     markup=False,
@@ -253,12 +276,12 @@ class SearchSweeper(StudySweeper):
         """
         from optuna.trial import TrialState
 
-        assert isinstance(self.launcher, StudyLauncher)
         console = self.launcher.console
         states = [task.state for task in tasks]
         said = f"trial {number}: {_words(params)}"
         if any(state.get("status") not in FINISHED for state in states):
-            self.study.tell(number, state=TrialState.FAIL)
+            with self._keeping():
+                self.study.tell(number, state=TrialState.FAIL)
             console.print(f"{said}: failed; the search goes on", markup=False)
             finished = [one for one in self._trials() if one.state.is_finished()]
             why = common_error(states) or states[0].get("error", "no result")
@@ -267,13 +290,15 @@ class SearchSweeper(StudySweeper):
             return
         kind = next((one for one in OBJECTIVES if one in _results(states)), "mean_last_tenth")
         values = [float(state.get("result", {}).get(kind, 0.0)) for state in states]
-        self.study.set_user_attr("objective", kind)
-        self.study.tell(number, statistics.fmean(values))
+        with self._keeping():
+            self.study.set_user_attr("objective", kind)
+            self.study.tell(number, statistics.fmean(values))
         console.print(f"{said}: {statistics.fmean(values):.2f} %", markup=False)
         self._record()
 
     def _trials(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
+        with self._keeping():
+            return self.study.get_trials(deepcopy=False)
 
     def _best(self) -> FrozenTrial | None:
         try:
@@ -299,7 +324,6 @@ class SearchSweeper(StudySweeper):
             write_atomically(self.folder / RECORD, to_json(found).encode())
 
     def _say_best(self, *, final: bool) -> None:
-        assert isinstance(self.launcher, StudyLauncher)
         self._record()
         best = self._best()
         count = counted(sum(one.state.is_finished() for one in self._trials()), "trial")
@@ -311,6 +335,13 @@ class SearchSweeper(StudySweeper):
             f"see {self.folder / RECORD}, trials are kept in {self.kept}",
             markup=False,
         )
+
+
+def _cut_torn_line(journal: Path) -> None:
+    """Leave out what a process that was killed, or found no room, wrote half of at the end."""
+    with contextlib.suppress(FileNotFoundError), journal.open("rb+") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
 
 
 def _distribution(override: Override) -> BaseDistribution:
