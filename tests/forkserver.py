@@ -52,8 +52,12 @@ class ForkServer:
         cwd: Path,
         env: Mapping[str, str],
         timeout: float,
+        stdout: int | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``python -m <module>``, as `subprocess.run` does with what it prints captured."""
+        """Run ``python -m <module>``, as `subprocess.run` does with what it prints captured.
+
+        Standard output goes to the descriptor `stdout` instead, where that is given.
+        """
         read, write = os.pipe()
         with (
             open(os.devnull) as nothing,
@@ -62,7 +66,7 @@ class ForkServer:
             open(read) as answers,
         ):
             request = {"module": module, "argv": list(arguments), "cwd": str(cwd), "env": dict(env)}
-            streams = [one.fileno() for one in (nothing, out, err)]
+            streams = [nothing.fileno(), stdout or out.fileno(), err.fileno()]
             socket.send_fds(self._socket, [json.dumps(request).encode()], [*streams, write])
             os.close(write)
             pid = int(answers.readline())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from autol2.cli.output import SteadyFile
 from autol2.errors import UserError
+
+from .conftest import SMALL, few, forkserver
 
 SCRIPT = """
 import sys
@@ -26,8 +31,9 @@ open(sys.argv[1], "w").write(f"done {type(error).__name__ if error else None}")
     ("redirected", "error"),
     [
         ("> /dev/full 2> /dev/full", "OSError"),
-        (">&- 2>&-", "None"),
-        ("<&- >&- 2>&-", "None"),
+        (">&- 2>&-", "OSError"),
+        ("<&- >&- 2>&-", "OSError"),
+        ("<&- 2>&-", "None"),
         ("| true", "BrokenPipeError"),
         ("> /dev/null", "None"),
     ],
@@ -41,6 +47,60 @@ def test_the_work_goes_on(tmp_path, redirected: str, error: str, encoding: str) 
         ["sh", "-c", command], check=False, env={"PYTHONIOENCODING": encoding, "PYTHONPATH": "."}
     )
     assert ending.read_text() == f"done {error}"
+
+
+SHOWN = [
+    "train --help",
+    "train --cfg job",
+    "train --info",
+    "train -m seed=0,1 hydra.launcher.dry_run=true",
+    "status study=one",
+    "status study=one format=json",
+    "replay trace=one.csv",
+    "report study=one",
+]
+"""Commands whose only purpose is what they print."""
+LOST = "error: standard output cannot be written: "
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study and a recording."""
+    folder = tmp_path_factory.mktemp("there")
+    done = forkserver().run("autol2.train", [*SMALL, "study=one"], folder, os.environ, 60)
+    assert done.returncode == 0, done.stderr
+    (recording,) = folder.glob("outputs/one/*/measurements.csv")
+    shutil.copy(recording, folder / "one.csv")
+    return folder
+
+
+@pytest.mark.parametrize("words", few(SHOWN, len(SHOWN) - 1))
+def test_no_success_is_claimed_where_what_is_shown_was_lost(there: Path, words: str) -> None:
+    """As in coreutils."""
+    module, *arguments = f"autol2.{words}".split()
+    with open("/dev/full", "wb") as full:
+        done = forkserver().run(module, arguments, there, os.environ, 60, full.fileno())
+    assert (done.returncode, done.stderr) == (1, f"{LOST}No space left on device\n")
+
+
+@pytest.mark.parametrize("words", [SMALL, (*SMALL, "-m", "seed=0")], ids=["run", "sweep"])
+def test_a_runs_success_is_its_own(there: Path, words: tuple[str, ...]) -> None:
+    for _ in range(2):  # the second time it is done already
+        with open("/dev/full", "wb") as full:
+            done = forkserver().run("autol2.train", words, there, os.environ, 60, full.fileno())
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("redirected", "status", "said"),
+    [(">&-", 1, f"{LOST}Bad file descriptor\n"), ("| true", 141, "")],
+)
+def test_closed_output_is_lost_too(there: Path, redirected: str, status: int, said: str) -> None:
+    command = f"{sys.executable} -m autol2.status study=one {redirected}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=there, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, said)
 
 
 def test_the_first_error_is_kept() -> None:

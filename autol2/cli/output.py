@@ -21,7 +21,7 @@ class SteadyFile(io.FileIO):
     """A file for output that swallows what cannot be written.
 
     Attributes:
-        error: the first that there was.
+        error: the first that there was, or that it had been closed.
     """
 
     error: OSError | None = None
@@ -41,10 +41,12 @@ class SteadyFile(io.FileIO):
 
 def steady() -> None:
     """Let standard output and standard error, where they are the process's own, be steady."""
+    closed: dict[int, OSError] = {}
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # closed: else the next file opened would get what is printed
+        except OSError as error:  # closed: else the next file opened would get what is printed
+            closed[number] = error
             os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
@@ -56,7 +58,8 @@ def steady() -> None:
                 continue  # somebody's own, as a test's
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-        setattr(sys, name, _steady(number, getattr(stream, "encoding", None) or "utf-8"))
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        setattr(sys, name, _steady(number, encoding, closed.get(number)))
 
 
 def output_error() -> OSError | None:
@@ -93,8 +96,9 @@ def _raw(stream: Any) -> Any:
     return getattr(getattr(stream, "buffer", None), "raw", None)
 
 
-def _steady(number: int, encoding: str) -> io.TextIOWrapper:
+def _steady(number: int, encoding: str, error: OSError | None) -> io.TextIOWrapper:
     raw = SteadyFile(number, "w", closefd=False)
+    raw.error = error
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=encoding,

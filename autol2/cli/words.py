@@ -61,6 +61,8 @@ SHOWS = (
     "--shell-completion",
 )
 """Flags with which a command only shows something."""
+DRY_RUN = re.compile(r"\+{0,2}hydra\.launcher\.dry_run=(?!(false|off|no|n|0)$)", re.IGNORECASE)
+"""The option that does as much."""
 SWEEPS = ("--multirun", "-m")
 FUNCTIONS = ("choice", "range", "interval", "glob", "sort", "shuffle", "tag")
 """Of Hydra's grammar, for sweeps."""
@@ -101,8 +103,8 @@ def prepared(arguments: Sequence[str]) -> list[str]:
 
 
 def only_shows(arguments: Iterable[str]) -> bool:
-    """Whether a command with these words does no work."""
-    return any(word.partition("=")[0] in SHOWS for word in arguments)
+    """Whether a command with these words does no work, but is for what it prints."""
+    return any(word.partition("=")[0] in SHOWS or DRY_RUN.match(word) for word in arguments)
 
 
 def numbers_to_options(arguments: Iterable[str]) -> list[str]:

@@ -46,6 +46,8 @@ class GridConf:
 class StudySweeper(Sweeper):
     """What the sweepers share: Hydra's hand-over, and the axes of a sweep."""
 
+    launcher: StudyLauncher
+
     def __init__(self, **options: Any) -> None:
         self.options = options
         self.params: Mapping[str, str] = options["params"] or {}
