@@ -111,6 +111,22 @@ def test_the_first_error_is_kept() -> None:
         assert file.error.strerror == "No space left on device"
 
 
+def test_names_in_any_language_where_the_locale_knows_none(there: Path) -> None:
+    """As on some batch systems; the folder is called what was typed, by whatever locale."""
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = [sys.executable, "-m", "autol2.status", "outputs=größe"]
+    (there / "größe").mkdir()
+    done = subprocess.run(
+        words, cwd=there, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.startswith("error: there is no study in größe yet"), done.stderr
+    odd = [*map(os.fsencode, words[:3]), b"outputs=\xff"]
+    done = subprocess.run(
+        odd, cwd=there, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == "error: outputs=\\xff is no UTF-8: choose names that are\n"
+
+
 def test_guarded(capsys: pytest.CaptureFixture[str]) -> None:
     from autol2.cli.output import guarded
 

@@ -28,7 +28,7 @@ from .composition import resolved
 from .explain import explain, options_of
 from .help import help_text
 from .output import output_error, report, steady
-from .words import CONF, numbers_to_options, only_shows, prepared
+from .words import CONF, begin_in_utf8, numbers_to_options, only_shows, prepared
 
 __all__ = ["CONF", "command", "numbers_to_options"]
 
@@ -51,6 +51,7 @@ def command(config_name: str, *, works: bool = False) -> Callable[[Task], Callab
     def decorate(task: Task) -> Callable[[], None]:
         @functools.wraps(task)
         def main() -> None:
+            begin_in_utf8()
             steady()
             with _full_errors() as wanted:
                 try:

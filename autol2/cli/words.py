@@ -102,6 +102,15 @@ def prepared(arguments: Sequence[str]) -> list[str]:
     return flags + overrides
 
 
+def begin_in_utf8() -> None:
+    """Begin the command anew where the locale cannot read its words, which are UTF-8."""
+    words = "".join(sys.argv)
+    with contextlib.suppress(UnicodeError):  # of bytes that are not, as `prepared` will say
+        if os.fsencode(words).decode() != words:
+            again = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+            os.execve(sys.executable, again, {**os.environ, "PYTHONUTF8": "1"})
+
+
 def only_shows(arguments: Iterable[str]) -> bool:
     """Whether a command with these words does no work, but is for what it prints."""
     return any(word.partition("=")[0] in SHOWS or DRY_RUN.match(word) for word in arguments)
@@ -199,13 +208,7 @@ def _check(word: str, command: Callable[[str], str]) -> None:
     try:
         word.encode()
     except UnicodeEncodeError:
-        content = word.encode(errors="surrogateescape")
-        shown = content.decode(errors="backslashreplace")
-        with contextlib.suppress(UnicodeDecodeError):
-            content.decode()
-            raise UserError(
-                f"{shown!a} cannot be read in this locale: set LC_ALL=C.UTF-8"
-            ) from None
+        shown = word.encode(errors="surrogateescape").decode(errors="backslashreplace")
         raise UserError(f"{shown} is no UTF-8: choose names that are") from None
     key, equals, value = word.partition("=")
     if key.startswith("~"):
