@@ -39,6 +39,8 @@ from .trackers.tracker import TrackerOptions
 PARAMETERS = ("all", "weights", "convolutions")
 PRECISIONS = ("fp32", "tf32", "bf16")
 KEEPS = ("last", "none", "both")
+THREADS = 1024
+"""Of a run, at most."""
 
 Schema = TypeVar("Schema")
 
@@ -239,7 +241,8 @@ class Config(RuleConfig):
         require(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
         require(self.seed < 2**63, f"seed must be below 2^63, not {self.seed}")
         require(
-            0 <= self.threads <= 1024, f"threads must lie within 0 and 1024, not {self.threads}"
+            0 <= self.threads <= THREADS,
+            f"threads must lie within 0 and {THREADS}, not {self.threads}",
         )
         method.check(
             Circumstances(self.alpha, self.fixed_lambda, self.protocol, self.epochs, self.lr)

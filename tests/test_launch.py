@@ -393,7 +393,8 @@ def test_a_study_whose_processes_do_not_even_begin_ends_early(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_control_c_stops_and_the_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_stops_and_the_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     words = "-m", "seed=0,1,2", "epochs=30", *SMALL[:3], "threads=1"
     master, slave = pty.openpty()
     process = subprocess.Popen(
@@ -408,7 +409,7 @@ def test_control_c_stops_and_the_command_goes_on(tmp_path: Path) -> None:
     while not any("epoch 1/" in path.read_text() for path in tmp_path.glob("*/*/train.log")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     seen = b""
     while True:
         try:
@@ -419,7 +420,7 @@ def test_control_c_stops_and_the_command_goes_on(tmp_path: Path) -> None:
             break
         seen += piece
     os.close(master)
-    assert process.wait(60) == 130
+    assert process.wait(60) == 128 + number
     assert "interrupted; every run is saved, and the same command goes on" in seen.decode()
     assert "Traceback" not in seen.decode()
     assert "interrupted" in states(tmp_path).values()
@@ -450,6 +451,10 @@ def test_detached_runs_go_on(tmp_path: Path) -> None:
     [
         (["seed=range(0)"], "there is nothing to sweep over: a range or glob has no values"),
         (["hydra.launcher.n_jobs=-2"], "hydra.launcher.n_jobs must be at least 0, not -2"),
+        (
+            ["hydra.launcher.cpus_per_task=1025"],
+            "hydra.launcher.cpus_per_task must be at most 1024, not 1025",
+        ),
         (
             ["hydra/launcher=submitit_slurm", "hydra.launcher.runs_per_job=0"],
             "hydra.launcher.runs_per_job must be at least 1, not 0",

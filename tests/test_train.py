@@ -360,6 +360,8 @@ BAD = [
     (["lr=0"], "lr must be above 0, not 0"),
     (["lr=nan"], "lr must be above 0, not nan"),
     (["batch_size=0"], "batch_size must be at least 1, not 0"),
+    (["batch_size=99999"], "an epoch has 1 steps, so that method.measure_every=5 would never"),
+    (["method.measure_every=24"], "an epoch has 23 steps, so that method.measure_every=24 would"),
     (["method.k=0"], "method.measure_every must be a whole number of at least 1, not 0"),
     (["method.decay_factor=1"], "method.decay_factor must lie between 0 and 1"),
     (["method.decay_factor=0"], "method.decay_factor must lie between 0 and 1"),

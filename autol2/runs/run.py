@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -80,7 +80,7 @@ class Run:
             Held: another process is in it.
             UserError: it cannot be written.
         """
-        made = not self.folder.exists()
+        made = [one for one in (self.folder, *self.folder.parents) if not one.exists()]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._acquire()
@@ -93,7 +93,7 @@ class Run:
                 self._log = None
                 self._lock.release()
                 if made and not (self.folder / "run.json").exists():
-                    self._remove()  # the run was refused before it began
+                    self._remove(made)  # the run was refused before it began
         except BrokenPipeError:
             raise  # whoever read our output is gone; the folder is well
         except OSError as error:
@@ -102,11 +102,13 @@ class Run:
                 f"choose another folder with outputs=FOLDER, or make room"
             ) from error
 
-    def _remove(self) -> None:
+    def _remove(self, made: Iterable[Path]) -> None:
+        """Take away the folders `made` for the run, as far as there is nothing else in them."""
         with contextlib.suppress(OSError):
             for name in ("train.log", ".lock"):
                 (self.folder / name).unlink(missing_ok=True)
-            self.folder.rmdir()
+            for folder in made:
+                folder.rmdir()
 
     def set_aside(self) -> None:
         """Move what is there into a folder inside: ``rerun=true`` loses nothing."""

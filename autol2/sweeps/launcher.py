@@ -45,9 +45,11 @@ class Failed(UserError):
 
 
 class Interrupted(UserError):
-    """The user stopped the sweep."""
+    """A signal stopped the sweep."""
 
-    status = 128 + signal.SIGINT
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.status = 128 + number
 
 
 class StudyLauncher(Launcher):
@@ -55,6 +57,8 @@ class StudyLauncher(Launcher):
 
     AT_LEAST: ClassVar[dict[str, int]] = {}
     """Options that are numbers, and the smallest that makes sense."""
+    AT_MOST: ClassVar[dict[str, int]] = {}
+    """And the largest."""
     SCHEMA: ClassVar[type]
     """The dataclass of its options."""
     WILL_BE: ClassVar = "begun"
@@ -73,6 +77,11 @@ class StudyLauncher(Launcher):
             if options[option] < least:
                 raise UserError(
                     f"hydra.launcher.{option} must be at least {least}, not {options[option]}"
+                )
+        for option, most in self.AT_MOST.items():
+            if options[option] > most:
+                raise UserError(
+                    f"hydra.launcher.{option} must be at most {most}, not {options[option]}"
                 )
 
     def setup(

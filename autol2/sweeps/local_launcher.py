@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from hydra.core.config_store import ConfigStore
 
 from ..cli.progress import StudyProgress, counted
+from ..config import THREADS
 from ..errors import UserError
 from ..runs.lock import lives
 from ..training.signals import caught
@@ -49,6 +50,7 @@ class LocalLauncher(StudyLauncher):
 
     SCHEMA: ClassVar = LocalConf
     AT_LEAST: ClassVar = {"n_jobs": 0, "cpus_per_task": 0, "runs_per_job": 1, "max_retries": 0}
+    AT_MOST: ClassVar = {"cpus_per_task": THREADS}
 
     def _decide(self, tasks: Collection[Task]) -> Plan:
         """As for any launcher; what a detached sweep is about to do is queued for another one."""
@@ -98,7 +100,8 @@ class LocalLauncher(StudyLauncher):
 
             batch.work(look)
         if stopped:
-            raise Interrupted("interrupted; every run is saved, and the same command goes on")
+            words = "interrupted; every run is saved, and the same command goes on"
+            raise Interrupted(words, stopped[0])
 
     def _detach(self, batch: Batch) -> None:
         import submitit
