@@ -10,19 +10,22 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import pytest
 
 from autol2 import status
 from autol2.runs.files import to_json
-from autol2.runs.run import read_state
+from autol2.runs.run import Run, read_state
 from autol2.sweeps import slurm, states
 from autol2.sweeps.manifest import add_to_manifest
 from autol2.sweeps.run_status import Job
-from autol2.sweeps.study import Record
+from autol2.sweeps.study import Record, find
 
 from .conftest import PROJECT, SMALL, Command, run_autol2
 from .test_launch import dead
@@ -116,6 +119,74 @@ def test_a_run_that_cannot_be_read_is_told(study: Path) -> None:
     (study / "stopped-s0-0" / "run.json").write_text("{")
     (row,) = (row for row in status.look(study).rows if row.run_id == "stopped-s0-0")
     assert (row.status, row.why) == ("stopped", "run.json cannot be read")
+
+
+def seen_by_another(function: Callable[[], Any]) -> str:
+    """What `function` returns, or the error it raises, as text, for a user who is not root."""
+    read, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        try:
+            said = str(function())
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(write, said.encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(pid, 0)
+    with open(read) as pipe:
+        return pipe.read()
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder of studies that others see, unlike pytest's own: one, and the newer two."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o777)
+        for number, name in enumerate(("one", "two")):
+            write_run(Path(place, name), "a-s0-0", {"status": "completed"}, pid=1, silent=0)
+            os.utime(Path(place, name, "a-s0-0", "run.json"), (0, number))
+            Path(place, name).chmod(0o777)
+        yield Path(place)
+        for path in (Path(place), *Path(place).rglob("*")):
+            path.chmod(0o777)
+
+
+def test_studies_of_another_user(shared: Path) -> None:
+    """What nobody may read is said, or passed over where it was not asked for."""
+    run = shared / "one" / "a-s0-0"
+    assert seen_by_another(lambda: find(shared, None).name) == "two"
+    run.chmod(0)
+    counts = seen_by_another(lambda: status.look(find(shared, "one")).counts)
+    assert counts == "{'stopped': 1}"
+    (shared / "two").chmod(0)
+    said = seen_by_another(lambda: find(shared, "two"))
+    assert re.fullmatch(r"UserError: /\S+/two\S* cannot be read: Permission denied", said)
+    said = seen_by_another(lambda: find(shared, None))
+    assert "there is no study in" in said  # one has no run that can be seen
+    run.chmod(0o755)
+    assert seen_by_another(lambda: find(shared, None).name) == "one"
+    shared.chmod(0)
+    for name in (None, "one"):
+        said = seen_by_another(lambda name=name: find(shared, name))
+        assert re.fullmatch(r"UserError: /\S+ cannot be read: Permission denied", said)
+
+
+def test_what_another_user_lets_nobody_write_or_read_is_named(shared: Path) -> None:
+    lock = shared / "one" / ".study.lock"
+    lock.touch()
+    lock.chmod(0)
+    said = seen_by_another(lambda: add_to_manifest(shared / "one", {"b-s0-0": {}}))
+    assert f"{shared}/one cannot be written (its .study.lock is another user's, who lets" in said
+    config = Mock(outputs=str(shared), study="two")
+    with patch("autol2.runs.run.run_id", lambda _: "b-s0-0"):
+        run = Run(config)
+    (shared / "two").chmod(0)
+    said = seen_by_another(lambda: run.open().__enter__())
+    assert said.startswith(f"UserError: {shared}/two/b-s0-0 cannot be written (Permission denied)")
 
 
 def test_a_slow_run_is_not_a_dead_one(tmp_path: Path) -> None:

@@ -68,10 +68,7 @@ class ReportConfig:
 def main(cfg: DictConfig) -> None:
     """The Hydra entry point."""
     config = parse_as(ReportConfig, cfg)
-    try:
-        study = find(Path(config.outputs), config.study)
-    except OSError as error:
-        raise UserError(f"{config.outputs} cannot be read: {error.strerror or error}") from error
+    study = find(Path(config.outputs), config.study)
     console = Console(highlight=False, soft_wrap=True)
     path, verdict = report(study, console, Question(config.target, config.margin))
     for sentence in verdict[: page.SHORT]:

@@ -268,7 +268,11 @@ def _open(path: Path) -> int:
     except PermissionError:
         if not path.exists():
             raise
+    try:
         return os.open(path, os.O_RDONLY)  # another user's, who let nobody write to it
+    except PermissionError as error:  # nor read
+        words = f"its {path.name} is another user's, who lets nobody read it"
+        raise PermissionError(error.errno, words) from error
 
 
 def _share(path: Path, descriptor: int) -> None:

@@ -80,8 +80,8 @@ class Run:
             Held: another process is in it.
             UserError: it cannot be written.
         """
-        made = [one for one in (self.folder, *self.folder.parents) if not one.exists()]
         try:
+            made = [one for one in (self.folder, *self.folder.parents) if not one.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             self._acquire()
             try:

@@ -9,6 +9,7 @@ goes on where the last one, or the cluster, left off.
 from __future__ import annotations
 
 import difflib
+import os
 import signal
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -250,7 +251,7 @@ class StudyLauncher(Launcher):
             ((_, how),) = self._decide([first])
         except UserError:  # SLURM does not answer just now
             how = status_of(first.state, None, self.options["max_retries"])
-        log = f"; see {first.log}" if first.log.exists() else ""
+        log = f"; see {first.log}" if os.path.exists(first.log) else ""
         again = "; the same command goes on with it" if how.wanted else ""
         raise Failed(
             f"{len(open_)} without one, among them {first.run_id}: "

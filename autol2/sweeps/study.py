@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,22 +30,26 @@ class Record:
     @property
     def broken(self) -> bool:
         """Whether there is a run.json and it cannot be read."""
-        return not self.state and (self.folder / "run.json").exists()
+        return not self.state and _is_there(self.folder / "run.json")
 
 
 def records(folder: Path, states: States | None = None) -> list[Record]:
     """The runs in a study's folder, broken ones included, by name.
 
-    A folder counts as a run's where it has a run.json or a train.log.
+    A folder counts as a run's where it has a run.json or a train.log, or where nobody lets us see
+    and it is called like one.
 
     Args:
         folder: the study's.
         states: what was read before, for who looks again and again.
+
+    Raises:
+        OSError: the study's folder cannot be read.
     """
     found, read = [], read_state if states is None else states.read
     for path in sorted(folder.iterdir()):
         state = read(path)
-        if state or (path / "run.json").exists() or (path / "train.log").exists():
+        if state or _is_there(path / "run.json") or _is_there(path / "train.log"):
             found.append(Record(path, state))
     return found
 
@@ -52,11 +58,16 @@ def find(outputs: Path, name: str | None) -> Path:
     """The folder of the study `name`, or of the one that was worked on last.
 
     Raises:
-        UserError: there is no such study; its message lists those that are there.
+        UserError: there is no such study; its message lists those that are there. Or it cannot be
+            read.
     """
-    if name is not None and any(_traces(outputs / name)):
-        return outputs / name
-    studies = _studies(outputs)
+    try:
+        if name is not None and (any(_traces(outputs / name)) or _runs_in(outputs / name)):
+            return outputs / name
+        studies = _studies(outputs)
+    except OSError as error:
+        where = error.filename or outputs
+        raise UserError(f"{where} cannot be read: {error.strerror or error}") from error
     if name is not None:
         known = ", ".join(sorted(study.name for study in studies)) or "none yet"
         raise UserError(f"there is no study {name!r} in {outputs}; there are: {known}")
@@ -69,12 +80,16 @@ def find(outputs: Path, name: str | None) -> Path:
 
 
 def _studies(outputs: Path) -> dict[Path, float]:
-    """Each study's folder and when it, or one of its runs, last changed."""
+    """Each study's folder and when it, or one of its runs, last changed.
+
+    What others let nobody read is left out.
+    """
     changed = {}
-    for study in outputs.glob("*"):
-        times = [path.stat().st_mtime for path in _traces(study)]
-        if times:
-            changed[study] = max(times)
+    for study in _within(outputs):
+        with contextlib.suppress(OSError):
+            times = [path.stat().st_mtime for path in _traces(study)]
+            if times:
+                changed[study] = max(times)
     return changed
 
 
@@ -84,3 +99,22 @@ def _traces(study: Path) -> Iterator[Path]:
         if (study / name).exists():
             yield study / name
     yield from study.glob("*/run.json")
+
+
+def _runs_in(study: Path) -> list[Record]:
+    return records(study) if _within(study) else []
+
+
+def _within(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where there is none."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        return re.search(r"-s\d+-", path.parent.name) is not None
