@@ -446,6 +446,33 @@ def test_detached_runs_go_on(tmp_path: Path) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
+def test_an_edit_of_a_configuration_while_a_sweep_waits_changes_nothing(tmp_path: Path) -> None:
+    """Each run is what was asked for, where it was asked for."""
+    mine = tmp_path / "conf" / "experiment" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("# @package _global_\nlr: 0.02\n")
+    outputs = tmp_path / "outputs"
+    words = (
+        *("-m", "--config-dir", str(tmp_path / "conf"), "experiment=mine", "seed=0,1,2"),
+        *(*SMALL[:3], "epochs=8", "threads=1", "hydra.launcher.n_jobs=1"),
+    )
+    done = run_autol2("train", outputs, *words, "hydra.launcher.detach=true")
+    assert done.returncode == 0, done.stderr
+    planned = json.loads((outputs / "default" / "study.json").read_text())["runs"].keys()
+    assert len(states(outputs)) < 3
+    mine.write_text("# @package _global_\nlr: 0.5\n")
+    deadline = time.monotonic() + 90
+    while list(states(outputs).values()) != ["completed"] * 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert states(outputs).keys() == planned
+    found = [read_state(path.parent) for path in outputs.glob("*/*/run.json")]
+    assert {one["config"]["lr"] for one in found} == {0.02}
+    edited = run_autol2("train", outputs, *words, "hydra.launcher.dry_run=true")
+    assert "3 runs: 3 missing" in edited.stdout  # what is asked for now is something else
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
