@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import pty
+import pwd
 import re
 import shutil
 import subprocess
@@ -354,6 +355,9 @@ BAD = [
     (["+foo=3"], "there is no option foo"),
     (["+model.depth=3"], "there is no option"),
     (["epochs=abc"], "epochs: value 'abc' of type 'str' could not be converted to Integer"),
+    (["epochs=null"], "epochs needs a value: epochs=…"),
+    (["study=[a]"], "study is text: to mean brackets as they are, quote twice, as in 'study"),
+    (["study={a:1}"], "study is text: to mean brackets as they are, quote twice"),
     (["epochs=0"], "epochs must be at least 1, not 0"),
     (["seed=1.5"], "seed: value '1.5' of type 'float' could not be converted to Integer"),
     (["seed=-1"], "seed must be at least 0, not -1"),
@@ -395,6 +399,12 @@ def test_bad_input(
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert not (tmp_path / "outputs").exists()
+
+
+def test_an_empty_home_is_none(run_command: Command) -> None:
+    """As with other folders: ~/x does not lie at the root of all."""
+    shown = run_command("train", "--cfg", "job", HOME="", outputs=Path("~/there"))
+    assert f"outputs: {pwd.getpwuid(os.getuid()).pw_dir}/there\n" in shown.stdout
 
 
 @pytest.mark.parametrize("place", ["/proc/autol2", "file", "file/below"])

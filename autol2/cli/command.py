@@ -33,7 +33,7 @@ from .words import CONF, begin_in_utf8, numbers_to_options, only_shows, prepared
 __all__ = ["CONF", "command", "numbers_to_options"]
 
 Task = Callable[[DictConfig], int | None]
-MAY_BE_EMPTY = ("TMPDIR", "XDG_CACHE_HOME", "AUTOL2_DATA")
+MAY_BE_EMPTY = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "AUTOL2_DATA")
 """Environment variables for which empty is as good as none."""
 
 

@@ -51,6 +51,12 @@ def explain(error: BaseException, config_name: str) -> str | None:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     key = next((line.split(":", 1)[1].strip() for line in lines if "full_key:" in line), None)
     if key is not None:
+        if "is not Optional" in text:
+            return f"{key} needs a value: {key}=…"
+        if re.search(r"Cannot convert '(list|dict)' to string", text):
+            return (
+                f"{key} is text: to mean brackets as they are, quote twice, as in '{key}=\"[x]\"'"
+            )
         what = next((line for line in lines if line.startswith("Value ")), lines[0])
         return f"{key}: {what[:1].lower()}{what[1:]}"
     return "; ".join(lines[:2]) or type(error).__name__
