@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import sysconfig
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError, require
 
-LIBRARY = str(Path(__file__).parent)
+FOREIGN = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<frozen ")
+"""What the files begin with that are not the user's own, beside installed packages."""
 
 
 def require_target(option: str, target: str) -> None:
@@ -26,16 +29,20 @@ def resolve(option: str, target: str) -> Callable[..., Any]:
     """What `target` names; its module is imported.
 
     Raises:
-        UserError: there is no such module, or nothing in it that could be called by that name.
+        UserError: there is no such module, it cannot be imported, or there is nothing in it that
+            could be called by that name.
     """
     module, _, name = target.partition(":")
     try:
         found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # something that the user's module imports
+    except MemoryError:
+        raise
+    except (Exception, SystemExit) as error:
+        absent = error.name if isinstance(error, ModuleNotFoundError) else None
+        if absent is None or not f"{module}.".startswith(f"{absent}."):
+            raise UserError(f"{option}={target}: importing {module} {_raised(error)}") from error
         raise UserError(
-            f"{option}={target}: there is no module {error.name}; start the command where it is, "
+            f"{option}={target}: there is no module {absent}; start the command where it is, "
             f"or add its folder to PYTHONPATH"
         ) from None
     for word in name.split("."):
@@ -56,16 +63,19 @@ def call(option: str, target: str, *arguments: Any, **options: Any) -> Any:
         return function(*arguments, **options)
     except (UserError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{option}={target} {_raised(error)}") from error
 
 
-def _raised(error: Exception) -> str:
-    """The user's error in one line, with the place in their code that raised it."""
-    at, place = error.__traceback__, ""
-    while at is not None:
-        file = at.tb_frame.f_code.co_filename
-        place = f" ({file}, line {at.tb_lineno})" if not file.startswith(LIBRARY) else place
-        at = at.tb_next
+def _raised(error: BaseException) -> str:
+    """The user's error in one line, with the last place in their code that led to it."""
     words = str(error).strip().splitlines()
-    return f"raised {type(error).__name__}: {words[0] if words else ''}{place}"
+    text = ": ".join([f"raised {type(error).__name__}", *words[:1]])
+    if isinstance(error, SyntaxError):  # which says itself where
+        return text
+    places = [
+        f" ({frame.filename}, line {frame.lineno})"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(FOREIGN) and "-packages" not in frame.filename
+    ]
+    return text + "".join(places[-1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import textwrap
 from pathlib import Path
@@ -14,6 +15,7 @@ from autol2.errors import UserError
 from autol2.models.custom import Custom
 from autol2.models.mlp import MLP
 from autol2.models.model import Model
+from autol2.models.outside import require_single_images
 from autol2.models.resnet18 import ResNet18
 from autol2.models.torchvision_models import Torchvision
 from autol2.models.wrn import WRN
@@ -128,6 +130,38 @@ OWN = """
         def forward(self, images):
             return images, images
 
+    class Pair(nn.Module):
+        def __init__(self, shape, classes):
+            super().__init__()
+            self.one = factory(shape, classes)
+
+        def forward(self, images):
+            scores = self.one(images)
+            return scores if self.training else (scores, scores)
+
+    def no_parameters(shape, classes):
+        return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(classes))
+
+    def frozen(shape, classes):
+        return factory(shape, classes).requires_grad_(False)
+
+    class Whole(Pair):
+        def forward(self, images):
+            return self.one(images).long()
+
+    def fails(shape, classes):
+        return nn.Linear("wide", classes)
+
+    def exits(shape, classes):
+        raise SystemExit(3)
+
+    def lazy(shape, classes):
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.LazyBatchNorm1d(),
+                             nn.LazyLinear(classes))
+
+    def weight_norm(shape, classes):
+        return nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(3072, classes)))
+
     constant = 3
 """
 
@@ -136,7 +170,6 @@ OWN = """
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"own_networks_{tmp_path.name.replace('-', '_')}"
     (tmp_path / f"{name}.py").write_text(textwrap.dedent(OWN))
-    (tmp_path / f"{name}_broken.py").write_text("import absent_dependency\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield name
     sys.modules.pop(name, None)
@@ -160,6 +193,12 @@ def test_custom(own: str) -> None:
         ("other_images", r"does not take images \[N, 3, 32, 32\]"),
         ("no_network", "returned int, not a torch.nn.Module"),
         ("Several", r"makes tuple of 2 images"),
+        ("Pair", r"makes tuple of 2 images"),
+        ("no_parameters", "cannot be trained: its scores depend on no parameter"),
+        ("frozen", "cannot be trained: its scores depend on no parameter"),
+        ("Whole", "cannot be trained: its scores depend on no parameter"),
+        ("fails", r"raised TypeError: .* \(.*own_networks_.*\.py, line \d+\)$"),
+        ("exits", r"raised SystemExit: 3 \(.*own_networks_.*\.py, line \d+\)$"),
     ],
 )
 def test_custom_that_is_no_network(own: str, name: str, message: str) -> None:
@@ -168,8 +207,60 @@ def test_custom_that_is_no_network(own: str, name: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_shapes_that_the_first_images_settle(own: str) -> None:
+    """torch.nn's lazy layers, whose statistics the probing leaves as they were."""
+    network = Custom(f"{own}:lazy").build(SHAPE, 5, batchnorm=False)
+    assert count(network) == 3072 * 4 + 4 + 2 * 4 + 4 * 5 + 5
+    assert int(network[2].num_batches_tracked) == 0
+    assert torch.equal(network[2].running_var, torch.ones(4))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_probing_leaves_weights_and_generators_alone(own: str) -> None:
+    before = torch.get_rng_state()
+    network = Custom(f"{own}:weight_norm").build(SHAPE, 5, batchnorm=False)
+    drawn = torch.get_rng_state()
+    torch.set_rng_state(before)
+    plain = importlib.import_module(own).weight_norm(SHAPE, 5)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    for mine, theirs in zip(network.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("network", "fits"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5)), False),
+        (nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 5)), True),
+    ],
+)
+def test_a_batch_of_one_image(network: nn.Module, fits: bool) -> None:
+    images = torch.zeros(1, 3, 2, 2)
+    if fits:
+        require_single_images(network, images, 8)
+        return
+    with pytest.raises(UserError, match="take another batch_size than 8 ") as caught:
+        require_single_images(network, images, 8)
+    assert "\n" not in str(caught.value)
+
+
 def test_custom_module_that_is_not_there(own: str) -> None:
     with pytest.raises(UserError, match="there is no module absent_package"):
         Custom("absent_package.networks:factory").build(SHAPE, 5, batchnorm=False)
-    with pytest.raises(ModuleNotFoundError, match="absent_dependency"):
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import absent_dependency", r"ModuleNotFoundError: .*absent_dependency.* \(.*, line 1\)$"),
+        ("3 / 0", r"ZeroDivisionError: division by zero \(.*broken.*py, line 1\)$"),
+        ("raise SystemExit(2)", r"SystemExit: 2 \(.*broken.*py, line 1\)$"),
+        ("def broken(:", r"SyntaxError: .*, line 1\)$"),
+        ("raise ValueError", r"raised ValueError \(.*, line 1\)$"),
+    ],
+)
+def test_a_module_that_cannot_be_imported(own: str, tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / f"{own}_broken.py").write_text(f"{text}\n")
+    with pytest.raises(UserError, match=f"importing {own}_broken .*{told}") as caught:
         Custom(f"{own}_broken:factory").build(SHAPE, 5, batchnorm=False)
+    assert "\n" not in str(caught.value)

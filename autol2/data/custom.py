@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..component import option
 from ..errors import UserError, require
 from ..factory import call, require_target, resolve
 from .images import Images
+from .memory import require_room
 from .source import DataSource
 
 PLACES = ("train_images", "train_labels", "test_images", "test_labels")
@@ -66,11 +68,9 @@ class Custom(DataSource):
                 len(images) == len(labels) > 0,
                 self._wrong(f"{len(images):,} {what} images and {len(labels):,} labels"),
             )
-        most = int(max(train_labels.max(), test_labels.max()))
-        if train_labels.min() == 1:
-            raise UserError(self._wrong("no training image of label 0: labels count from 0"))
-        names = tuple(map(str, found[4] if len(found) == 5 else range(most + 1)))
+        names = self._names(found[4:], train_labels)
         require(len(names) >= 2, self._wrong(f"{len(names)} class: there must be at least 2"))
+        most = int(max(train_labels.max(), test_labels.max()))
         require(most < len(names), self._wrong(f"a label {most} and {len(names)} classes"))
         return Images(train_images, train_labels, test_images, test_labels, names)
 
@@ -84,25 +84,28 @@ class Custom(DataSource):
         return ""
 
     def _images(self, value: Any, at: int) -> NDArray[np.uint8]:
-        images = np.asarray(value)
+        images = self._array(value, at)
         require(
-            images.dtype == np.uint8 and images.ndim == 4,
+            images.dtype == np.uint8 and images.ndim == 4 and 0 not in images.shape[1:],
             self._wrong(
                 f"{images.dtype} {list(images.shape)} as {PLACES[at]}: images must be uint8 "
                 f"[N, C, H, W], 0 to 255"
             ),
         )
+        _, channels, height, width = images.shape
         require(
-            images.shape[-1] not in (1, 3) or images.shape[1] in (1, 3),
+            channels in (1, 3) or not width <= 4 < min(channels, height),
             self._wrong(
                 f"images {list(images.shape)} as {PLACES[at]}, whose channels stand last: they "
                 f"must be [N, C, H, W], as images.transpose(0, 3, 1, 2) makes them"
             ),
         )
-        return np.ascontiguousarray(images)
+        if not (images.flags.c_contiguous and images.flags.writeable):  # as a file's that is mapped
+            require_room(images.nbytes, f"{PLACES[at]} {list(images.shape)}")
+        return np.require(images, requirements=("C", "W"))
 
     def _labels(self, value: Any, at: int) -> NDArray[np.int64]:
-        labels = np.asarray(value)
+        labels = self._array(value, at)
         require(
             labels.dtype.kind in "iu" and labels.ndim == 1,
             self._wrong(
@@ -110,11 +113,45 @@ class Custom(DataSource):
                 f"numbers [N]"
             ),
         )
+        least, most = int(labels.min(initial=0)), int(labels.max(initial=0))
         require(
-            labels.size == 0 or labels.min() >= 0,
-            self._wrong(f"a label below 0 in {PLACES[at]}"),
+            0 <= least <= most <= np.iinfo(np.int64).max,
+            self._wrong(f"labels from {least} to {most} as {PLACES[at]}: they count from 0"),
         )
-        return np.ascontiguousarray(labels, np.int64)
+        return np.require(labels, np.int64, ("C", "W"))
+
+    def _array(self, value: Any, at: int) -> NDArray[Any]:
+        try:
+            if hasattr(value, "detach"):  # a tensor, on whatever device
+                value = value.detach().cpu()
+            array = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            why = str(error).splitlines()[0]
+            raise UserError(self._wrong(f"no array as {PLACES[at]}: {why}")) from error
+        require(array.ndim > 0, self._wrong(f"{_kind(value)} as {PLACES[at]}, not an array"))
+        return array
+
+    def _names(self, given: Sequence[Any], labels: NDArray[np.int64]) -> tuple[str, ...]:
+        """The names of the classes; numbers where the function gives none."""
+        if given:
+            (names,) = given
+            require(
+                isinstance(names, list | tuple | np.ndarray),
+                self._wrong(f"{_kind(names)} as class names, not a list of words"),
+            )
+            found = tuple(map(str, names))
+            require(len(set(found)) == len(found), self._wrong("two classes of the same name"))
+            return found
+        known = np.unique(labels)
+        absent = np.flatnonzero(known != np.arange(len(known)))
+        require(
+            absent.size == 0,
+            self._wrong(
+                f"no training image of label {absent.min(initial=len(known))}, but of "
+                f"{known[-1]}: labels count from 0, and only with class names one may be missing"
+            ),
+        )
+        return tuple(map(str, range(len(known))))
 
     def _wrong(self, what: str) -> str:
         return f"data.target={self.target} returned {what}"

@@ -99,8 +99,9 @@ def load(source: DataSource) -> Dataset:
             digest,
             images.passed_over,
         )
-    except MemoryError:
-        raise UserError(f"data={source.name} does not fit into memory: {WAY_OUT}") from None
+    except MemoryError as error:
+        needed = f" ({error})" if str(error) else ""  # NumPy says how much
+        raise UserError(f"data={source.name} does not fit into memory{needed}: {WAY_OUT}") from None
 
 
 def _channels(option: str, value: float | list[float], channels: int) -> float | Tensor:

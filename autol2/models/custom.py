@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Custom(Model):
-    """A network that a function or class of yours makes: ``factory(shape, classes, **options)``."""
+    """A network that a function or class of yours makes: ``factory(shape, classes, **options)``.
+
+    Its convolutions and dense layers (Conv2d, Linear) are drawn anew afterwards, as the run's
+    protocol and seed say; everything else stays as the factory makes it.
+    """
 
     switches_batchnorm: ClassVar[bool] = False
 

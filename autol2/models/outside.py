@@ -1,4 +1,4 @@
-"""What a network from outside of the package has to be, found out before a run begins."""
+"""What a network has to be, found out before a run begins."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from ..errors import UserError
+from ..errors import UserError, require
 from .model import Shape
 
 
 def probed(network: object, origin: str, shape: Shape, classes: int) -> nn.Module:
-    """`network`, after a forward pass of two black images through a copy of it.
+    """`network`, which is left as it was by two black images.
+
+    Parameters whose shape such a pass settles (torch.nn.LazyLinear's, for one) have it then.
 
     Args:
         network: what should be a network, on the CPU.
@@ -21,18 +24,55 @@ def probed(network: object, origin: str, shape: Shape, classes: int) -> nn.Modul
         classes: number of classes.
 
     Raises:
-        UserError: it is no network, takes no such images or returns no such scores.
+        UserError: it is no network, takes no such images, returns no such scores or cannot be
+            trained.
     """
     if not isinstance(network, nn.Module):
         raise UserError(f"{origin} returned {type(network).__name__}, not a torch.nn.Module")
     images = f"images [N, {', '.join(map(str, shape))}]"
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    for training in (False, True):
         try:
-            scores = copy.deepcopy(network).train()(torch.zeros(2, *shape))
+            scores = tried(network, torch.zeros(2, *shape), training=training)
         except Exception as error:
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{origin} does not take {images}: {text}") from error
-    if not isinstance(scores, Tensor) or scores.shape != (2, classes):
-        what = f"{list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-        raise UserError(f"{origin} makes {what} of 2 {images}, not scores [2, {classes}]")
+        if not isinstance(scores, Tensor) or scores.shape != (2, classes):
+            what = f"{list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+            raise UserError(f"{origin} makes {what} of 2 {images}, not scores [2, {classes}]")
+    require(
+        scores.requires_grad,
+        f"{origin} cannot be trained: its scores depend on no parameter that has a gradient",
+    )
     return network
+
+
+def require_single_images(network: nn.Module, images: Tensor, batch_size: int) -> None:
+    """Refuse with a `UserError` what cannot be trained on the one image that a batch is left with.
+
+    As batch-norm of a single pixel cannot.
+
+    Args:
+        network: the network.
+        images: float32 [1, C, H, W], on its device.
+        batch_size: of the other batches, for the message.
+    """
+    try:
+        tried(network, images, training=True)
+    except ValueError as error:
+        raise UserError(
+            f"the last batch of an epoch is a single image, which this network cannot be trained "
+            f"on: take another batch_size than {batch_size} ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def tried(network: nn.Module, images: Tensor, *, training: bool) -> Tensor:
+    """What `network` makes of `images`; its parameters and buffers are as before afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        if any(map(is_lazy, network.parameters())):
+            network.eval()(images)
+        before = copy.deepcopy(network.state_dict())
+        try:
+            scores: Tensor = network.train(training)(images)
+        finally:
+            network.load_state_dict(before)
+    return scores

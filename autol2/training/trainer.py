@@ -22,6 +22,7 @@ from ..config import Config
 from ..data.dataset import Dataset
 from ..errors import UserError
 from ..models.kernels.allocator import keep_freed_memory
+from ..models.outside import require_single_images
 from ..recipe.augmentations.augmentation import generator as step_generator
 from ..rules.auto_l2 import sign_flip
 from ..rules.method import LambdaPolicy
@@ -87,6 +88,9 @@ class Trainer:
         self.parameters = list(self.model.parameters())
         self.layers = layers(self.model)
         self.size = len(data.train_images)
+        if (self.size - 1) % config.batch_size == 0:
+            image = self.data.normalize(self.data.train_images[:1])
+            require_single_images(self.model, image, config.batch_size)
         self.steps_per_epoch = -(-self.size // config.batch_size)
         self.steps = config.epochs * self.steps_per_epoch
         self.measure_every = config.method.measure_every
