@@ -33,7 +33,8 @@ class ForecastConfig:
     epochs: int | None = None
     """How long the runs are to last that a λ is wanted for; beside those that the study has."""
     within: float = WITHIN
-    """Points of test accuracy below its best at which a run counts as being at its best."""
+    """Points of test accuracy, averaged over a tenth of the time around, below its best at which a
+    run counts as being at its best."""
 
     def __post_init__(self) -> None:
         if self.study is not None:
@@ -76,6 +77,8 @@ def said(known: Fit, runs: list[Peak]) -> str:
     text = f"lr {runs[0].lr:g}: t* = c/λ with c = {known.c:.3g} steps"
     if not math.isnan(known.low):
         text += f" (95 %: {known.low:.3g} to {known.high:.3g})"
+    else:
+        text += " (how sure that is takes three runs to tell)"
     text += f", from {known.runs} run{'s' * (known.runs > 1)} at λ = {between}"
     if not math.isnan(known.slope):
         text += f"; left free, t* goes as λ^{known.slope:.2f}"

@@ -34,11 +34,14 @@ def test_c_is_found_with_its_uncertainty() -> None:
     assert inside / 400 == pytest.approx(0.95, abs=0.03)
 
 
-def test_one_run_tells_no_uncertainty() -> None:
+def test_one_run_or_two_tell_no_uncertainty() -> None:
+    """Student's t of one degree of freedom would say from 1e-5 to 1e5."""
     found = fit([run(0.01)])
     assert found.c == pytest.approx(3.0)
     assert math.isnan(found.low)
     assert math.isnan(found.slope)
+    assert math.isnan(fit([run(0.01), run(0.1, c=2.0)]).low)
+    assert fit([run(0.01), run(0.1, c=2.0), run(0.1)]).low < 2
     with pytest.raises(ValueError, match="no run tells c"):
         fit([])
 
@@ -105,6 +108,23 @@ def test_the_time_is_that_of_the_first_evaluation_near_the_best(tmp_path: Path) 
     assert (found.time, found.best, found.steps, found.seed) == (4, 80, 8, 3)
     assert found.constant_lr
     assert found.tells
+
+
+def test_noise_does_not_move_the_time(tmp_path: Path) -> None:
+    """Of 150 evaluations of a few hundred images each; the best one by chance comes anywhere."""
+    rng = np.random.default_rng(0)
+    steps = np.arange(1, 151)
+    curve = 60 - 40 * np.abs(np.log(steps / 60))
+    found = []
+    for place in range(20):
+        noisy = curve + rng.normal(0, 5, len(steps))
+        (tmp_path / str(place)).mkdir()
+        one = peak(record(tmp_path / str(place), noisy.tolist(), epochs=75), 0.5)
+        assert one is not None
+        assert one.best == pytest.approx(noisy.max())
+        found.append(one.time)
+    assert np.median(found) == pytest.approx(60, rel=0.05)
+    assert max(found) / min(found) < 1.25
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from ..runs.identity import digest, flat
@@ -22,6 +23,9 @@ LEVEL = 0.95
 """Of the intervals."""
 WITHIN = 0.5
 """Points of test accuracy below its best at which a run counts as being at its best."""
+AROUND = 1.1
+"""Factor around a step within which test accuracies are averaged: when the highest of noisy ones
+came says more on the noise."""
 BEFORE = 0.5
 """A run tells c where it is at its best before this share of its steps; later, it may not be."""
 GUESSING = 1.5
@@ -51,7 +55,8 @@ class Peak:
     length: int
     """Steps of an epoch."""
     time: int
-    """t*: the step of the first evaluation that is about as good as the best."""
+    """t*: the step of the first evaluation that is about as good as the best, in accuracies that
+    are averaged over the time around them."""
     best: float
     """Highest test accuracy in percent."""
     resolved: bool = True
@@ -75,7 +80,7 @@ class Fit:
     runs: int
     c: float
     low: float
-    """Of the interval that another run's t*·λ lies in with 95 %; NaN below two runs."""
+    """Of the interval that another run's t*·λ lies in with 95 %; NaN below three runs."""
     high: float
     slope: float
     """Of log t* against log λ when it is left free, which c/λ takes to be −1; NaN for one λ."""
@@ -131,7 +136,8 @@ def peak(record: Record, within: float) -> Peak | None:
     steps = (rows["epoch"] * length + rows["step"]).to_numpy()
     accuracies = rows["test_accuracy"].to_numpy()
     best = float(accuracies.max())
-    first = int(np.argmax(accuracies >= best - within))
+    smooth = _smooth(steps, accuracies)
+    first = int(np.argmax(smooth >= smooth.max() - within))
     guessing = 100 / ((state.get("data") or {}).get("classes") or math.inf)
     schedule = options.get("lr_schedule.name", "constant")
     common = {name: value for name, value in identity.items() if name not in FREE}
@@ -149,6 +155,15 @@ def peak(record: Record, within: float) -> Peak | None:
         best=best,
         resolved=first > 0 and best > GUESSING * guessing,
     )
+
+
+def _smooth(steps: NDArray[np.int64], accuracies: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At each of the rising `steps`, the mean of the `accuracies` within a factor of `AROUND`."""
+    first = np.searchsorted(steps, steps / AROUND)
+    last = np.searchsorted(steps, steps * AROUND, "right")
+    sums = np.concatenate([[0.0], np.cumsum(accuracies)])
+    means: NDArray[np.float64] = (sums[last] - sums[first]) / (last - first)
+    return means
 
 
 def peaks(records: Iterable[Record], within: float = WITHIN) -> list[Peak]:
@@ -170,7 +185,7 @@ def fit(runs: Sequence[Peak]) -> Fit:
     products = lambdas + times
     mean, n = float(products.mean()), len(products)
     half = math.nan
-    if n > 1:
+    if n > 2:
         spread = float(products.std(ddof=1)) * math.sqrt(1 + 1 / n)
         half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * spread
     slope = math.nan

@@ -120,8 +120,8 @@ def times(found: Sequence[Peak], folder: Path) -> list[Drawing]:
         axes.set_ylabel("epochs to the best accuracy")
     title = "Time to the best accuracy against lr·λ"
     caption = (
-        "Epochs to the best test accuracy (within half a point) at each constant learning rate "
-        "and λ above 0. Hollow: runs that were at their best in the second half of training, "
+        "Epochs to the best test accuracy (within half a point, averaged over a tenth of the time "
+        "around) at each constant learning rate and λ above 0. Hollow: runs that were at their best in the second half of training, "
         "which are no part of the fit (dashed)."
     )
     alt = f"{title}, logarithmic axes. {_sentence(said)}"
