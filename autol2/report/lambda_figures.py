@@ -121,8 +121,8 @@ def times(found: Sequence[Peak], folder: Path) -> list[Drawing]:
     title = "Time to the best accuracy against lr·λ"
     caption = (
         "Epochs to the best test accuracy (within half a point, averaged over a tenth of the time "
-        "around) at each constant learning rate and λ above 0. Hollow: runs that were at their best in the second half of training, "
-        "which are no part of the fit (dashed)."
+        "around) at each constant learning rate and λ above 0. Hollow: runs that were at their "
+        "best in the second half of training, which are no part of the fit (dashed)."
     )
     alt = f"{title}, logarithmic axes. {_sentence(said)}"
     return [plot.save(figure, "time_to_best", title, caption, alt, folder)]
