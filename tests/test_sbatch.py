@@ -39,7 +39,7 @@ def told(named: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"nodes": 2}, "nodes=2: a run is one process"),
+        ({"nodes": 2}, "nodes=2: a run is one process.* for AutoL2 in your own loop"),
         ({"tasks_per_node": 4}, "tasks_per_node=4: a run is one process"),
         ({"additional_parameters": {"nodes": 2}}, "nodes=2: a run is one process"),
         ({"additional_parameters": {"ntasks-per-node": 2}}, "tasks_per_node=2"),

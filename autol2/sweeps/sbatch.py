@@ -157,7 +157,9 @@ def check(options: Mapping[str, Any]) -> dict[str, Any]:
         require(
             found[name] in (None, 1, "1", "1-1"),
             f"hydra.launcher.{name}={found[name]}: a run is one process, so a job has one node and "
-            f"one task; for more runs at a time there are array_parallelism and side_by_side",
+            f"one task; distributed training is for AutoL2 in your own loop "
+            f"(autol2/integrations/README.md), and more runs at a time for array_parallelism and "
+            f"side_by_side",
         )
     for word in found["srun_args"]:
         require(
