@@ -86,15 +86,16 @@ def said(known: Fit, runs: list[Peak]) -> str:
 
 
 def _table(rows: list[Forecast]) -> Table:
-    table = Table("epochs", "best λ, forecast", "95 %", "best λ, measured", "too high by")
+    table = Table("epochs", "best λ, forecast", "95 %", "best λ, measured", "forecast / measured")
     for one in rows:
+        edge = ", at the edge" * one.at_edge
         known = not math.isnan(one.measured)
         table.add_row(
             f"{one.epochs:g}",
             f"{one.lambda_:.2g}",
             "" if math.isnan(one.low) else f"{one.low:.2g} to {one.high:.2g}",
-            f"{one.measured:g} of {one.tried}" if known else "",
-            f"a factor of {one.factor:.2g}" if known else "",
+            f"{one.measured:g} (of {len(one.tried)} tried{edge})" if known else "",
+            f"{one.factor:.2g}" if known else "",
         )
     return table
 

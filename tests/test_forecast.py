@@ -62,13 +62,18 @@ def test_how_far_off_it_was() -> None:
     (made,) = forecasts(runs)
     assert made.lambda_ == pytest.approx(3e-4)
     assert made.measured == 2e-4
-    assert made.tried == 5
+    assert made.tried == tuple(grid)
+    assert not made.at_edge
     assert made.factor == pytest.approx(1.5)
     assert made.epochs == 100
     more = forecasts(runs, [200_000])
     assert [one.steps for one in more] == [10_000, 200_000]
     assert more[1].lambda_ == pytest.approx(1.5e-5)
     assert math.isnan(more[1].measured)
+    assert not more[1].at_edge
+    (lowest,) = forecasts([one for one in runs if one.lambda_ > 1e-4])
+    assert lowest.measured == 2e-4
+    assert lowest.at_edge
 
 
 def test_two_values_of_lambda_measure_no_best_one() -> None:

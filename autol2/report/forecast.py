@@ -103,13 +103,18 @@ class Forecast:
     high: float
     measured: float
     """The λ with the best mean test accuracy of the runs of so many steps; NaN without runs."""
-    tried: int
-    """Values of λ that these runs had."""
+    tried: tuple[float, ...]
+    """Values of λ that these runs had, rising."""
 
     @property
     def factor(self) -> float:
-        """What the forecast is too high by, as a factor; below 1 where it is too low."""
+        """The forecast over what was measured."""
         return self.lambda_ / self.measured
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the measured one is the lowest or highest tried: the best may lie beyond."""
+        return self.measured in (*self.tried[:1], *self.tried[-1:])
 
 
 def peak(record: Record, within: float) -> Peak | None:
@@ -211,7 +216,7 @@ def forecasts(found: Sequence[Peak], wanted: Iterable[int] = ()) -> list[Forecas
         measured = best_lambdas(runs)
         for steps in sorted({*measured, *wanted}):
             value, low, high = known.lambda_(steps)
-            best, tried = measured.get(steps, (math.nan, 0))
+            best, tried = measured.get(steps, (math.nan, ()))
             one = runs[0]
             made.append(
                 Forecast(context, one.lr, steps, steps / one.length, value, low, high, best, tried)
@@ -219,20 +224,13 @@ def forecasts(found: Sequence[Peak], wanted: Iterable[int] = ()) -> list[Forecas
     return made
 
 
-def best_lambdas(runs: Sequence[Peak]) -> Mapping[int, tuple[float, int]]:
-    """The λ that is best for each number of steps that has enough of them, and how many it has."""
+def best_lambdas(runs: Sequence[Peak]) -> Mapping[int, tuple[float, tuple[float, ...]]]:
+    """The best λ for each number of steps that has enough of them, and all that were tried."""
     frame = pd.DataFrame([{"steps": p.steps, "lambda": p.lambda_, "best": p.best} for p in runs])
     found = {}
     for steps, some in frame.groupby("steps"):
         means = some.groupby("lambda")["best"].mean()
-        if len(means) >= FEWEST:
-            found[int(str(steps))] = (
-                float(means.index.to_numpy(float)[int(means.argmax())]),
-                len(means),
-            )
+        tried = tuple(means.index.to_numpy(float).tolist())
+        if len(tried) >= FEWEST:
+            found[int(str(steps))] = tried[int(means.argmax())], tried
     return found
-
-
-def to_table(found: Sequence[Forecast]) -> pd.DataFrame:
-    """A row a forecast."""
-    return pd.DataFrame([{**one.__dict__, "factor": one.factor} for one in found])
