@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ import pytest
 from autol2.report.forecast import Peak, best_lambdas, fit, forecasts, peak
 from autol2.report.lambda_figures import all_figures, training_lengths
 from autol2.sweeps.study import Record
+
+from .conftest import Command
 
 ONE = Peak("a", "c", "f", 0, 0.2, True, 0.01, 1000, 100, 300, 80.0)
 
@@ -158,6 +163,62 @@ def test_a_learning_rate_that_moves(tmp_path: Path, identity: dict[str, object])
 
 def test_methods_that_move_lambda_have_no_peak(tmp_path: Path) -> None:
     assert peak(record(tmp_path, [10], method={"name": "auto_l2"}), 0.5) is None
+
+
+# ---------------------------------------------------------------- the command
+
+
+def study(folder: Path, lambdas: list[float], **options: object) -> None:
+    """A study of fixed λs whose accuracy is at its best after 2/λ steps, the highest at 0.01."""
+    for value in lambdas:
+        place = folder / f"fixed-{value:g}"
+        place.mkdir(parents=True)
+        steps = np.arange(1, 1001)
+        heights = 60 - 30 * np.abs(np.log(steps * value / 2)) - 20 * abs(math.log(value / 0.01))
+        known = {
+            **{"method": {"name": "fixed"}, "fixed_lambda": {"value": value}},
+            **{"lr": 0.2, "epochs": 10, "seed": 0},
+        }
+        state = {
+            **{"status": "completed", "steps_per_epoch": 100, "data": {"classes": 10}},
+            **{"identity": known | options, "result": {"final_test_accuracy": 50.0}},
+        }
+        (place / "run.json").write_text(json.dumps(state))
+        rows = [
+            f"{(step - 1) // 100},{(step - 1) % 100 + 1},{max(0.0, height)}"
+            for step, height in zip(steps, heights, strict=True)
+        ]
+        (place / "epochs.csv").write_text("\n".join(["epoch,step,test_accuracy", *rows]) + "\n")
+
+
+def test_the_command(tmp_path: Path, run_command: Command) -> None:
+    study(tmp_path / "outputs" / "grid", [0.002, 0.005, 0.01, 0.02])
+    done = run_command("forecast", "study=grid", "epochs=100")
+    assert done.returncode == 0, done.stderr
+    told, *table = done.stdout.splitlines()
+    assert told.startswith("lr 0.2: t* = c/λ with c = 1.89 steps (95 %: 1.8")
+    assert "from 3 runs at λ = 0.005 to 0.02; left free, t* goes as λ^-0.99" in told
+    assert any(re.search(r"│ 10 +│ 0.0019 +│.*│ 0.01 \(of 4 tried\) +│ 0.19 ", one) for one in table)
+    assert any(re.search(r"│ 100 +│ 0.00019 +│ .* to .*│ +│ +│", one) for one in table)
+
+
+@pytest.mark.parametrize(
+    ("lambdas", "options", "message"),
+    [
+        ([0.01], {"method": {"name": "auto_l2"}}, "has no completed run of method=fixed"),
+        ([0.01], {"lr_schedule": {"name": "cosine"}}, "add runs with lr_schedule=constant"),
+        ([0.003], {}, "add runs at a larger λ"),
+    ],
+)
+def test_a_study_that_tells_nothing(
+    tmp_path: Path, run_command: Command, lambdas: list[float], options: Any, message: str
+) -> None:
+    study(tmp_path / "outputs" / "grid", lambdas, **options)
+    done = run_command("forecast", "study=grid")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
 
 
 # ---------------------------------------------------------------- figures
