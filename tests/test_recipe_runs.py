@@ -294,9 +294,14 @@ def test_batchnorm_is_on_for_residual_networks_unless_asked() -> None:
         config("model=mlp", "batchnorm=on")
 
 
+def normalized(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A network whose scores are normalised, each over the batch."""
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes), nn.BatchNorm1d(classes))
+
+
 def test_a_last_batch_of_one_image(digits: Dataset, tmp_path: Path) -> None:
-    """Of 71 images in tens; batch-norm has a single pixel there. It is said before training."""
-    words = "model=torchvision", "model.builder=resnet18"
+    """Of 71 images in tens; batch-norm has a single value there. It is said before training."""
+    words = "model=custom", f"model.target={__name__}:normalized"
     with pytest.raises(UserError, match="last batch of an epoch is a single image.* than 10 "):
         made(config(*words, "batch_size=10"), digits, tmp_path / "tens")
     made(config(*words, "batch_size=16"), digits, tmp_path / "sixteens").close()
