@@ -198,8 +198,9 @@ def test_the_command(tmp_path: Path, run_command: Command) -> None:
     told, *table = done.stdout.splitlines()
     assert told.startswith("lr 0.2: t* = c/λ with c = 1.89 steps (95 %: 1.8")
     assert "from 3 runs at λ = 0.005 to 0.02; left free, t* goes as λ^-0.99" in told
-    assert any(re.search(r"│ 10 +│ 0.0019 +│.*│ 0.01 \(of 4 tried\) +│ 0.19 ", one) for one in table)
-    assert any(re.search(r"│ 100 +│ 0.00019 +│ .* to .*│ +│ +│", one) for one in table)
+    text = "\n".join(table)
+    assert re.search(r"│ 10 +│ 0.0019 +│.*│ 0.01 \(of 4 tried\) +│ 0.19 ", text)
+    assert re.search(r"│ 100 +│ 0.00019 +│ .* to .*│ +│ +│", text)
 
 
 @pytest.mark.parametrize(

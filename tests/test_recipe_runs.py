@@ -302,7 +302,7 @@ def normalized(shape: tuple[int, int, int], classes: int) -> nn.Module:
 def test_a_last_batch_of_one_image(digits: Dataset, tmp_path: Path) -> None:
     """Of 71 images in tens; batch-norm has a single value there. It is said before training."""
     words = "model=custom", f"model.target={__name__}:normalized"
-    with pytest.raises(UserError, match="last batch of an epoch is a single image.* than 10 "):
+    with pytest.raises(UserError, match=r"last batch of an epoch is a single image.* than 10 "):
         made(config(*words, "batch_size=10"), digits, tmp_path / "tens")
     made(config(*words, "batch_size=16"), digits, tmp_path / "sixteens").close()
     made(config(*WRN, "batch_size=10"), digits, tmp_path / "wide").close()
