@@ -24,13 +24,12 @@ WANTED = (
 
 @dataclass
 class Custom(DataSource):
-    """What your function returns: four arrays, of images and labels to train and to test with.
-
-    Images are uint8 [N, C, H, W], 0 to 255, labels whole numbers [N] from 0. Tensors are welcome.
-    """
+    """What your function returns: four arrays, of images and labels to train and to test with."""
 
     target: str = ""
-    """The function, as package.module:factory."""
+    """The function, as package.module:factory. It returns train_images, train_labels, test_images
+    and test_labels: images uint8 [N, C, H, W], 0 to 255, labels whole numbers [N] from 0; arrays of
+    NumPy's or torch's."""
     options: dict[str, Any] = option(dict)
     """What it is called with, by name."""
 

@@ -15,17 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Custom(Model):
-    """A network that a function or class of yours makes: ``factory(shape, classes, **options)``.
-
-    Its convolutions and dense layers (Conv2d, Linear) are drawn anew afterwards, as the run's
-    protocol and seed say; everything else stays as the factory makes it.
-    """
+    """A network that a function or class of yours makes: ``factory(shape, classes, **options)``."""
 
     switches_batchnorm: ClassVar[bool] = False
 
     target: str = option("")
     """package.module:factory. It is called with the shape of an image (channels, height, width),
-    the number of classes and `options`, and returns a torch.nn.Module."""
+    the number of classes and `options`, and returns a torch.nn.Module. Its Conv2d and Linear layers
+    are drawn anew afterwards, per the run's seed and protocol; the rest stays as it is made."""
     options: dict[str, Any] = option(dict, neutral={})
     """Keyword arguments of the factory, as in model.options={depth:3}."""
 
