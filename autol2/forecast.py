@@ -82,6 +82,10 @@ def said(known: Fit, runs: list[Peak]) -> str:
     text += f", from {known.runs} run{'s' * (known.runs > 1)} at λ = {between}"
     if not math.isnan(known.slope):
         text += f"; left free, t* goes as λ^{known.slope:.2f}"
+    if not math.isnan(known.slope_low):
+        text += f" ({known.slope_low:.2f} to {known.slope_high:.2f})"
+    if not known.holds:
+        text += ": c/λ does not hold here, so do not rely on what it forecasts"
     return text
 
 

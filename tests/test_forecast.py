@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autol2.forecast import said
 from autol2.report.forecast import Peak, best_lambdas, fit, forecasts, peak
 from autol2.report.lambda_figures import all_figures, training_lengths
 from autol2.sweeps.study import Record
@@ -30,6 +31,7 @@ def test_c_is_found_with_its_uncertainty() -> None:
     assert exact.c == pytest.approx(3.0)
     assert exact.low == pytest.approx(3.0)
     assert exact.slope == pytest.approx(-1.0)
+    assert exact.holds
     assert exact.lambda_(6000) == pytest.approx((5e-4, 5e-4, 5e-4))
     rng = np.random.default_rng(0)
     inside = 0
@@ -49,6 +51,21 @@ def test_one_run_or_two_tell_no_uncertainty() -> None:
     assert fit([run(0.01), run(0.1, c=2.0), run(0.1)]).low < 2
     with pytest.raises(ValueError, match="no run tells c"):
         fit([])
+
+
+def test_whether_the_law_holds() -> None:
+    """It is said where the times do not fall as 1/λ; three λ are the fewest that can tell."""
+    rng = np.random.default_rng(0)
+    lambdas = [0.1, 0.05, 0.02, 0.01]
+    alike = [run(value, c=3 * math.exp(0.1 * rng.normal())) for value in lambdas]
+    assert fit(alike).holds
+    assert fit(alike).slope_low < -1 < fit(alike).slope_high
+    flat = [replace(run(value), time=100 + place) for place, value in enumerate(lambdas)]
+    found = fit(flat)
+    assert not found.holds
+    assert "does not hold here" in said(found, flat)
+    assert "does not hold" not in said(fit(alike), alike)
+    assert fit(flat[:2]).holds
 
 
 def test_runs_that_tell_nothing_are_left_out() -> None:
@@ -197,7 +214,7 @@ def test_the_command(tmp_path: Path, run_command: Command) -> None:
     assert done.returncode == 0, done.stderr
     told, *table = done.stdout.splitlines()
     assert told.startswith("lr 0.2: t* = c/λ with c = 1.89 steps (95 %: 1.8")
-    assert "from 3 runs at λ = 0.005 to 0.02; left free, t* goes as λ^-0.99" in told
+    assert "from 3 runs at λ = 0.005 to 0.02; left free, t* goes as λ^-0.99 (-1" in told
     text = "\n".join(table)
     assert re.search(r"│ 10 +│ 0.0019 +│.*│ 0.01 \(of 4 tried\) +│ 0.19 ", text)
     assert re.search(r"│ 100 +│ 0.00019 +│ .* to .*│ +│ +│", text)

@@ -84,6 +84,14 @@ class Fit:
     high: float
     slope: float
     """Of log t* against log λ when it is left free, which c/λ takes to be −1; NaN for one λ."""
+    slope_low: float
+    """Of its 95 % interval; NaN below three λ."""
+    slope_high: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether c/λ lies within what these runs allow for; True where they cannot tell."""
+        return not (self.slope_low > -1 + 1e-6 or self.slope_high < -1 - 1e-6)
 
     def lambda_(self, steps: int) -> tuple[float, float, float]:
         """The forecast for a training of `steps` steps: λ, and its interval."""
@@ -193,10 +201,15 @@ def fit(runs: Sequence[Peak]) -> Fit:
     if n > 2:
         spread = float(products.std(ddof=1)) * math.sqrt(1 + 1 / n)
         half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * spread
-    slope = math.nan
-    if np.ptp(lambdas) > 0:
-        slope = float(np.polyfit(lambdas, times, 1)[0])
-    return Fit(n, math.exp(mean), math.exp(mean - half), math.exp(mean + half), slope)
+    slope = reach = math.nan
+    values = len(np.unique(lambdas))
+    if values > 1:
+        line = stats.linregress(lambdas, times)
+        slope = float(line.slope)
+        if values > 2:
+            reach = float(line.stderr) * float(stats.t.ppf((1 + LEVEL) / 2, n - 2))
+    low, high = math.exp(mean - half), math.exp(mean + half)
+    return Fit(n, math.exp(mean), low, high, slope, slope - reach, slope + reach)
 
 
 def forecasts(found: Sequence[Peak], wanted: Iterable[int] = ()) -> list[Forecast]:
