@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import ConstantLR, SequentialLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from autol2 import AutoL2, CosineWeightDecay, FollowLR, LinearWeightDecay
+from autol2 import AutoL2, CosineWeightDecay, FollowLR, LinearWeightDecay, StepMean
 from autol2.rules.lambda_scheduler import LambdaScheduler
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -449,7 +452,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
         return {"x": x, "labels": (x[0] > 0).long()}
 
 
-def hugging(model: nn.Module, callback: Any, folder: Path, kind: Any = None) -> Any:
+def hugging(model: nn.Module, callback: Any, folder: Path, kind: Any = None, **more: Any) -> Any:
     arguments = transformers.TrainingArguments(
         str(folder),
         use_cpu=True,
@@ -458,6 +461,7 @@ def hugging(model: nn.Module, callback: Any, folder: Path, kind: Any = None) -> 
         num_train_epochs=1,
         per_device_train_batch_size=4,
         disable_tqdm=True,
+        **more,
     )
     return (kind or transformers.Trainer)(
         model, arguments, train_dataset=Rows(), callbacks=[callback]
@@ -489,6 +493,111 @@ def test_a_measure_that_returns_something_else_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="the mean loss, the mean error"):
         hugging(Own(2, cross_entropy), Bare(measure_every=1), tmp_path).train()
+
+
+class Seen(huggingface.AutoL2Callback):
+    """Keeps what it measures: the step, and of how many samples."""
+
+    def __init__(self) -> None:
+        super().__init__(measure_every=3)
+        self.seen: list[tuple[int, int]] = []
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def measure(self, inputs: Any, outputs: Any) -> Any:
+        found = super().measure(inputs, outputs)
+        assert self.auto_l2 is not None
+        self.seen.append((self.auto_l2.last_step, int(found[2])))
+        return found
+
+
+class Classifier(Own):
+    """Takes what a Trainer hands to a wrapper."""
+
+    def __init__(self) -> None:
+        super().__init__(2, cross_entropy)
+
+    def forward(self, x: Tensor, labels: Tensor, **_: Any) -> dict[str, Tensor]:
+        return super().forward(x, labels)
+
+
+def by_arguments(model: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
+    return model, {"torch_compile": True, "torch_compile_backend": "eager"}
+
+
+def in_place(model: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
+    model.compile(backend="eager")
+    return model, {}
+
+
+def wrapped(model: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
+    compiled: Any = torch.compile(model, backend="eager")
+    return compiled, {"label_names": ["labels"], "remove_unused_columns": False}
+
+
+@pytest.mark.parametrize("compiled", [by_arguments, in_place, wrapped])
+def test_a_compiled_model_is_compiled_once(tmp_path: Path, compiled: Any) -> None:
+    """As without the callback, and though two trainings follow each other."""
+    torch._dynamo.reset()
+    counters.clear()
+    model, arguments = compiled(Classifier())
+    arguments["gradient_accumulation_steps"] = 2
+    hugging(model, transformers.TrainerCallback(), tmp_path, **arguments).train()
+    alone = copy.deepcopy(dict(counters))
+    assert alone["stats"]["unique_graphs"] == 1
+    callback = Seen()
+    trainer = hugging(model, callback, tmp_path, **arguments)
+    for _ in range(2):
+        trainer.train()
+    assert callback.seen == [(0, 4), (0, 4), (2, 4), (2, 4)] * 2
+    assert dict(counters) == alone
+
+
+class Replicas(nn.Module):
+    """``nn.DataParallel``, as it works on two GPUs."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, **inputs: Any) -> dict[str, Tensor]:
+        found: list[dict[str, Tensor]] = []
+
+        def run(at: int) -> None:
+            replica: Any = self.module._replicate_for_data_parallel()
+            found.append(replica(**{name: one.chunk(2)[at] for name, one in inputs.items()}))
+
+        threads = [threading.Thread(target=run, args=(at,)) for at in range(2)]
+        for thread in threads:
+            thread.start()
+            thread.join()
+        gathered = {name: [one[name] for one in found] for name in found[0]}
+        return {"loss": torch.stack(gathered["loss"]), "logits": torch.cat(gathered["logits"])}
+
+
+def test_replicas_are_measured_as_one_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nn, "DataParallel", Replicas)
+    callback = Seen()
+    trainer = hugging(Own(2, cross_entropy), callback, tmp_path)
+    trainer.args._n_gpu = 2
+    trainer.train()
+    assert callback.seen == [(step, 2) for step in (0, 0, 2, 2, 5, 5)]
+    assert not trainer.model._forward_hooks
+
+
+def test_means_of_batches_on_several_devices() -> None:
+    """On the first one's device, without any of them: PyTorch pretends to have two GPUs."""
+    with FakeTensorMode():
+        one, other = (torch.empty((), device=f"cuda:{n}") for n in range(2))
+        with pytest.raises(RuntimeError, match="same device"):
+            one + other
+        mean = StepMean()
+        mean.add(one, one, 3)
+        mean.add(other, other, torch.empty((), device="cuda:1"))
+        mean.add(other, None, torch.tensor(2))
+        sums = mean._sums(mean._batches)
+    assert (sums.device, sums.shape) == (one.device, (4,))
 
 
 @pytest.mark.parametrize(("before", "after"), [({}, {"auto_l2": False}), ({"auto_l2": False}, {})])
