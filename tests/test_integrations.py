@@ -24,8 +24,11 @@ import transformers
 
 from autol2.integrations import huggingface
 from autol2.integrations import lightning as in_lightning
+from autol2.integrations import measured as measured_example
 from autol2.integrations.batch_measure import Unmeasurable, measure_batch
 from autol2.rules.step_mean import StepMean
+
+from .conftest import PROJECT
 
 DIGITS = load_digits()
 IMAGES = torch.tensor(DIGITS.images, dtype=torch.float32)[:640] / 16
@@ -550,3 +553,33 @@ def test_lightning_takes_it_as_a_scheduler(tmp_path: Path) -> None:
     resumed = Scheduled()
     fit(resumed, lightning.Callback(), tmp_path, 3, ckpt_path=tmp_path / "scheduled.ckpt")
     assert resumed.l2.state_dict() == module.l2.state_dict()
+
+
+# -------------------------------------------------------------------- README's measured example
+
+
+def measured_rows() -> list[list[str]]:
+    text = (PROJECT / "autol2" / "integrations" / "README.md").read_text(encoding="utf-8")
+    _, found = text.split("python -m autol2.integrations.measured\n")
+    lines = [line for line in found.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_measured_examples_rows() -> None:
+    rows = [line.strip("|").split("|") for line in measured_example.rows(seeds=1, epochs=1)]
+    assert [[cell.strip() for cell in row[:2]] for row in rows] == [
+        row[:2] for row in measured_rows()
+    ]
+
+
+@pytest.mark.slow
+def test_the_measured_example_is_reproduced() -> None:
+    optimizer, settings = "SGD, lr 0.1, momentum 0.9", list(measured_example.SETTINGS)
+    shown = measured_rows()
+    first = [row[0] for row in shown].index(optimizer)
+    for setting, row in zip(settings, shown[first:], strict=False):
+        runs = [measured_example.train(optimizer, setting, seed, 30) for seed in range(2)]
+        assert row[1] == setting
+        assert sum(run.norm for run in runs) / 2 == pytest.approx(float(row[3]), rel=0.05)
+        assert sum(run.held_out for run in runs) / 2 == pytest.approx(float(row[2]), abs=1.5)
+        assert len(runs[0].changes) == len(row[4].split(",")) - (not row[4])
