@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import ConstantLR, SequentialLR
+from torch.optim.lr_scheduler import ConstantLR, ExponentialLR, ReduceLROnPlateau, SequentialLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from autol2 import AutoL2, CosineWeightDecay, FollowLR, LinearWeightDecay, StepMean
@@ -32,7 +32,7 @@ from accelerate import Accelerator
 
 from autol2.integrations import huggingface
 from autol2.integrations.batch_measure import measure_batch
-from autol2.integrations.lightning import AutoL2Callback
+from autol2.integrations.lightning import AutoL2Callback, WeightDecayCallback
 
 
 def weights(count: int = 2) -> list[nn.Parameter]:
@@ -275,7 +275,7 @@ def loader() -> DataLoader[Any]:
     return DataLoader(TensorDataset(images, (images[:, 0] > 0).long()), batch_size=8)
 
 
-def trainer(callback: AutoL2Callback | None, epochs: int = 1) -> Any:
+def trainer(callback: WeightDecayCallback | None, epochs: int = 1, **more: Any) -> Any:
     quiet = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     return lightning.Trainer(
         max_epochs=epochs,
@@ -283,6 +283,7 @@ def trainer(callback: AutoL2Callback | None, epochs: int = 1) -> Any:
         logger=False,
         callbacks=[callback] if callback else [],
         **dict.fromkeys(quiet, False),
+        **more,
     )
 
 
@@ -332,6 +333,100 @@ def test_a_second_fit_with_other_groups_can_be_accepted(unheeded: None) -> None:
     fits.fit(net, loader())
     assert callback.auto_l2 is not None
     assert callback.auto_l2.last_step == 10
+
+
+class Following(Net):
+    """Whose learning rate falls whenever a validation, within the epoch or at its end, is over."""
+
+    def __init__(self, as_scheduler: Any = None) -> None:
+        super().__init__()
+        self.as_scheduler = as_scheduler
+        self.pushes: list[float] = []
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        group = self.trainer.optimizers[0].param_groups[0]
+        self.pushes.append(group["lr"] * group["weight_decay"])
+        return super().training_step(batch, index)
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        self.log("loss", 1.0)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        if self.as_scheduler is not None:
+            rates = ExponentialLR(optimizer, 0.5)
+            schedules = [rates, self.as_scheduler(optimizer)]
+            return [optimizer], [{"scheduler": one, "interval": "step"} for one in schedules]
+        rates = ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=10.0)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": rates,
+                "monitor": "loss",
+                "interval": "step",
+                "strict": False,
+            },
+        }
+
+
+SCHEDULES: dict[str, Any] = {
+    "cosine": lambda optimizer: CosineWeightDecay(optimizer, 8, initial_lambda=0.1),
+    "linear": lambda optimizer: LinearWeightDecay(optimizer, 8, initial_lambda=0.1),
+    "follow lr": lambda optimizer: FollowLR(optimizer, 0.1),
+}
+
+
+def expected(make: Any, steps: int, decay: float = 0.5) -> list[float]:
+    """``weight_decay`` in a plain loop."""
+    optimizer = SGD(weights(), lr=0.01)
+    rates, schedule, found = ExponentialLR(optimizer, decay), make(optimizer), []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["weight_decay"])
+        optimizer.step()
+        rates.step()
+        schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_in_configure_optimizers(name: str, unheeded: None) -> None:
+    net = Following(SCHEDULES[name])
+    trainer(None, 2).fit(net, loader())
+    assert net.decays == pytest.approx(expected(SCHEDULES[name], 10))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_schedules_in_accelerate(name: str, accumulate: int, tmp_path: Path) -> None:
+    """The same as in a plain loop, over a checkpoint too."""
+    seen = []
+    for half in range(2):
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
+        bare = nn.Linear(2, 1)
+        optimizer = SGD(bare.parameters(), lr=0.01)
+        rates, schedule = ExponentialLR(optimizer, 0.5), SCHEDULES[name](optimizer)
+        model, optimizer, rates, schedule = accelerator.prepare(bare, optimizer, rates, schedule)
+        if half:
+            accelerator.load_state(str(tmp_path / "half"))
+        for _ in range(4 * accumulate):
+            with accelerator.accumulate(model):
+                accelerator.backward(model(torch.ones(1, 2)).sum())
+                if accelerator.sync_gradients:
+                    seen.append(optimizer.param_groups[0]["weight_decay"])
+                optimizer.step()
+                rates.step()
+                schedule.step()
+                optimizer.zero_grad()
+        accelerator.save_state(str(tmp_path / "half"))
+    assert seen == pytest.approx(expected(SCHEDULES[name], 8))
+
+
+def test_lr_times_lambda_is_constant_in_lightning(unheeded: None) -> None:
+    net, callback = Following(), WeightDecayCallback(SCHEDULES["follow lr"])
+    fits = trainer(callback, 2, val_check_interval=2)
+    fits.fit(net, loader(), loader())
+    assert fits.optimizers[0].param_groups[0]["lr"] < 0.01
+    assert net.pushes == pytest.approx([0.002] * 10)
 
 
 # ---------------------------------------------------------------- Hugging Face
@@ -464,7 +559,7 @@ def hugging(model: nn.Module, callback: Any, folder: Path, kind: Any = None, **m
         **more,
     )
     return (kind or transformers.Trainer)(
-        model, arguments, train_dataset=Rows(), callbacks=[callback]
+        model, arguments, train_dataset=Rows(), eval_dataset=Rows(), callbacks=[callback]
     )
 
 
@@ -493,6 +588,49 @@ def test_a_measure_that_returns_something_else_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="the mean loss, the mean error"):
         hugging(Own(2, cross_entropy), Bare(measure_every=1), tmp_path).train()
+
+
+class Pushes(huggingface.WeightDecayCallback):
+    """Keeps lr and ``weight_decay`` of each step."""
+
+    def __init__(self, make: Any) -> None:
+        super().__init__(make)
+        self.seen: list[tuple[float, float]] = []
+
+    def on_pre_optimizer_step(self, *_: Any, **given: Any) -> None:
+        group = given["optimizer"].param_groups[0]
+        self.seen.append((group["lr"], group["weight_decay"]))
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        {"lr_scheduler_type": "linear", "warmup_steps": 3},
+        {
+            "lr_scheduler_type": "reduce_lr_on_plateau",
+            "lr_scheduler_kwargs": {"patience": 0, "threshold": 10.0},
+            "eval_strategy": "steps",
+            "eval_steps": 2,
+            "metric_for_best_model": "loss",
+        },
+    ],
+    ids=["warm-up", "plateau"],
+)
+def test_lr_times_lambda_is_constant_in_hugging_face(tmp_path: Path, rates: Any) -> None:
+    callback = Pushes(SCHEDULES["follow lr"])
+    model = Own(2, cross_entropy)
+    hugging(model, callback, tmp_path, learning_rate=0.1, **rates).train()
+    assert len({lr for lr, _ in callback.seen}) >= 4
+    assert [lr * decay for lr, decay in callback.seen if lr] == pytest.approx(
+        [0.02] * sum(lr > 0 for lr, _ in callback.seen)
+    )
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+def test_schedules_in_hugging_face(tmp_path: Path, name: str) -> None:
+    callback = Pushes(SCHEDULES[name])
+    hugging(Own(2, cross_entropy), callback, tmp_path).train()
+    assert [decay for _, decay in callback.seen] == pytest.approx(expected(SCHEDULES[name], 8))
 
 
 class Seen(huggingface.AutoL2Callback):

@@ -111,7 +111,7 @@ class _Own:
             return True
         loss, _, count = measured
         scales = [1.0] if self.items is None else [1.0, float(count) / float(self.items)]
-        own = float(self.loss)
+        own = float(self.loss.detach())
         return any(abs(own - float(loss) * scale) <= ALIKE * abs(own) + 1e-6 for scale in scales)
 
 

@@ -20,6 +20,7 @@ from ..rules.auto_l2 import AutoL2, Settings
 from ..rules.groups import FLAG, NO_DECAY
 from ..rules.lambda_scheduler import LambdaScheduler
 from ..rules.rule import Method
+from ..rules.weight_decay_schedules import WeightDecaySchedule
 from .batch_measure import Measured, Unmeasurable, measure_batch
 
 
@@ -241,6 +242,8 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Watch the step's first forward pass."""
+        if isinstance(self.scheduler, WeightDecaySchedule):  # lr may have changed after its step
+            self.scheduler.apply()
         self._rehook()
 
     def on_substep_end(

@@ -16,6 +16,7 @@ from ..rules.auto_l2 import AutoL2, Settings
 from ..rules.groups import warn
 from ..rules.lambda_scheduler import LambdaScheduler
 from ..rules.rule import Method
+from ..rules.weight_decay_schedules import WeightDecaySchedule
 
 _log = logging.getLogger("autol2")
 
@@ -99,6 +100,8 @@ class WeightDecayCallback(Callback):
     ) -> None:
         """Mark the beginning of an epoch."""
         assert self.scheduler is not None
+        if isinstance(self.scheduler, WeightDecaySchedule):  # lr may have changed after its step
+            self.scheduler.apply()
         if batch_idx == 0 and trainer.current_epoch != self._epoch:
             self._epoch = trainer.current_epoch
             self.scheduler.start_epoch()
