@@ -193,6 +193,14 @@ def test_numpys_false_is_false() -> None:
     assert AutoL2(two_groups(auto_l2=np.False_)).get_last_lambdas() == [0.1, None]
 
 
+@pytest.mark.parametrize("flag", [np.False_, {"initial_lambda": np.float32(0.5)}])
+def test_numpys_flags_leave_the_optimizers_checkpoint_plain(flag: Any, tmp_path: Path) -> None:
+    optimizer = two_groups(auto_l2=flag)
+    AutoL2(optimizer)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    torch.load(tmp_path / "optimizer.pt", weights_only=True)
+
+
 def test_all_parameters_is_a_truth_value() -> None:
     with pytest.raises(ValueError, match="all_parameters is True, False or None"):
         AutoL2(two_groups(), all_parameters="no")  # type: ignore[arg-type]

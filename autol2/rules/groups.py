@@ -75,10 +75,14 @@ class Groups:
                 flag = bool(self.all_parameters)
             if type(flag).__name__ in ("bool", "bool_"):  # NumPy's, too
                 flag = bool(flag)
-            elif not isinstance(flag, Mapping):
+            elif isinstance(flag, Mapping):
+                flag = {name: _plain(value) for name, value in flag.items()}
+            else:
                 raise ValueError(
                     f"parameter group {index} has {FLAG}={flag!r}: it is True, False or settings"
                 )
+            if groups[index].get(FLAG, NO_DECAY) != NO_DECAY:
+                groups[index][FLAG] = flag  # the optimizer saves it
             self.set_.append(flag is not False)
             self.settings.append(flag if isinstance(flag, Mapping) else None)
             if self.set_[index]:
@@ -217,6 +221,11 @@ def _is(found: Any, expected: float, like: Any = None) -> bool:
 
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
+
+
+def _plain(value: Any) -> Any:
+    """`value`, as a plain number where it is NumPy's or a tensor's."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def _listed(numbers: list[int]) -> str:
