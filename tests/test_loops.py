@@ -777,3 +777,32 @@ def test_a_changed_flag_is_noticed_on_resume(
     train(before, 1, False)
     with pytest.raises(ValueError, match="other parameter groups decayed"):
         train(after, 2, True)
+
+
+def apart(layer: nn.Linear) -> SGD:
+    return SGD(
+        [
+            {"params": [layer.weight], "auto_l2": {"initial_lambda": 0.01}},
+            {"params": [layer.bias], "auto_l2": {"method": "fixed", "fixed_lambda": 0.3}},
+        ],
+        lr=0.1,
+    )
+
+
+class Apart(Net):
+    def configure_optimizers(self) -> SGD:
+        return apart(self.layer)
+
+
+def test_groups_with_settings_of_their_own_in_the_trainers(tmp_path: Path, unheeded: None) -> None:
+    settings: Any = {"measure_every": 1, "cooldown": 0}
+    in_both: Any = AutoL2Callback(**settings), huggingface.AutoL2Callback(**settings)
+    trainer(in_both[0]).fit(Apart(), loader())
+    model = Own(2, lambda scores, labels: cross_entropy(scores, labels) + len(in_both[1].seen))
+    in_both[1].seen = []
+    trained = hugging(model, in_both[1], tmp_path, max_steps=5)
+    trained.optimizer = apart(model.layer)
+    model.layer.register_forward_hook(lambda *_: in_both[1].seen.append(None))
+    trained.train()
+    for one in in_both:
+        assert one.auto_l2.get_last_lambdas() == pytest.approx([1e-5, 0.3])

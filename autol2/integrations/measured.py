@@ -63,7 +63,9 @@ def train(optimizer_name: str, setting_name: str, seed: int, epochs: int) -> Tra
     optimizer = make(model.parameters())
     settings = SETTINGS[setting_name]
     l2 = None if settings is None else AutoL2(optimizer, **settings)
-    batches = [batch for _ in range(epochs) for batch in torch.randperm(TRAINED).split(BATCH)]
+    batches = [
+        batch for _ in range(epochs) for batch in torch.split(torch.randperm(TRAINED), BATCH)
+    ]
     rates = CosineAnnealingLR(optimizer, len(batches)) if falls else None
     changes = []
     for step, batch in enumerate(batches, start=1):
