@@ -65,11 +65,18 @@ class Component(Options):
     name: ClassVar[str] = ""
     """What it is called in run directories, tables and messages; by default, the class's name in
     small letters with underscores. A class outside of the package is called by its full path."""
+    label: ClassVar[str] = ""
+    """What it is called for a reader; by default its name."""
+    usual: ClassVar[bool] = False
+    """Whether it is the paper's choice, which is not told in a run directory's name."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "name" not in cls.__dict__:
+        own = cls.__dict__  # a class is not called as the one that it is derived from
+        if "name" not in own:
             cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        cls.label = own.get("label", cls.name)
+        cls.usual = own.get("usual", False)
 
     def identity(self) -> dict[str, Any]:
         """The component's name and every option that can change a number; see `option`."""

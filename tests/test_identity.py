@@ -19,6 +19,8 @@ from hydra import compose, initialize_config_dir
 from autol2.cli.command import CONF
 from autol2.component import NEUTRAL, NO_EFFECT, Component, Options, locate
 from autol2.config import Config, parse
+from autol2.recipe.optimizers.sgd import SGD
+from autol2.rules.paper_methods import Advance
 from autol2.runs.identity import run_id
 
 BESIDE: dict[tuple[str, str], dict[str, Any]] = {
@@ -155,3 +157,32 @@ def test_a_class_from_outside_counts_by_its_full_path() -> None:
     name = Own().identity()["name"]
     assert name.startswith("tests.test_identity.")
     assert name.endswith(".Own")
+
+
+def test_a_method_of_ones_own_that_is_derived_from_one_of_the_papers() -> None:
+    """It applies that one's rule, and is called what it is called itself."""
+
+    @dataclasses.dataclass
+    class Slower(Advance):
+        cooldown: float = 1.0
+
+    config = composed("method=advance")
+    own = copy.copy(config)
+    own.method = Slower()
+    assert own.rule() == dataclasses.replace(config.rule(), cooldown=1.0)
+    assert (own.method.name, own.method.label) == ("slower", "slower")
+    assert run_id(own).startswith("slower-")
+
+
+def test_only_the_papers_choices_are_not_told_in_a_directorys_name() -> None:
+    """A class of one's own that is derived from one of them is."""
+
+    @dataclasses.dataclass
+    class Clipped(SGD):
+        norm: float = 1.0
+
+    config = composed("method=advance")
+    assert run_id(config).startswith("advance-nobn-s0-")
+    own = copy.copy(config)
+    own.optimizer = Clipped()
+    assert run_id(own).startswith("advance-clipped-nobn-s0-")

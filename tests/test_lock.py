@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,17 @@ def test_a_lease_of_another_host(
     assert one.lost
     one.release()
     assert (tmp_path / "lock.lease").exists()  # it is another's
+
+
+@pytest.mark.parametrize("kind", [errno.ENOSYS], indirect=True)
+def test_a_lease_of_a_number_that_another_process_has_now(tmp_path: Path, kind: str) -> None:
+    """The holder died long ago; the process that has its number now began after that."""
+    path = tmp_path / "lock"
+    mine = {"host": socket.gethostname(), "pid": os.getpid()}
+    lease(path, **mine, since=datetime.now(UTC).isoformat())
+    assert not Lock(path).try_acquire()
+    lease(path, **mine)  # of 2020
+    assert Lock(path).try_acquire()
 
 
 @pytest.mark.parametrize("kind", [errno.ENOSYS], indirect=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from autol2.report.words import components
 
 from .conftest import PROJECT
 
@@ -63,3 +66,38 @@ def test_imports_point_downward(path: Path) -> None:
 
 def test_every_room_has_a_floor() -> None:
     assert {own_room(path) for path in MODULES} == set(ROOMS)
+
+
+GROUPS = ("model", "data", "optimizer", "lr_schedule", "augmentation", "loss", "logger", "method")
+ELSEWHERE = {
+    "constant": "of t* = constant/λ",
+    "none": "no tracker, no augmentation, nothing kept",
+    "step": "a column of the records",
+    "fixed": "a word of one's own runs.csv; t* = c/λ is of a constant λ",
+    "adamw": "what two methods say that they need",
+    "auto_l2": "the rule that the callbacks take",
+    "torchvision": "a package whose version is noted",
+}
+"""Names that are words of their own as well."""
+KNOWING = ("rules", "figures.py")
+"""Where a method's name may stand: the rules that it is one of, the paper's own figures."""
+
+
+@functools.cache
+def constants(path: Path) -> set[object]:
+    """The constants in a module's code."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_no_other_module_knows_a_components_name(group: str) -> None:
+    """Only its own does; so that adding one is a module and a YAML file."""
+    for name, kind in components(group).items():
+        if name in ELSEWHERE:
+            continue
+        home = PROJECT.joinpath(*kind.__module__.split(".")).with_suffix(".py")
+        for path in MODULES:
+            if path == home or (group == "method" and set(KNOWING) & set(path.parts)):
+                continue
+            assert name not in constants(path), path

@@ -30,6 +30,8 @@ class CNN(Model):
     """Units of the first dense layer."""
 
     name = "cnn"
+    label = "CNN"
+    usual = True
 
     def __post_init__(self) -> None:
         for name, most in (("width", 10**5), ("hidden", 10**6)):

@@ -18,6 +18,7 @@ class MLP(Model):
     """Dense layers with ReLU between them."""
 
     switches_batchnorm: ClassVar[bool] = False
+    label: ClassVar[str] = "MLP"
 
     widths: list[int] = option(lambda: [512, 512])
     """Units of each hidden layer; an empty list for a linear classifier."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..component import Component, option
 from ..errors import require, require_choice
@@ -35,6 +35,8 @@ class Loss(Component):
 @dataclass
 class CrossEntropy(Loss):
     """The cross-entropy."""
+
+    usual: ClassVar[bool] = True
 
     label_smoothing: float = option(0.0, neutral=0.0)
     """Share of each target that is spread evenly over all classes (Szegedy et al., 2016)."""

@@ -14,24 +14,13 @@ import pandas as pd
 from . import rivals, speed, stats
 from .rivals import Comparison, Scores
 from .speed import Run, known, mean_of, numbers
-from .words import arm_name, plural
+from .words import arm_name, components, plural
 
 FIGURE = "accuracy"
 """The figure that arms are compared by: the mean test accuracy of the last tenth of training, less
 noisy than the last epoch's, and not a maximum over test accuracies, which would peek."""
 ENDED = ("completed", "diverged", "failed", "broken")
 """Statuses of runs that do not go on by themselves."""
-NAMES = {
-    "fixed": "fixed λ",
-    "auto_l2": "Auto L2",
-    "threshold": "threshold",
-    "advance": "Advance L2",
-    "combined": "combined",
-    "cosine": "cosine",
-    "decoupled": "decoupled λ",
-    "cpr": "CPR",
-}
-"""Of methods, for a reader, in the order of tables; a run.json says its own (see `tables`)."""
 
 
 @dataclass(frozen=True)
@@ -353,7 +342,8 @@ def _short(value: Any) -> str:
 
 def in_order(arms: Iterable[str]) -> dict[str, int]:
     """The place of each arm's name: by method, then by its numbers."""
-    methods = list(NAMES.values())
+    known = components("method").values()
+    methods = [one.label for one in sorted(known, key=lambda one: (one.place, one.label.lower()))]
 
     def key(arm: str) -> tuple[int, list[float], str]:
         place = next((at for at, name in enumerate(methods) if arm.startswith(name)), len(methods))

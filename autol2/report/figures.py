@@ -20,7 +20,7 @@ from .colours import CURVES, DASHES, ramp
 from .plot import Curve, Drawing, Row
 from .runs import Curves
 from .tables import Tables, label
-from .words import arm_name, setting
+from .words import arm_name, called, components, setting
 
 Say = Callable[[str], object]
 Style = tuple[str, Any]
@@ -85,7 +85,6 @@ LAYERS = {
     **{"dense1": "first dense layer", "dense2": "second dense layer"},
 }
 """Of the paper's network, in words."""
-NETWORKS = {"cnn": "CNN"}
 EXPLAIN = "Length of the weights and their effective learning rate lr/‖w‖² after each epoch."
 BELOW_BATCHNORM = (
     " Below batch-norm the length does not change what the network computes, only how fast it "
@@ -178,9 +177,9 @@ def _by_batchnorm(runs: pd.DataFrame, common: dict[str, Any]) -> list[tuple[str,
 def _network(part: pd.DataFrame, common: dict[str, Any]) -> str:
     """What the runs of a part have trained, as far as they say."""
     known = part["model.name"].iloc[0] if "model.name" in part else common.get("model.name")
-    if known is None and part["command"].notna().any():
-        known = "cnn"  # the default, which is left out of an identity
-    name = NETWORKS.get(str(known), str(known)) if known else ""
+    if known is None and part["command"].notna().any():  # a run of before there was a choice
+        known = next(one.name for one in components("model").values() if one.usual)
+    name = called("model", str(known)) if known else ""
     return " ".join(filter(None, (name, "with batch-norm" * _with_batchnorm(part))))
 
 

@@ -152,7 +152,6 @@ def peak(record: Record, within: float) -> Peak | None:
     smooth = _smooth(steps, accuracies)
     first = int(np.argmax(smooth >= smooth.max() - within))
     guessing = 100 / ((state.get("data") or {}).get("classes") or math.inf)
-    schedule = options.get("lr_schedule.name", "constant")
     common = {name: value for name, value in identity.items() if name not in FREE}
     return Peak(
         run_id=record.run_id,
@@ -160,7 +159,7 @@ def peak(record: Record, within: float) -> Peak | None:
         family=digest({name: value for name, value in common.items() if name != "lr"}),
         seed=int(options["seed"]),
         lr=float(options["lr"]),
-        constant_lr=schedule == "constant" and not options.get("lr_schedule.warmup"),
+        constant_lr="lr_schedule" not in identity,  # one that moves nothing is left out of it
         lambda_=float(options["fixed_lambda.value"]),
         steps=int(options["epochs"]) * length,
         length=length,

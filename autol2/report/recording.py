@@ -23,9 +23,9 @@ from ..errors import UserError, require
 from ..runs.files import write_atomically
 from ..runs.identity import digest, flat
 from ..sweeps.study import Record
-from .arms import NAMES
 from .runs import MORE, Curves, by_epoch, highs
 from .tables import RESERVED
+from .words import called
 
 RUNS, EPOCHS = "runs.csv", "epochs.csv"
 STATUSES = ("completed", "diverged", "running", "failed", "interrupted")
@@ -380,9 +380,10 @@ def _identity(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def _label(told: dict[str, Any]) -> str:
-    if "fixed_lambda" in told:
-        return NAMES["fixed"] if told["method"] == "fixed" else f"{told['method']} λ"
-    return NAMES.get(str(told["method"]), str(told["method"]))
+    name = str(told["method"])
+    if "fixed_lambda" in told and name != "fixed":
+        return f"{name} λ"
+    return called("method", name)
 
 
 def _value(value: Any) -> Any:

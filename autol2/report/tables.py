@@ -18,9 +18,10 @@ from ..runs.run import late
 from ..sweeps.run_status import last_line
 from ..sweeps.study import Record
 from . import speed
-from .arms import NAMES, Question, in_order, summary
+from .arms import Question, in_order, summary
 from .runs import Curves, path_text
 from .sound import FIGURES
+from .words import called
 
 RULE = ("method.name", "alpha.percent", "fixed_lambda.value", "protocol.name")
 """What makes an arm, with `CONTROL` and a method's own constants; other options are the
@@ -188,7 +189,7 @@ def method_of(state: dict[str, Any], identity: dict[str, Any]) -> tuple[str, boo
     As its run.json says; one that does not was written before run.json did.
     """
     said, name = state.get("method") or {}, str(identity.get("method.name"))
-    label = said.get("label") or NAMES.get(name, name)
+    label = said.get("label") or called("method", name)
     changed = any(identity.get(option, value) != value for option, value in CONTROL.items())
     return label, said.get("baseline", name == "fixed") and not changed
 
@@ -198,7 +199,7 @@ def label(identity: dict[str, Any], telling: list[str], method: str | None = Non
     if not identity:
         return "?"
     name = identity["method.name"]
-    words = [method or NAMES.get(name, name)]
+    words = [method or called("method", name)]
     if "alpha.percent" in identity:
         words.append(f"{identity['alpha.percent']:g} %")
     if "fixed_lambda.value" in identity:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+
+from ..cli.words import CONF
+from ..component import Component, locate
 
 SYMBOLS = {"fixed_lambda.value": "λ", "alpha.percent": "α", "protocol.lambda_max": "largest λ"}
 UNITS = {"alpha.percent": " %"}
@@ -64,6 +68,20 @@ def arm_name(label: str) -> str:
     """An arm of the tables, with λ as people write it: ``fixed λ 1e-05`` is ``λ = 1e-5``."""
     name = re.sub(r"\bλ (\d[\d.e+-]*)", lambda found: f"λ = {number(float(found[1]))}", label)
     return name.removeprefix("fixed ") if name.startswith("fixed λ =") else name
+
+
+@functools.cache
+def components(group: str) -> dict[str, Any]:
+    """The package's own classes of a config group, by their names."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((CONF / group).glob("*.yaml"))]
+    targets = re.findall(r"^ *_target_: (\S+)", "\n".join(texts), re.MULTILINE)
+    return {one.name: one for one in (locate(target, group, Component) for target in targets)}
+
+
+def called(group: str, name: str) -> str:
+    """What a component is called for a reader; one that is not the package's, by its name."""
+    found = components(group).get(name)
+    return found.label if found else name
 
 
 def setting(option: str, value: Any) -> str:

@@ -14,6 +14,7 @@ class Fixed(Method):
     """Constant λ, the baseline (paper, section 4)."""
 
     label = "fixed λ"
+    place = 0
     uses = ("fixed_lambda",)
     baseline = True
 
@@ -33,4 +34,5 @@ class Decoupled(Fixed):
     regularization", ICLR), with weight_decay = 2·fixed_lambda. Under plain SGD it is `Fixed`."""
 
     label = "decoupled λ"
+    place = Method.place
     optimizers = ("adamw",)

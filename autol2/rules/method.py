@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..component import Component, Options, option
 from ..errors import UserError, require, require_choice, require_finite
-from .controller import PROTOCOLS, Controller, Decision, Rule
+from .controller import Controller, Decision
+from .rule import METHODS, PROTOCOLS, Rule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -140,8 +141,8 @@ class Method(Component):
     """Steps between two measurements of the training loss and accuracy (the paper's k, section
     4)."""
 
-    label: ClassVar[str] = ""
-    """What it is called for a reader."""
+    place: ClassVar[int] = 5
+    """Its place in tables: fixed λ, the paper's methods by their algorithms, then all others."""
     uses: ClassVar[tuple[str, ...]] = ()
     """The groups that it draws on, of alpha, fixed_lambda and protocol; the others are no part of
     a run's identity."""
@@ -176,8 +177,8 @@ class Method(Component):
             UserError: it looks at none.
         """
         raise UserError(
-            f"method={self.name} looks at no measurements: choose auto_l2, threshold, advance, "
-            f"combined or fixed"
+            f"method={self.name} looks at no measurements: choose {', '.join(METHODS[:-1])} or "
+            f"{METHODS[-1]}"
         )
 
     def build(
@@ -190,6 +191,9 @@ class Method(Component):
 @dataclass
 class Adaptive(Method):
     """Base class of Auto L2 and the paper's methods: λ moves by the measurements of training."""
+
+    algorithm: ClassVar[str] = ""
+    """The `Rule.method` that it applies."""
 
     initial_lambda: float = 0.1
     """λ at the first step, in the paper's convention: the penalty is λ·Σθ², without ½."""
@@ -227,7 +231,7 @@ class Adaptive(Method):
         """The rule of the class's own algorithm."""
         try:
             return Rule(
-                method=self.name,
+                method=self.algorithm,
                 protocol=given.protocol.name,
                 alpha=given.alpha.percent,
                 initial_lambda=self.initial_lambda,

@@ -11,8 +11,9 @@ from .method import Adaptive
 class AutoL2Method(Adaptive):
     """Auto L2 (Algorithm 1): λ decays when loss or error gets worse."""
 
-    name = "auto_l2"
+    name = algorithm = "auto_l2"
     label = "Auto L2"
+    place = 1
     uses = ("protocol",)
 
 
@@ -20,8 +21,8 @@ class AutoL2Method(Adaptive):
 class Threshold(Adaptive):
     """Method 1, percentage threshold (Algorithm 2): Auto L2 that ignores changes below α %."""
 
-    name = "threshold"
-    label = "threshold"
+    name = algorithm = "threshold"
+    place = 2
     uses = ("alpha", "protocol")
 
 
@@ -29,8 +30,9 @@ class Threshold(Adaptive):
 class Advance(Adaptive):
     """Method 2, Advance L2 (Algorithm 3): Auto L2 that also raises λ when training improves."""
 
-    name = "advance"
+    name = algorithm = "advance"
     label = "Advance L2"
+    place = 3
     uses = ("protocol",)
 
 
@@ -38,6 +40,6 @@ class Advance(Adaptive):
 class Combined(Adaptive):
     """Method 3 (Algorithm 4): Advance L2 with the percentage threshold."""
 
-    name = "combined"
-    label = "combined"
+    name = algorithm = "combined"
+    place = 4
     uses = ("alpha", "protocol")

@@ -15,9 +15,6 @@ from typing import Any
 from ..component import Component
 from ..config import Config, ControlConfig
 
-USUAL = ("cnn", "sgd", "none", "constant", "cross_entropy")
-"""The names of components that are not told in a directory's name: the paper's."""
-
 
 def identity(config: Config) -> dict[str, Any]:
     """What of `config` can change a number, less the groups that its method does not use."""
@@ -80,7 +77,7 @@ def _component_words(config: Config, options: dict[str, Any]) -> list[str]:
         one.name
         for one in chosen
         if isinstance(one, Component)
-        and one.name not in USUAL
+        and not one.usual
         and one.name not in getattr(config.method, "optimizers", ())
     ]
 

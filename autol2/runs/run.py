@@ -167,7 +167,7 @@ class Run:
             "config": as_plain(self.config),
             "identity": identity(self.config),
             "method": {
-                "label": self.config.method.label or self.config.method.name,
+                "label": self.config.method.label,
                 "baseline": self.config.method.baseline and not self.config.control.identity(),
             },
             **{key: self.state[key] for key in KEPT if key in self.state},

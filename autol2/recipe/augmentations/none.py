@@ -13,3 +13,4 @@ class NoAugmentation(Augmentation):
     """The images as they are."""
 
     name: ClassVar[str] = "none"
+    usual: ClassVar[bool] = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from .lr_schedule import LRSchedule
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 @dataclass
 class Constant(LRSchedule):
     """The learning rate stays at lr, after the warm-up."""
+
+    usual: ClassVar[bool] = True
 
     def main(self, optimizer: Optimizer, steps: int) -> None:
         """None: nothing moves."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...component import option
 from ...errors import require
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 @dataclass
 class SGD(Optimizer):
     """torch's SGD. The decay is exactly the gradient of the penalty λ·Σθ²."""
+
+    usual: ClassVar[bool] = True
 
     momentum: float = option(0.0, neutral=0.0)
     """Share of the last step's direction that is kept; 0 for plain SGD."""
