@@ -51,5 +51,6 @@ def _cost(device: str, *words: str) -> float:
         seconds = time.perf_counter() - before
         if done.returncode != 0:
             raise UserError(f"a short run failed:\n{done.stdout}{done.stderr}")
-        states = map(Path.read_text, Path(folder).glob("*/*/run.json"))
-        return seconds / sum(json.loads(state)["attempts"][0]["seconds"] for state in states)
+        states = [json.loads(path.read_text()) for path in Path(folder).glob("*/*/run.json")]
+    trained: float = sum(state["attempts"][0]["seconds"] for state in states)
+    return seconds / trained
