@@ -165,14 +165,14 @@ def test_a_folder_that_cannot_be_written(study: Path, tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [f"error: {copy / 'report'} cannot be written: File exists"]
 
 
-@pytest.mark.parametrize("what", ["find", "records"])
+@pytest.mark.parametrize("what", ["sweeps.study._traces", "report.__main__.records"])
 def test_a_study_that_cannot_be_read(
     study: Path, what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(f"autol2.report.__main__.{what}", refuse)
+    monkeypatch.setattr(f"autol2.{what}", refuse)
     monkeypatch.setattr(sys, "argv", ["report", f"outputs={study.parent}", "study=small"])
     with pytest.raises(SystemExit) as end:
         main()
