@@ -373,6 +373,46 @@ def test_hugging_face_spares_what_the_trainer_spares(tmp_path: Path, weight_deca
     assert max(weight.dim() for weight in spared) == 2
 
 
+def test_one_process_of_its_own_is_not_reduced_over_others(tmp_path: Path) -> None:
+    """A process group that is there for something else is none of the Trainer's."""
+    callback = huggingface.AutoL2Callback("fixed", fixed_lambda=0.1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1
+    )
+    try:
+        hugging(callback, tmp_path, max_steps=1).train()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert isinstance(callback.auto_l2, AutoL2)
+    assert callback.auto_l2.sync is False
+
+
+def test_hugging_face_spares_swins_tables_of_relative_positions(tmp_path: Path) -> None:
+    """They are 2-D, and the Trainer gives them no decay, since "bias" is in their names."""
+    config = transformers.SwinConfig(
+        image_size=8, patch_size=2, embed_dim=8, depths=[1], num_heads=[2], window_size=2,
+        num_labels=2,
+    )  # fmt: skip
+    model = transformers.SwinForImageClassification(config)
+    examples = [{"pixel_values": torch.randn(3, 8, 8), "labels": n % 2} for n in range(4)]
+    for folder, weight_decay in (("without", 0.0), ("with", 0.1)):
+        trainer = transformers.Trainer(
+            model=model,
+            args=transformers.TrainingArguments(
+                str(tmp_path / folder), max_steps=1, weight_decay=weight_decay, use_cpu=True,
+                report_to="none", save_strategy="no", disable_tqdm=True,
+            ),
+            train_dataset=examples,
+            callbacks=[huggingface.AutoL2Callback("fixed", fixed_lambda=0.3)],
+        )  # fmt: skip
+        trainer.train()
+        decayed, spared = trainer.optimizer.param_groups
+        assert (decayed["weight_decay"], spared["weight_decay"]) == (0.6, 0.0)
+        tables = {id(one) for name, one in model.named_parameters() if "position" in name}
+        assert tables
+        assert (tables & set(map(id, decayed["params"]))) == set(), "ours and the Trainer's differ"
+
+
 # -------------------------------------------------------------------- what a batch comes to
 
 

@@ -72,6 +72,14 @@ def test_a_replay_of_a_protocol_without_the_method(run_command: Command) -> None
     assert "protocol original has no method combined" in done.stderr
 
 
+def test_an_interval_longer_than_an_epoch_is_refused(run_command: Command, tmp_path: Path) -> None:
+    """Three steps an epoch, of which none is a fifth: λ would stay at 0.1 for ever."""
+    done = run_command("train", "method=auto_l2", "data=digits", "batch_size=512", "outputs=here")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "an epoch has 3 steps, so that method.measure_every=5 would never measure" in done.stderr
+    assert not (tmp_path / "here").exists()
+
+
 def test_help_of_hydra_takes_any_line(run_command: Command) -> None:
     done = run_command("train", "data=digits", "--hydra-help")
     assert done.returncode == 0
