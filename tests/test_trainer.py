@@ -196,6 +196,31 @@ def test_evaluations_happen_when_asked(
     assert float(recorded[-1]["effective_lr_conv2"]) == pytest.approx(0.01 / norm**2, rel=1e-6)
 
 
+@pytest.mark.parametrize("batch", [50, 250])
+def test_an_evaluation_changes_nothing_of_the_network(
+    digits: Dataset, tmp_path: Path, batch: int
+) -> None:
+    """Batch-norm counts with its running statistics there, whatever else is in the batch."""
+    options = config("batchnorm=on", f"evaluation.batch_size={batch}")
+    trainer = Trainer(options, digits, tmp_path, CPU)
+    trainer.begin()
+    for _ in range(3):
+        trainer.train_step()
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.evaluate()
+    trainer.close()
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    trainer.model.eval()
+    with torch.no_grad():
+        scores = trainer.model(digits.normalize(digits.test_images))
+    (row,) = rows(tmp_path / "epochs.csv")
+    loss = float(cross_entropy(scores, digits.test_labels))
+    assert float(row["test_loss"]) == pytest.approx(loss, rel=1e-5)
+    correct = float((scores.argmax(1) == digits.test_labels).double().mean())
+    assert float(row["test_accuracy"]) == pytest.approx(100 * correct, abs=0.3)
+
+
 def test_train_figures_of_an_epoch_are_those_of_its_batches(
     digits: Dataset, tmp_path: Path
 ) -> None:
