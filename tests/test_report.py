@@ -254,7 +254,7 @@ def test_what_one_method_alone_has_is_no_axis() -> None:
     table = made(*found)
     assert table.axes == ["method.name"]
     assert table.varying == ["method.initial_lambda", "method.name"]
-    assert set(table.runs["arm"]) == {"cosine", "Advance L2"}
+    assert set(table.runs["arm"]) == {"cosine λ", "Advance L2"}
 
 
 def test_an_axis_is_never_pooled_over_another_option() -> None:

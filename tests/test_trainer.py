@@ -22,7 +22,7 @@ from autol2.models.cnn import CNN
 from autol2.models.kernels.fused_cnn import FusedCNN
 from autol2.recipe.optimizers.sgd import SGD
 from autol2.training import network
-from autol2.training.optimizer import apply_lambda
+from autol2.training.optimizer import apply_lambda, groups, learning_rate
 from autol2.training.trainer import Diverged, Trainer, epoch_order
 
 from .conftest import PROJECT
@@ -194,6 +194,21 @@ def test_evaluations_happen_when_asked(
     norm = nn.utils.get_total_norm([model.conv2.weight.detach()]).item()
     assert float(recorded[-1]["norm_conv2"]) == pytest.approx(norm, rel=1e-6)
     assert float(recorded[-1]["effective_lr_conv2"]) == pytest.approx(0.01 / norm**2, rel=1e-6)
+
+
+def test_a_higher_learning_rate_leaves_the_decay_per_step_as_it_is() -> None:
+    """lr·λ is the same with ``control.lr_factor`` and without, of the layers that it is on."""
+    options = config("batchnorm=on", "control.parameters=convolutions", "control.lr_factor=4")
+    model = build(options)
+    optimizer = options.optimizer.build(groups(options, model), options.lr)
+    apply_lambda(optimizer, 0.03)
+    convolutions = {layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d)}
+    for group in optimizer.param_groups:
+        factor = 4 if convolutions & set(group["params"]) else 1
+        assert group["lr"] == options.lr * factor
+        assert group["lr"] * group["weight_decay"] == pytest.approx(options.lr * 0.06)
+    assert learning_rate(optimizer) == pytest.approx(options.lr)
+    assert len(optimizer.param_groups) == 2
 
 
 @pytest.mark.parametrize("batch", [50, 250])
