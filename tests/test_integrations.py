@@ -12,6 +12,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -385,6 +386,29 @@ def test_one_process_of_its_own_is_not_reduced_over_others(tmp_path: Path) -> No
         torch.distributed.destroy_process_group()
     assert isinstance(callback.auto_l2, AutoL2)
     assert callback.auto_l2.sync is False
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's own, on a CPU
+def test_hugging_face_does_not_spare_what_fsdp_has_flattened(tmp_path: Path) -> None:
+    """Its parameters are 1-D, and have no names that the Trainer would know."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1
+    )
+    try:
+        config = transformers.BertConfig(
+            vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=8,
+        )  # fmt: skip
+        model = transformers.BertForSequenceClassification(config)
+        wrapped = FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+        for names in (wrapped, model):  # the Trainer's own may be either
+            optimizer = torch.optim.AdamW(wrapped.parameters(), weight_decay=0.0)
+            assert {one.dim() for one in optimizer.param_groups[0]["params"]} == {1}
+            huggingface._mark_groups(optimizer, names)
+            AutoL2(optimizer, "fixed", fixed_lambda=0.3, all_parameters=False)
+            assert optimizer.param_groups[0]["weight_decay"] == 0.6
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_hugging_face_spares_swins_tables_of_relative_positions(tmp_path: Path) -> None:
