@@ -273,6 +273,24 @@ def test_many_comparisons_are_several_drawings(tmp_path: Path) -> None:
     ]
 
 
+def test_a_value_looks_the_same_in_every_row(tmp_path: Path) -> None:
+    """One legend is for all: lengths that each λ has another set of, as in original_1a."""
+    arms = [
+        Arm("fixed", 70.0, number, options={"epochs": epochs})
+        for number, lengths in ((1e-3, (2, 4)), (5e-4, (4, 8)))
+        for epochs in lengths
+    ]
+    write_study(tmp_path / "study", arms, seeds=1, epochs=2, data=DIGITS)
+    made, histories = read(tmp_path / "study")
+    rows = figures._axis_rows(made.runs, histories, "epochs", made)
+    styles: dict[str, set[object]] = {}
+    for _, of_row in rows:
+        for curve in of_row:
+            styles.setdefault(curve.label, set()).add((curve.colour, curve.dashes))
+    assert sorted(styles) == ["epochs = 2", "epochs = 4", "epochs = 8"]
+    assert all(len(one) == 1 for one in styles.values())
+
+
 # ---------------------------------------------------------------------- settings of the user
 
 

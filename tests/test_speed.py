@@ -116,6 +116,18 @@ def test_steps_to_the_best_accuracy_against_lambda() -> None:
     assert (fit["lambdas"], fit["runs"], fit["censored"]) == (3, 9, 3)
 
 
+def test_no_fit_where_the_learning_rate_moves() -> None:
+    arms = [fixed(value, [70.0], lr_schedule__name="step") for value in (1e-3, 5e-4)]
+    curves = timed([run for one in arms for run in one], [5.0, 6.0])
+    assert made(*arms, curves=curves).fits.empty
+    arms = [fixed(value, [70.0], lr_schedule__warmup=0.1) for value in (1e-3, 5e-4)]
+    curves = timed([run for one in arms for run in one], [5.0, 6.0])
+    assert made(*arms, curves=curves).fits.empty
+    arms = [fixed(value, [70.0]) for value in (1e-3, 5e-4)]
+    curves = timed([run for one in arms for run in one], [5.0, 6.0])
+    assert not made(*arms, curves=curves).fits.empty
+
+
 def test_no_fit_of_a_single_lambda() -> None:
     assert made(fixed(5e-4, [70.0] * 3)).fits.empty
 

@@ -284,7 +284,7 @@ def _axis_rows(
         column = axis
         others = ["method", *[one for one in made.axes if one not in (axis, "method.name")]]
     shown = [one for one in made.axes if one in runs and one not in (axis, "batchnorm.enabled")]
-    rows = []
+    parts = []
     for _, part in runs[runs[column].notna()].groupby(others, dropna=False, sort=True):
         values = _values(part, column)
         if len(values) < 2 or set(part["arm"]) <= set(covered):
@@ -292,15 +292,22 @@ def _axis_rows(
         said, left_out = _circumstances(part, shown, column, made.common), len(values) - ARMS
         if left_out > 0:
             values, said = _best(part, column), (*said[:2], f"{said[2]}, the best {ARMS}")
-        styles = _styles(values, runs["arm"]) if column == "arm" else _in_order_of_values(values)
+        parts.append((said, part, values))
+    everywhere = sorted({one for *_, values in parts for one in values}, key=_order)
+    rows = []
+    for said, part, values in parts:
+        if column == "arm":
+            styles = _styles(values, runs["arm"])
+        else:  # one legend is for all rows
+            styles = _in_order_of_values(everywhere if len(everywhere) <= len(CURVES) else values)
         curves = [
             _curve(
                 _without(value, part, shown) if column == "arm" else setting(axis, value),
-                style,
+                styles[value],
                 part[part[column] == value],
                 histories,
             )
-            for value, style in styles.items()
+            for value in values
         ]
         rows.append((said, curves))
     return [(said[-1], curves) for said, curves in sorted(rows, key=lambda row: row[0])]
@@ -310,7 +317,12 @@ def _values(part: pd.DataFrame, column: str) -> list[Any]:
     found = part[column].unique().tolist()
     if column == "arm":
         return list(in_order(found))
-    return sorted(found, key=lambda one: (str(type(one)), one))
+    return sorted(found, key=_order)
+
+
+def _order(value: Any) -> tuple[str, Any]:
+    """Of values of several kinds."""
+    return str(type(value)), value
 
 
 def _best(part: pd.DataFrame, column: str) -> list[Any]:

@@ -18,6 +18,7 @@ from scipy import stats
 
 from ..runs.identity import digest, flat
 from ..sweeps.study import Record
+from .speed import lr_stays
 
 LEVEL = 0.95
 """Of the intervals."""
@@ -159,7 +160,7 @@ def peak(record: Record, within: float) -> Peak | None:
         family=digest({name: value for name, value in common.items() if name != "lr"}),
         seed=int(options["seed"]),
         lr=float(options["lr"]),
-        constant_lr="lr_schedule" not in identity,  # one that moves nothing is left out of it
+        constant_lr=lr_stays(options),
         lambda_=float(options["fixed_lambda.value"]),
         steps=int(options["epochs"]) * length,
         length=length,

@@ -9,7 +9,7 @@ to, and its end is that of the runs beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -211,10 +211,11 @@ def fits(runs: pd.DataFrame) -> pd.DataFrame:
     """Steps to the best test accuracy against λ, with the fit t* = c/λ.
 
     Lewkowycz and Gur-Ari (*On the training dynamics of deep networks with L2 regularization*,
-    NeurIPS 2020) found that it holds. A row for each set of circumstances with at least two fixed
-    λs above 0. Runs that were best at their last evaluation are censored and left out.
-    ``constant`` is c, the geometric mean of t*·λ; ``slope`` that of log t* against log λ, −1 where
-    the law holds, with its 95 % interval where three values of λ or more are left.
+    NeurIPS 2020) found that it holds where the learning rate stays. A row for each set of
+    circumstances with at least two fixed λs above 0. Runs that were best at their last evaluation
+    are censored and left out. ``constant`` is c, the geometric mean of t*·λ; ``slope`` that of log
+    t* against log λ, −1 where the law holds, with its 95 % interval where three values of λ or more
+    are left.
     """
     rows = []
     if "fixed_lambda.value" not in runs:
@@ -251,6 +252,12 @@ def fits(runs: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, columns=FITS)
+
+
+def lr_stays(options: Mapping[str, Any]) -> bool:
+    """Whether a run of these options has one learning rate throughout, as t* = c/λ takes it."""
+    # One that moves nothing is left out of a run's identity.
+    return not any(name.startswith("lr_schedule.") for name in options)
 
 
 def holds(fit: pd.Series) -> bool:

@@ -120,6 +120,7 @@ def tables(
         if name != "seed" and all(one.get(name) == value for one in readable)
     }
     known = {digest_of(around): around for around in circumstances}
+    steady = [name for name, around in known.items() if speed.lr_stays(around)]
     return Tables(
         runs,
         summary(runs, question, known),
@@ -128,7 +129,7 @@ def tables(
         common,
         axes,
         _long(runs, {record.run_id: history for record, history in read}),
-        speed.fits(runs),
+        speed.fits(runs[runs["context"].isin(steady)]),
     )
 
 
