@@ -13,6 +13,7 @@ import torch
 
 from autol2.data import dataset as data
 from autol2.data.digits import Digits
+from autol2.data.images import Images
 from autol2.data.memory import available, size
 from autol2.data.source import DataSource
 from autol2.data.validation import split
@@ -320,3 +321,14 @@ def test_a_device_that_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "to", full)
     with pytest.raises(UserError, match=r"the images take 5\.5 MB and do not fit onto cuda:0: "):
         digits.to("cuda:0")
+
+
+def test_a_part_is_the_first_images_of_each_class_in_their_order() -> None:
+    """At least one of each; a half of five rounds to two."""
+    labels = np.array([1, 0, 0, 1, 0, 2, 0, 0])
+    images = np.arange(8, dtype=np.uint8)[:, None, None, None].repeat(3, 1)
+    half = Images(images, labels, images[::-1], labels[::-1], ("a", "b", "c")).part(0.5)
+    assert half.train_images[:, 0, 0, 0].tolist() == [0, 1, 2, 5]
+    assert half.train_labels.tolist() == [1, 0, 0, 2]
+    assert half.test_images[:, 0, 0, 0].tolist() == [7, 6, 5, 3]
+    assert half.test_labels.tolist() == [0, 0, 2, 1]
