@@ -14,7 +14,8 @@ from rich.console import Console
 import autol2
 from autol2.errors import UserError
 from autol2.report.__main__ import report
-from autol2.report.recording import Recording, read
+from autol2.report.recorded import read
+from autol2.report.recording import Recording
 from autol2.report.tables import tables
 
 from .conftest import PROJECT

@@ -26,6 +26,8 @@ from autol2.sweeps import slurm, states
 from autol2.sweeps.manifest import add_to_manifest
 from autol2.sweeps.run_status import Job
 from autol2.sweeps.study import Record, find
+from autol2.sweeps.vain import job_of
+from autol2.training.train import refuse_other_data
 
 from .conftest import PROJECT, SMALL, Command, run_autol2
 from .test_launch import dead
@@ -187,6 +189,21 @@ def test_what_another_user_lets_nobody_write_or_read_is_named(shared: Path) -> N
     (shared / "two").chmod(0)
     said = seen_by_another(lambda: run.open().__enter__())
     assert said.startswith(f"UserError: {shared}/two/b-s0-0 cannot be written (Permission denied)")
+
+
+def test_what_lies_in_another_users_folder_is_as_good_as_gone(shared: Path) -> None:
+    """Images that made a finished run, and what a job printed."""
+    private = shared / "private"
+    (private / "images").mkdir(parents=True)
+    (private / "7_0_log.err").touch()
+    private.chmod(0)
+    source = Mock(place=private / "images", holds=Mock(side_effect=AssertionError))
+    run = Mock(state={"data": {"root": str(source.place), "digest": "0"}}, config=Mock(data=source))
+    with patch("autol2.training.train._refuse_other_code"):
+        assert seen_by_another(lambda: refuse_other_data(run)) == "None"
+    known = {"job": "7", "log": str(private / "7_0_log.err"), "tried": 0}
+    jobs = {"7": Job("7", False, "COMPLETED")}
+    assert "in_vain=0" in seen_by_another(lambda: job_of("a-s0-0", known, {}, jobs))
 
 
 def test_a_slow_run_is_not_a_dead_one(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import autol2
 from autol2.errors import UserError
-from autol2.report import figures, forest, page, recording
+from autol2.report import figures, forest, page, recorded
 from autol2.report.arms import Question
 from autol2.report.tables import Tables, tables
 from autol2.report.verdict import laws, verdict
@@ -65,7 +65,7 @@ def _same(row: Mapping[str, float], seed: int) -> Mapping[str, float]:
 
 def study(folder: Path, *arms: Mapping[str, Any], **question: float) -> tuple[Tables, str, str]:
     """The tables, the headline and the rest of the verdict."""
-    made = tables(recording.read(written(folder, *arms)), Question(**question))
+    made = tables(recorded.read(written(folder, *arms)), Question(**question))
     first, *others = verdict(made.summary)
     return made, first, " ".join(others)
 
@@ -419,7 +419,7 @@ def test_nothing_is_made_up_of_a_divergence(tmp_path: Path) -> None:
 
 
 def drawn(folder: Path, *arms: Mapping[str, Any]) -> dict[str, Any]:
-    made = tables(read := recording.read(written(folder, *arms)))
+    made = tables(read := recorded.read(written(folder, *arms)))
     histories = {record.run_id: history for record, history in read}
     every = figures.all_figures(made, histories, 1, pd.DataFrame(), folder, lambda name: None)
     return {one.name: one for one in every}
@@ -457,7 +457,7 @@ def test_a_law_that_does_not_hold_has_no_line(tmp_path: Path) -> None:
 
 
 def test_the_margin_is_shaded(tmp_path: Path) -> None:
-    read = recording.read(written(tmp_path, fixed(5e-4, 70), schedule(70.1)))
+    read = recorded.read(written(tmp_path, fixed(5e-4, 70), schedule(70.1)))
     made = tables(read, Question(margin=1.0))
     (one, *_) = forest.differences(made, {}, {"Auto L2": "#0072b2"}, tmp_path)
     assert "within ±1 points, which counts as equivalent" in one.caption
@@ -473,7 +473,7 @@ def test_the_law_is_told_in_words(tmp_path: Path) -> None:
             fixed(value, 70, figures=peak(at), steps_per_epoch=10, epochs=20)
             for value, at in zip(values, peaks, strict=True)
         ]
-        (said,) = laws(tables(recording.read(written(tmp_path, *arms))).fits)
+        (said,) = laws(tables(recorded.read(written(tmp_path, *arms))).fits)
         return said
 
     assert "are compatible with t* = 0.16/λ" in told(16, 8, 4)

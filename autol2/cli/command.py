@@ -26,9 +26,10 @@ from omegaconf.errors import OmegaConfBaseException
 from ..errors import UserError
 from .composition import resolved
 from .explain import explain, options_of
+from .flags import only_shows
 from .help import help_text
 from .output import output_error, report, steady
-from .words import CONF, begin_in_utf8, numbers_to_options, only_shows, prepared
+from .words import CONF, numbers_to_options, prepared
 
 __all__ = ["CONF", "command", "numbers_to_options"]
 
@@ -51,7 +52,7 @@ def command(config_name: str, *, works: bool = False) -> Callable[[Task], Callab
     def decorate(task: Task) -> Callable[[], None]:
         @functools.wraps(task)
         def main() -> None:
-            begin_in_utf8()
+            _begin_in_utf8()
             steady()
             with _full_errors() as wanted:
                 try:
@@ -75,6 +76,15 @@ def command(config_name: str, *, works: bool = False) -> Callable[[Task], Callab
         return main
 
     return decorate
+
+
+def _begin_in_utf8() -> None:
+    """Begin the command anew where the locale cannot read its words, which are UTF-8."""
+    words = "".join(sys.argv)
+    with contextlib.suppress(UnicodeError):  # of bytes that are not, as `prepared` will say
+        if os.fsencode(words).decode() != words:
+            again = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+            os.execve(sys.executable, again, {**os.environ, "PYTHONUTF8": "1"})
 
 
 def _run(task: Task, config_name: str) -> int:

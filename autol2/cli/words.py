@@ -1,11 +1,10 @@
-"""The words of a command line, made ready for Hydra: flags first, numbers for groups, plain text.
+"""The words of a command line, made ready for Hydra: `flags` first, numbers for groups, plain text.
 
 What Hydra would misread in silence, or answer with a traceback, is mended or refused here.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
@@ -20,6 +19,7 @@ from hydra.errors import HydraException
 
 from ..config import study_name
 from ..errors import UserError, require
+from .flags import SWEEPS, split
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 """Where the options stand that there are to choose from."""
@@ -35,35 +35,6 @@ have names that no file lists, which Hydra takes only with ``++``."""
 OTHER_WORDS = {"hydra/sweeper=optuna": "hydra/sweeper=search"}
 """Overrides that people know from elsewhere, and ours."""
 
-VALUES = ("--package", "-p", "--config-dir", "-cd")
-"""Hydra's flags that take a value, whatever it is."""
-FIXED = ("--config-path", "-cp", "--config-name", "-cn")
-"""Those that would change what a command is."""
-CHOICES = {
-    "--cfg": ("job", "hydra", "all"),
-    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
-}
-"""Its flags that take one of these; --info, none as well."""
-SWITCHES = (
-    *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r"),
-    *("--multirun", "-m", "--shell-completion", "-sc"),
-)
-"""Its flags that take none."""
-LONG = {"-c": "--cfg", "-i": "--info"}
-SHOWS = (
-    "--help",
-    "-h",
-    "--hydra-help",
-    "--version",
-    "--cfg",
-    "--info",
-    "-sc",
-    "--shell-completion",
-)
-"""Flags with which a command only shows something."""
-DRY_RUN = re.compile(r"\+{0,2}hydra\.launcher\.dry_run=(?!(false|off|no|n|0)$)", re.IGNORECASE)
-"""The option that does as much."""
-SWEEPS = ("--multirun", "-m")
 FUNCTIONS = ("choice", "range", "interval", "glob", "sort", "shuffle", "tag")
 """Of Hydra's grammar, for sweeps."""
 MOST_SHOWN = 500
@@ -80,7 +51,7 @@ def prepared(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: a word that Hydra does not take; the message has the whole command, mended.
     """
-    flags, overrides = _split(arguments)
+    flags, overrides = split(arguments)
     if "-sc" in flags or "--shell-completion" in flags:
         require(
             all(re.match(r"(install|uninstall|query)=", word) for word in overrides),
@@ -100,20 +71,6 @@ def prepared(arguments: Sequence[str]) -> list[str]:
     if sweeps:
         overrides = one_by_one(overrides)
     return flags + overrides
-
-
-def begin_in_utf8() -> None:
-    """Begin the command anew where the locale cannot read its words, which are UTF-8."""
-    words = "".join(sys.argv)
-    with contextlib.suppress(UnicodeError):  # of bytes that are not, as `prepared` will say
-        if os.fsencode(words).decode() != words:
-            again = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
-            os.execve(sys.executable, again, {**os.environ, "PYTHONUTF8": "1"})
-
-
-def only_shows(arguments: Iterable[str]) -> bool:
-    """Whether a command with these words does no work, but is for what it prints."""
-    return any(word.partition("=")[0] in SHOWS or DRY_RUN.match(word) for word in arguments)
 
 
 def numbers_to_options(arguments: Iterable[str]) -> list[str]:
@@ -143,64 +100,6 @@ def quoted(text: str) -> str:
     """`text` so that Hydra's grammar takes it as it is."""
     escaped = re.sub(r'(\\*)"', r"\1\1\\" + '"', text)
     return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
-
-
-# ---------------------------------------------------------------------- flags
-
-
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags, with their values, and the overrides: it wants them in this order."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    words = list(arguments)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("-"):
-            overrides.append(word)
-            continue
-        flag, equals, value = word.partition("=")
-        flag = LONG.get(flag, flag)
-        require(
-            flag != "--experimental-rerun",
-            "--experimental-rerun is Hydra's: here the same command again does what is missing, "
-            "and rerun=true does a run over",
-        )
-        require(
-            flag in VALUES or flag in FIXED or flag in CHOICES or flag in SWITCHES,
-            f"there is no flag {word}; --hydra-help lists them",
-        )
-        require(
-            flag not in FIXED,
-            f"{flag} is of no use here, since each command has its own configuration: "
-            f"--config-dir FOLDER adds options of your own",
-        )
-        flags.append(word)
-        if flag in SWITCHES:
-            continue
-        if flag == "--info" and not equals and (not words or re.search("^-|=", words[0])):
-            flags[-1] = "--info=all"  # else it would take what is moved behind it
-            continue
-        require(bool(equals or words), f"{word} needs a value")
-        given = value if equals else words[0]
-        require(
-            flag not in CHOICES or given in CHOICES[flag],
-            f"{flag} {given} is not one of {', '.join(CHOICES.get(flag, ()))}",
-        )
-        if not equals:
-            flags.append(words.pop(0))
-    require(
-        not {"--package", "-p"} & set(flags) or any(flag.startswith("--cfg") for flag in flags),
-        "--package says what --cfg is to show: there is no --cfg",
-    )
-    alone = [flag for flag in flags if flag.partition("=")[0] in (*SHOWS[2:], *SWEEPS, *LONG)]
-    require(
-        len(alone) < 2,
-        f"{' and '.join(alone)}: one at a time; --cfg and --info show what one run would be",
-    )
-    return flags, overrides
-
-
-# ---------------------------------------------------------------------- overrides
 
 
 def _check(word: str, command: Callable[[str], str]) -> None:

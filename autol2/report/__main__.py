@@ -21,7 +21,7 @@ from ..config import parse_as, study_name
 from ..errors import UserError, require
 from ..sweeps.manifest import read_manifest
 from ..sweeps.study import Record, find, records
-from . import figures, lambda_figures, page, plot, recording
+from . import figures, lambda_figures, page, plot, recorded
 from .arms import Question
 from .beside import Beside, beside_published
 from .forecast import peaks
@@ -89,15 +89,15 @@ def report(
         UserError: the folder holds no runs, or cannot be written.
     """
     try:
-        found, recorded = records(study), recording.read(study)
+        found, own = records(study), recorded.read(study)
     except OSError as error:
         raise UserError(f"{study} cannot be read: {error.strerror or error}") from error
-    if not found and not recorded:
+    if not found and not own:
         raise UserError(f"{study} holds no runs")
     folder = study / "report"
     try:
         folder.mkdir(exist_ok=True)
-        read = [*_read(found, folder / ".cache", console), *recorded]
+        read = [*_read(found, folder / ".cache", console), *own]
         made = tables(read, question)
         for name in ("runs", "summary", "epochs"):
             write_csv(getattr(made, name), folder / f"{name}.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,31 @@ def differences(
     return [plot.save(figure, "differences", title, caption, alt + ".", folder, legend=False)]
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one of several drawings with a row an arm shows."""
+
+    name: str
+    """Of its files."""
+    heading: str
+    """What its arms have in common; see `groups`."""
+    arms: pd.DataFrame
+
+    def titled(self, what: str) -> str:
+        """The drawing's title."""
+        return ", ".join(filter(None, (what, self.heading)))
+
+
+def parts_of(name: str, arms: pd.DataFrame) -> list[Part]:
+    """The arms without and those with batch-norm, at most `MANY` in a drawing."""
+    pages = [
+        (heading, part.iloc[first : first + MANY])
+        for heading, part in groups(arms)
+        for first in range(0, len(part), MANY)
+    ]
+    return [Part(name + f"_{place}" * (place > 1), *page) for place, page in enumerate(pages, 1)]
+
+
 @plot.settings()
 def accuracies(
     made: Tables, histories: Mapping[str, Curves], colours: Mapping[str, str], folder: Path
@@ -133,26 +159,16 @@ def accuracies(
     arms = made.summary
     if arms.empty:
         return []
-    parts = groups(arms[arms["n"] > 0])
-    pages = [
-        (heading, part.iloc[first : first + MANY])
-        for heading, part in parts
-        for first in range(0, len(part), MANY)
-    ]
     return [
-        _accuracies("accuracies" + f"_{place}" * (place > 1), made.runs, *page, colours, folder)
-        for place, page in enumerate(pages, 1)
+        _accuracies(part, made.runs, colours, folder)
+        for part in parts_of("accuracies", arms[arms["n"] > 0])
     ]
 
 
 def _accuracies(
-    name: str,
-    runs: pd.DataFrame,
-    heading: str,
-    arms: pd.DataFrame,
-    colours: Mapping[str, str],
-    folder: Path,
+    part: Part, runs: pd.DataFrame, colours: Mapping[str, str], folder: Path
 ) -> Drawing:
+    arms = part.arms
     figure = plot.new_figure(LOW_ROW * len(arms) + AROUND + 0.3)
     axes = figure.subplots()
     rows(axes, [arm_name(arm) for arm in arms["arm"]])
@@ -189,12 +205,12 @@ def _accuracies(
     )
     if "diverged" in arms and arms["diverged"].any():
         caption += " A run that diverged is at chance level, and no part of a mean."
-    alt = f"Dot plot of each arm's test accuracy {heading}: " + ", ".join(
+    alt = f"Dot plot of each arm's test accuracy {part.heading}: " + ", ".join(
         f"{arm_name(arm['arm'])} {arm['mean']:.2f} % over {arm['n']:g} seed{'s' * (arm['n'] > 1)}"
         for _, arm in arms.iterrows()
     )
-    title = ", ".join(filter(None, ("Accuracy of every seed", heading)))
-    return plot.save(figure, name, title, caption, alt + ".", folder, legend=False)
+    title = part.titled("Accuracy of every seed")
+    return plot.save(figure, part.name, title, caption, alt + ".", folder, legend=False)
 
 
 def groups(arms: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

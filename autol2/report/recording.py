@@ -1,19 +1,15 @@
-"""A study of one's own training loop: two CSV files in the study's folder, written and read here.
+"""Recording a run of one's own training loop, from Python: `record`.
 
-``runs.csv`` has a row a run and ``epochs.csv`` a row an evaluated epoch; autol2/report/README.md
-says what their columns are. Whatever writes them, ``python -m autol2.report study=NAME`` reports on
-them; `record` does so from Python. No torch here.
+It writes the two files that `recorded` describes. No torch here.
 """
 
 from __future__ import annotations
 
 import math
-import numbers
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import pandas as pd
 from filelock import FileLock
@@ -21,24 +17,9 @@ from filelock import FileLock
 from ..config import study_name
 from ..errors import UserError, require
 from ..runs.files import write_atomically
-from ..runs.identity import digest, flat
-from ..sweeps.study import Record
-from .runs import MORE, Curves, by_epoch, highs
-from .tables import RESERVED
-from .words import called
-
-RUNS, EPOCHS = "runs.csv", "epochs.csv"
-STATUSES = ("completed", "diverged", "running", "failed", "interrupted")
-MADE_WITH = ("seconds", "hardware", "threads", "torch", "host")
-FACTS = ("status", *MADE_WITH, "python", "commit")
-"""Columns of runs.csv that say how a run was made and went, and are no option of it."""
-OF_DATA = ("classes", "test_images", "steps_per_epoch")
-"""Columns that tell of the data and of its batches: where they differ, so do the circumstances."""
-SWITCHES = {
-    **dict.fromkeys(("true", "on", "yes", "1"), True),
-    **dict.fromkeys(("false", "off", "no", "0"), False),
-}
-"""How a file may say whether there is batch-norm."""
+from ..runs.identity import digest
+from .recorded import EPOCHS, FACTS, OF_DATA, RUNS, STATUSES, checked, rows_of
+from .runs import MORE
 
 
 class Recording:
@@ -48,12 +29,12 @@ class Recording:
         self.folder, self.run, self.row = folder, run, dict(row)
         self._began, self._before = time.monotonic(), 0.0
         with self._locked():
-            known = _frame(folder / RUNS)
+            known = rows_of(folder / RUNS)
             if resume and "seconds" in known:
                 mine = pd.to_numeric(known.loc[known["run"] == run, "seconds"], errors="coerce")
                 self._before = float(mine.fillna(0).max()) if len(mine) else 0.0
             if not resume and (folder / EPOCHS).exists():
-                _write(folder / EPOCHS, _without(_frame(folder / EPOCHS), run))
+                _write(folder / EPOCHS, _without(rows_of(folder / EPOCHS), run))
             self._note("running")
 
     def epoch(self, epoch: float, *, test_accuracy: float, **figures: float) -> None:
@@ -103,7 +84,7 @@ class Recording:
     def _note(self, status: str) -> None:
         seconds = round(self._before + time.monotonic() - self._began, 3)
         row = {"run": self.run, **self.row, "status": status, "seconds": seconds}
-        known = _without(_frame(self.folder / RUNS), self.run)
+        known = _without(rows_of(self.folder / RUNS), self.run)
         _write(self.folder / RUNS, pd.concat([known, pd.DataFrame([row]).astype(object)]))
 
     def _locked(self) -> FileLock:
@@ -118,7 +99,7 @@ class Recording:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        known = _frame(self.folder / RUNS)
+        known = rows_of(self.folder / RUNS)
         if (known.loc[known["run"] == self.run, "status"] == "running").all():
             stopped = kind is not None and not issubclass(kind, Exception)
             self.end("interrupted" if stopped else "failed" if kind else "completed")
@@ -168,263 +149,6 @@ def record(
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
-def read(study: Path) -> list[tuple[Record, Curves]]:
-    """The runs that runs.csv and epochs.csv in a study's folder tell of; none without them.
-
-    Raises:
-        UserError: the files are not as documented.
-    """
-    if not (study / RUNS).exists():
-        return []
-    runs, epochs = _frame(study / RUNS), _frame(study / EPOCHS)
-    for path, frame, needed in (
-        (study / RUNS, runs, ("run", "method", "seed")),
-        (study / EPOCHS, epochs, ("run", "epoch", "test_accuracy")),
-    ):
-        absent = [name for name in needed if name not in frame]
-        require(not absent, f"{path} has no column {', '.join(absent)}")
-    twice = runs["run"][runs["run"].duplicated()].tolist()
-    require(not twice, f"{study / RUNS}: there are two rows for run {twice[:1]}")
-    numeric = [name for name in ("epoch", "step", "test_accuracy", *MORE) if name in epochs]
-    for name in numeric:
-        epochs[name] = _numbers(epochs, name, study / EPOCHS)
-    _refuse_fractions(epochs, runs, study / EPOCHS)
-    read = [_run(study, row, epochs) for row in runs.to_dict("records")]
-    seen: dict[str, str] = {}
-    for one, _ in read:
-        name = digest(one.state["identity"] | {"data": one.state["data"]["digest"]})
-        require(
-            name not in seen,
-            f"{study / RUNS}: runs {seen.get(name)} and {one.run_id} have the same method, "
-            f"options and seed",
-        )
-        seen[name] = one.run_id
-    _note_lengths(read)
-    return read
-
-
-def _refuse_fractions(epochs: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
-    """Refuse accuracies that are shares of 1: of a whole run, unless guessing is as bad as that."""
-    classes = _numbers(runs, "classes", path.with_name(RUNS)) if "classes" in runs else None
-    many = set() if classes is None else set(runs["run"][classes >= 100])
-    for name in [str(one) for one in epochs if str(one).endswith("_accuracy")]:
-        tops = epochs.groupby("run", sort=False)[name].max()
-        shares = [run for run, top in tops.items() if 0 < top <= 1]
-        wrong = shares if len(shares) == len(tops) else [run for run in shares if run not in many]
-        require(
-            not wrong,
-            f"{path}, run {wrong[0] if wrong else ''}: {name} is in percent, and no value is above "
-            f"1: write 72.5, not 0.725",
-        )
-
-
-def _note_lengths(read: list[tuple[Record, Curves]]) -> None:
-    """Note the number of epochs among the options of runs, where that differs between arms.
-
-    Runs of different length are not compared; but where an arm's own seeds differ in it, the loop
-    stops training when it likes, and there is no such number.
-    """
-    lengths: dict[str, set[float]] = {}
-    arms = []
-    for one, curves in read:
-        told = {name: value for name, value in one.state["identity"].items() if name != "seed"}
-        arms.append(digest(told | {"data": one.state["data"]["digest"]}))
-        if one.state["status"] == "completed" and curves.epochs.get("epoch"):
-            lengths.setdefault(arms[-1], set()).add(curves.epochs["epoch"][-1])
-    if any(len(of) > 1 for of in lengths.values()) or len(set().union(*lengths.values())) < 2:
-        return
-    for (one, _), arm in zip(read, arms, strict=True):
-        if arm in lengths and "epochs" not in one.state["identity"]:
-            one.state["identity"]["epochs"] = next(iter(lengths[arm]))
-
-
-def checked(told: Mapping[str, object], where: str) -> None:
-    """Check what is told of a run.
-
-    Args:
-        told: columns of runs.csv that have a value.
-        where: what the error begins with.
-
-    Raises:
-        UserError: a value cannot be one of its column.
-    """
-    require(bool(str(told.get("method") or "").strip()), f"{where}: it has no method")
-    seed = _real(told.get("seed"))
-    require(seed == seed // 1, f"{where}: seed is {told.get('seed')!r}, not a whole number")
-    for column in ("fixed_lambda", "alpha", "steps_per_epoch", "seconds"):
-        require(
-            _real(told.get(column, 0)) >= 0,
-            f"{where}: {column} is {told.get(column)!r}, not a number of at least 0",
-        )
-    for column, least in (("classes", 2), ("test_images", 1)):
-        value = _real(told.get(column, least))
-        require(
-            value >= least and value == value // 1,
-            f"{where}: {column} is {told.get(column)!r}, not a whole number of at least {least}",
-        )
-    require(
-        str(told.get("batchnorm", True)).strip().lower() in SWITCHES,
-        f"{where}: batchnorm is {told.get('batchnorm')!r}, neither on nor off",
-    )
-    require(
-        told.get("method") != "fixed" or "fixed_lambda" in told,
-        f"{where}: method is fixed, and it has no fixed_lambda",
-    )
-    taken = sorted(name for name in told if name in RESERVED)
-    require(
-        not taken,
-        f"{where}: {', '.join(taken)} is a column of the report's own tables; call the option "
-        f"something else",
-    )
-
-
-def _real(value: object) -> float:
-    """A finite number as it is; NaN, which compares with nothing, for anything else."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return math.nan
-    number = float(value)
-    return number if math.isfinite(number) else math.nan
-
-
-def _run(study: Path, row: dict[Any, Any], epochs: pd.DataFrame) -> tuple[Record, Curves]:
-    told = {name: _value(value) for name, value in row.items() if not pd.isna(value)}
-    where, name = f"{study / RUNS}, run {row['run']}", str(row["run"])
-    status = str(told.get("status", "completed"))
-    require(status in STATUSES, f"{where}: status {status!r} is not one of {', '.join(STATUSES)}")
-    checked({name: value for name, value in told.items() if name != "run"}, where)
-    if "batchnorm" in told:
-        told["batchnorm"] = SWITCHES[str(told["batchnorm"]).strip().lower()]
-    length = told.get("steps_per_epoch")
-    mine = epochs[epochs["run"] == row["run"]].sort_values("epoch", kind="stable")
-    mine = mine.drop_duplicates("epoch", keep="last")
-    if status != "completed":
-        mine = mine[mine["test_accuracy"].notna()]
-    curves = _curves(mine, told, length)
-    if status == "completed" and mine.empty:
-        curves = Curves(problem="epochs.csv has no rows of it")
-    accuracies = curves.epochs.get("test_accuracy") or []
-    of_data = {name: told[name] for name in ("data", *OF_DATA) if name in told}
-    state: dict[str, Any] = {
-        "status": status,
-        "seed": told["seed"],
-        "identity": _identity(told),
-        "method": {"label": _label(told), "baseline": "fixed_lambda" in told},
-        "steps_per_epoch": length,
-        "data": {
-            "digest": digest(of_data) if of_data else None,
-            "classes": told.get("classes"),
-            "test": told.get("test_images"),
-        },
-        "attempts": [
-            {name: told.get(name) for name in MADE_WITH}
-            | {"versions": {"python": told.get("python")}, "git": {"commit": told.get("commit")}}
-        ],
-    }
-    if accuracies:
-        validation = pd.Series(curves.epochs.get("validation_accuracy", []), dtype=float)
-        selected = pd.Series(accuracies) if validation.isna().all() else validation
-        best = int(selected.argmax())
-        state["result"] = {
-            "final_test_accuracy": accuracies[-1],
-            "best_test_accuracy": accuracies[best],
-            "best_epoch": curves.epochs["epoch"][best],
-        }
-    if status == "diverged":
-        last = curves.epochs.get("epoch") or [0.0]
-        curves.diverged = last[-1]
-        state["diverged"] = {"step": round(last[-1] * length) if length else None}
-    return Record(study / name, state), curves
-
-
-def _curves(rows: pd.DataFrame, told: dict[str, Any], length: int | None) -> Curves:
-    rows = rows.assign(epoch_done=rows["epoch"])
-    if "lambda" not in rows or rows["lambda"].isna().all():
-        rows = rows.assign(**{"lambda": told.get("fixed_lambda", math.nan)})
-    try:
-        if not (rows["epoch"] > 0).all():
-            raise ValueError("epochs.csv: epoch is how many are done, above 0")
-        read = by_epoch(rows)
-    except ValueError as error:
-        return Curves(problem=f"its records cannot be read: {error}")
-    path = [
-        (max(1, round(epoch * (length or 1))), value)
-        for epoch, value in zip(read["epoch"], read["lambda"], strict=True)
-        if not math.isnan(value)
-    ]
-    changes = [
-        one
-        for place, one in enumerate(path)
-        if place in (0, len(path) - 1) or one[1] != path[place - 1][1]
-    ]
-    return Curves(read, changes, highs(rows))
-
-
-def _identity(told: dict[str, Any]) -> dict[str, Any]:
-    """The options of a run, named as those of runs that were trained here."""
-    names = {
-        "method": "method.name",
-        "fixed_lambda": "fixed_lambda.value",
-        "alpha": "alpha.percent",
-        "batchnorm": "batchnorm.enabled",
-        "data": "data.name",
-    }
-    found: dict[str, Any] = {}
-    for name, value in told.items():
-        if name not in (*FACTS, *OF_DATA, "run"):
-            found[names.get(name, name)] = value
-    for name in ("fixed_lambda.value", "alpha.percent"):
-        if name in found:
-            found[name] = float(found[name])
-    found["method.name"] = str(found["method.name"])
-    return flat(found)
-
-
-def _label(told: dict[str, Any]) -> str:
-    name = str(told["method"])
-    if "fixed_lambda" in told and name != "fixed":
-        return f"{name} λ"
-    return called("method", name)
-
-
-def _value(value: Any) -> Any:
-    """A cell as a truth value or a number, where it is one."""
-    text = str(value).strip()
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    if math.isfinite(number) and number == int(number) and "e" not in text.lower():
-        return int(number)
-    return number
-
-
-def _numbers(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
-    found = pd.to_numeric(frame[name], errors="coerce")
-    missing = frame[name].isna() | frame[name].astype(str).str.lower().isin(["", "nan"])
-    wrong = frame[found.isna() & ~missing]
-    require(
-        wrong.empty,
-        f"{path}: {name} is {'' if wrong.empty else wrong[name].iloc[0]!r}, not a number",
-    )
-    return found
-
-
-def _frame(path: Path) -> pd.DataFrame:
-    """The cells of a CSV file as text; no rows where it is not there.
-
-    Raises:
-        UserError: it is no CSV file.
-    """
-    try:
-        return pd.read_csv(path, dtype=str, encoding="utf-8-sig")
-    except (FileNotFoundError, pd.errors.EmptyDataError):
-        return pd.DataFrame({"run": pd.Series(dtype=object)})
-    except ValueError as error:
-        raise UserError(f"{path} is no CSV file in UTF-8: {error}") from error
-
-
 def _without(frame: pd.DataFrame, run: str) -> pd.DataFrame:
     return frame[frame["run"] != run].astype(object)
 
@@ -442,4 +166,4 @@ def _append(path: Path, row: dict[str, object]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(line)
         return
-    _write(path, pd.concat([_frame(path), pd.DataFrame([row]).astype(object)]))
+    _write(path, pd.concat([rows_of(path), pd.DataFrame([row]).astype(object)]))

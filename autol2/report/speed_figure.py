@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from . import forest, plot, speed
 from .colours import CURVES, SOFT, TEXT
-from .forest import AROUND, LOW_ROW, MANY, SEED, SEED_LINE
+from .forest import AROUND, LOW_ROW, SEED, SEED_LINE, Part
 from .plot import Drawing
 from .runs import Curves
 from .tables import Tables
@@ -35,22 +35,12 @@ def to_target(
     arms = made.summary
     if arms.empty:
         return []
-    parts = forest.groups(arms[(arms["n"] > 0) & (arms["reached_target"] > 0)])
-    return [
-        _to_target("speed" + f"_{place}" * (place > 1), made.runs, *part, colours, folder)
-        for place, part in enumerate(parts, 1)
-    ]
+    arms = arms[(arms["n"] > 0) & (arms["reached_target"] > 0)]
+    return [_to_target(part, made.runs, colours, folder) for part in forest.parts_of("speed", arms)]
 
 
-def _to_target(
-    name: str,
-    runs: pd.DataFrame,
-    heading: str,
-    arms: pd.DataFrame,
-    colours: Mapping[str, str],
-    folder: Path,
-) -> Drawing:
-    shown = arms.head(MANY)
+def _to_target(part: Part, runs: pd.DataFrame, colours: Mapping[str, str], folder: Path) -> Drawing:
+    shown = part.arms
     figure, left, right = _two_panels(shown)
     to = " or ".join(f"{target:.2f} %" for target in sorted(shown["target"].unique()))
     words, late = [], False
@@ -83,11 +73,9 @@ def _to_target(
             " A run that never reaches it counts with all of its epochs, so that means are too "
             "low and differences lean towards none."
         )
-    if len(shown) < len(arms):
-        caption += f" The first {MANY} of {len(arms)} arms."
-    alt = f"Dot plot of the epochs until {to} of test accuracy {heading}: " + ", ".join(words) + "."
-    title = ", ".join(filter(None, ("Speed of training", heading)))
-    return plot.save(figure, name, title, caption, alt, folder, legend=False)
+    alt = f"Dot plot of the epochs until {to} of test accuracy {part.heading}: {', '.join(words)}."
+    title = part.titled("Speed of training")
+    return plot.save(figure, part.name, title, caption, alt, folder, legend=False)
 
 
 @plot.settings()
@@ -98,22 +86,12 @@ def area(
     arms = made.summary
     if arms.empty:
         return []
-    parts = forest.groups(arms[arms["area_under_curve"].notna()])
-    return [
-        _area("area" + f"_{place}" * (place > 1), made.runs, *part, colours, folder)
-        for place, part in enumerate(parts, 1)
-    ]
+    arms = arms[arms["area_under_curve"].notna()]
+    return [_area(part, made.runs, colours, folder) for part in forest.parts_of("area", arms)]
 
 
-def _area(
-    name: str,
-    runs: pd.DataFrame,
-    heading: str,
-    arms: pd.DataFrame,
-    colours: Mapping[str, str],
-    folder: Path,
-) -> Drawing:
-    shown = arms.head(MANY)
+def _area(part: Part, runs: pd.DataFrame, colours: Mapping[str, str], folder: Path) -> Drawing:
+    shown = part.arms
     figure, left, right = _two_panels(shown)
     words = []
     for y, (_, arm) in enumerate(shown.iterrows()):
@@ -133,11 +111,9 @@ def _area(
         f"more of it, whatever the target. On the right less that of the {yardstick(shown)} on "
         "the same seeds, in points, with an interval adjusted as that of the accuracies."
     )
-    if len(shown) < len(arms):
-        caption += f" The first {MANY} of {len(arms)} arms."
-    alt = f"Dot plot of the mean test accuracy over training {heading}: " + ", ".join(words) + "."
-    title = ", ".join(filter(None, ("Accuracy over training", heading)))
-    return plot.save(figure, name, title, caption, alt, folder, legend=False)
+    alt = f"Dot plot of the mean test accuracy over training {part.heading}: {', '.join(words)}."
+    title = part.titled("Accuracy over training")
+    return plot.save(figure, part.name, title, caption, alt, folder, legend=False)
 
 
 def _two_panels(arms: pd.DataFrame) -> tuple[Figure, Axes, Axes]:

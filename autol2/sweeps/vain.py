@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -43,7 +44,7 @@ def _in_vain(run: str, job: Job, log: Path) -> bool:
     if job.state in TAKEN_AWAY:
         return False
     output = log.with_suffix(".out")
-    if not (log.exists() or output.exists()):
+    if not (os.path.exists(log) or os.path.exists(output)):
         return job.state == "FAILED"  # not even its files could be made
     if re.search(r"CANCELLED AT(?!.*TIME LIMIT)|PREEMPT|NODE FAIL", _read(log)):
         return False

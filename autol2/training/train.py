@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -97,7 +98,7 @@ def refuse_other_data(run: Run) -> None:
     if not recorded:
         return
     same_place = recorded["root"] == (str(source.place) if source.place else None)
-    if same_place and source.place and not source.place.exists():
+    if same_place and source.place and not os.path.exists(source.place):  # nor to be seen by us
         return
     if not source.holds(recorded["digest"]):
         where = "which lay in the same folder" if same_place else f"those in {recorded['root']}"

@@ -1,0 +1,99 @@
+"""The flags of a command line: Hydra's, and which of them there are here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from ..errors import require
+
+VALUES = ("--package", "-p", "--config-dir", "-cd")
+"""Hydra's flags that take a value, whatever it is."""
+FIXED = ("--config-path", "-cp", "--config-name", "-cn")
+"""Those that would change what a command is."""
+CHOICES = {
+    "--cfg": ("job", "hydra", "all"),
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
+"""Its flags that take one of these; --info, none as well."""
+SWITCHES = (
+    *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r"),
+    *("--multirun", "-m", "--shell-completion", "-sc"),
+)
+"""Its flags that take none."""
+LONG = {"-c": "--cfg", "-i": "--info"}
+SHOWS = (
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--version",
+    "--cfg",
+    "--info",
+    "-sc",
+    "--shell-completion",
+)
+"""Flags with which a command only shows something."""
+DRY_RUN = re.compile(r"\+{0,2}hydra\.launcher\.dry_run=(?!(false|off|no|n|0)$)", re.IGNORECASE)
+"""The option that does as much."""
+SWEEPS = ("--multirun", "-m")
+
+
+def only_shows(arguments: Iterable[str]) -> bool:
+    """Whether a command with these words does no work, but is for what it prints."""
+    return any(word.partition("=")[0] in SHOWS or DRY_RUN.match(word) for word in arguments)
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags, with their values, and the overrides: it wants them in this order.
+
+    Raises:
+        UserError: a flag that there is not, or one that makes no sense here.
+    """
+    flags: list[str] = []
+    overrides: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flag, equals, value = word.partition("=")
+        flag = LONG.get(flag, flag)
+        require(
+            flag != "--experimental-rerun",
+            "--experimental-rerun is Hydra's: here the same command again does what is missing, "
+            "and rerun=true does a run over",
+        )
+        require(
+            flag in VALUES or flag in FIXED or flag in CHOICES or flag in SWITCHES,
+            f"there is no flag {word}; --hydra-help lists them",
+        )
+        require(
+            flag not in FIXED,
+            f"{flag} is of no use here, since each command has its own configuration: "
+            f"--config-dir FOLDER adds options of your own",
+        )
+        flags.append(word)
+        if flag in SWITCHES:
+            continue
+        if flag == "--info" and not equals and (not words or re.search("^-|=", words[0])):
+            flags[-1] = "--info=all"  # else it would take what is moved behind it
+            continue
+        require(bool(equals or words), f"{word} needs a value")
+        given = value if equals else words[0]
+        require(
+            flag not in CHOICES or given in CHOICES[flag],
+            f"{flag} {given} is not one of {', '.join(CHOICES.get(flag, ()))}",
+        )
+        if not equals:
+            flags.append(words.pop(0))
+    require(
+        not {"--package", "-p"} & set(flags) or any(flag.startswith("--cfg") for flag in flags),
+        "--package says what --cfg is to show: there is no --cfg",
+    )
+    alone = [flag for flag in flags if flag.partition("=")[0] in (*SHOWS[2:], *SWEEPS, *LONG)]
+    require(
+        len(alone) < 2,
+        f"{' and '.join(alone)}: one at a time; --cfg and --info show what one run would be",
+    )
+    return flags, overrides
