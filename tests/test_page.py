@@ -7,11 +7,13 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import autol2
 from autol2.report.__main__ import report
 from autol2.runs.run import read_state
 from autol2.sweeps.study import records
@@ -207,6 +209,28 @@ def test_the_page_is_self_contained(page: Path) -> None:
 def test_names_of_a_page_are_unique(page: Path) -> None:
     names = re.findall(r' id="([^"]+)"', page.read_text())
     assert len(names) == len(set(names))
+
+
+def test_what_all_arms_have_in_common_takes_no_column(page: Path, tmp_path: Path) -> None:
+    arms = [replace(arm, batchnorms=[True], diverged=(), chance=()) for arm in SMALL]
+    one = write_study(tmp_path / "one", arms, 3, epochs=3, length=180, data=DIGITS)
+    heading = ">batch-norm</span></th>"
+    assert heading in page.read_text()
+    alike = report(one, Console(quiet=True))[0].read_text()
+    assert heading not in alike
+    assert "batchnorm.enabled=on" in alike.partition("<dt>all runs</dt>")[2].partition("</dd>")[0]
+
+
+def test_long_names_break_between_an_option_and_its_value(tmp_path: Path) -> None:
+    """And nowhere else; whatever the name is, it is text."""
+    for seed in range(2):
+        for method, options in (("fixed", {"fixed_lambda": 5e-4}), ("<img src=x>", {})):
+            with autol2.record("own", method=method, seed=seed, outputs=tmp_path, **options) as run:
+                run.epoch(1, test_accuracy=60 + seed)
+    page = report(tmp_path / "own", Console(quiet=True))[0].read_text()
+    assert "&lt;img src=<wbr>x&gt;</th>" in page
+    assert "<img" not in page
+    assert ">λ = 5e-4</th>" in page
 
 
 @pytest.mark.slow

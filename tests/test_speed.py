@@ -68,6 +68,18 @@ def test_a_target_that_is_not_reached_is_censored() -> None:
     assert never["epochs_to_target_difference"].isna().all()
 
 
+def test_how_censored_runs_count_is_said_once() -> None:
+    theirs, one, other = (
+        fixed(5e-4, [72.0] * 4),
+        arm("auto_l2", [72.0] * 4),
+        arm("advance", [72.0] * 4),
+    )
+    curves = timed(theirs, [5.0] * 4) | timed(one, [5.0, 30.0] * 2) | timed(other, [30.0, 5.0] * 2)
+    said = " ".join(verdict(made(theirs, one, other, curves=curves, target=60.0).summary))
+    assert said.count("2 of its 4 runs reach it") == 2
+    assert said.count("counts as if it did at its end") == 1
+
+
 def test_who_never_reaches_the_target_is_not_said_to_reach_it() -> None:
     theirs, ours = fixed(5e-4, [72.0] * 3), arm("auto_l2", [72.0] * 3)
     curves = timed(theirs, [5.0, 5.0, 60.0]) | timed(ours, [60.0] * 3)
