@@ -367,7 +367,7 @@ def test_peers_cannot_be_replayed(run_command: Command, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_explain_study(run_command: Command, tmp_path: Path) -> None:
     """Composed and run, all eight arms, on digits; done again, it does nothing again."""
-    arguments = ("-m", "experiment=explain", *SMALL, "study=explain")
+    arguments = ("-m", "experiment=explain", "seed=0", *SMALL, "study=explain")
     done = run_command("train", *arguments)
     assert done.returncode == 0, done.stderr
     runs = {

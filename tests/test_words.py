@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from autol2.cli import words
+from autol2.cli import flags
 from autol2.cli.composition import as_typed, keep_text, sources
 from autol2.cli.words import numbers_to_options, one_by_one, prepared, quoted
 from autol2.errors import UserError
@@ -27,16 +27,16 @@ def read(word: str) -> Any:
 
 def test_hydras_flags_are_those_that_are_known() -> None:
     actions: list[Action] = get_args_parser()._actions
-    known = {*words.VALUES, *words.FIXED, *words.CHOICES, *words.SWITCHES, *words.LONG}
+    known = {*flags.VALUES, *flags.FIXED, *flags.CHOICES, *flags.SWITCHES, *flags.LONG}
     known.add("--experimental-rerun")
     assert {name for one in actions for name in one.option_strings} == known
     for one in actions:
         for name in one.option_strings:
-            if name in words.CHOICES:
-                assert tuple(one.choices or ()) == words.CHOICES[name] or one.nargs == "?"
-            elif name in (*words.VALUES, *words.FIXED):
+            if name in flags.CHOICES:
+                assert tuple(one.choices or ()) == flags.CHOICES[name] or one.nargs == "?"
+            elif name in (*flags.VALUES, *flags.FIXED):
                 assert one.nargs is None
-            elif name in words.SWITCHES:
+            elif name in flags.SWITCHES:
                 assert one.nargs == 0
 
 
