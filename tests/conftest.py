@@ -104,9 +104,12 @@ def run_module(
     """Run ``python -m <module>`` from the project's root.
 
     The process is forked off one that has imported torch. Where `env` has a variable for Python
-    itself (PYTHON…) or for the threads' libraries, it is one from the start.
+    itself (PYTHON…) or for the threads' libraries, it is one from the start. MODULES stands for a
+    PYTHONPATH that has nothing that matters to that.
     """
     whole = {**os.environ, "COLUMNS": "200", **env}
+    if modules := env.get("MODULES"):
+        whole["PYTHONPATH"] = modules
     if not any(key.startswith(("PYTHON", "OMP_", "MKL_")) for key in env):
         return forkserver().run(module, arguments, PROJECT, whole, timeout)
     return subprocess.run(

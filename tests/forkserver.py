@@ -188,6 +188,7 @@ def become(request: dict) -> None:
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     sys.path[0] = request["cwd"]
+    sys.path[1:1] = filter(None, [request["env"].get("MODULES")])
     sys.argv = [request["module"], *request["argv"]]
     sys.modules.pop(request["module"], None)  # to be run as any module is, from its beginning
 

@@ -16,10 +16,11 @@ from autol2 import status
 from autol2.bench.__main__ import BenchConfig
 from autol2.cli.command import CONF, numbers_to_options
 from autol2.cli.composition import SweepLoader
-from autol2.config import Config, parse, parse_as
+from autol2.config import Config, ControlConfig, parse, parse_as
 from autol2.replay import ReplayConfig
 from autol2.report.__main__ import ReportConfig
 from autol2.report.published import published
+from autol2.report.stats import fewest_pairs
 from autol2.runs.identity import run_id
 
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
@@ -161,6 +162,30 @@ def test_future_work_sweeps_what_it_says(
     assert {config.seed for config in rivals.values()} == {config.seed for config in schedules}
     # Every schedule beside every fixed λ: of all p that ten seeds can give, enough are small.
     assert 2 * count * 2 / 2**10 <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("experiment", "comparisons", "seeds"),
+    [
+        ("demo", 4, range(8)),
+        ("explain", 7, range(9)),
+        ("paper", 10, range(9)),
+        ("original_1c", 1, range(6)),
+    ],
+)
+def test_the_seeds_suffice_for_a_claim(experiment: str, comparisons: int, seeds: range) -> None:
+    """As many as the experiment runs, or as its comment asks for, and not more than it takes."""
+    cfg = composed("config", f"experiment={experiment}", hydra=True)
+    text = (CONF / f"experiment/{experiment}.yaml").read_text()
+    own = str(cfg.hydra.sweeper.params.get("seed", ""))
+    assert f"range({len(seeds)})" in (own if own.startswith("range") else text)
+    compared = {
+        run_id(config)
+        for config in jobs(f"experiment={experiment}", "seed=0", seeds="0")
+        if not config.method.baseline or config.control != ControlConfig()
+    }
+    assert len(compared) == comparisons
+    assert fewest_pairs(comparisons) == len(seeds)
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def submitted(found: str, job: str, accounting: bool, retry_failed: bool) -> boo
 @pytest.mark.parametrize(
     ("accounting", "retry_failed", "size", "limit"),
     few(
-        [(True, True, 3, 4), (False, False, 2, 1000), (True, False, 1, 7), (False, True, 1, 25)], 2
+        [(True, True, 3, 4), (False, False, 2, 1000), (True, False, 1, 7), (False, True, 1, 25)], 1
     ),
 )
 def test_every_state_of_run_and_job(

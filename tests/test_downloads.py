@@ -26,6 +26,7 @@ from autol2.data import dataset as data
 from autol2.data import downloaded
 from autol2.errors import UserError
 
+from .conftest import few
 from .images import equal, files, flip, message, source, start, truncate, wait_for
 
 
@@ -241,7 +242,7 @@ def test_a_silent_server_is_given_up(
     assert socket.getdefaulttimeout() is None
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", few([signal.SIGKILL, signal.SIGINT], 1))
 def test_an_interrupted_download_is_no_obstacle(
     archive: Archive, server: Server, tmp_path: Path, how: signal.Signals
 ) -> None:

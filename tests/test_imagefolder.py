@@ -23,6 +23,7 @@ from autol2.data import dataset as data
 from autol2.data import imagefolder
 from autol2.data.imagefolder import ImageFolder
 
+from .conftest import few
 from .images import (
     CLASSES,
     LOAD,
@@ -522,7 +523,7 @@ def slow_tree(tmp_path: Path) -> ImageFolder:
     return source("imagefolder", root, tmp_path / "cache")
 
 
-@pytest.mark.parametrize("moment", ["decoding", "writing"])
+@pytest.mark.parametrize("moment", few(["decoding", "writing"], 1))
 def test_a_kill_leaves_no_half_cache(slow_tree: ImageFolder, moment: str) -> None:
     suffix, before = {
         "decoding": (".lock", ""),
@@ -552,6 +553,7 @@ def test_an_interrupt_leaves_nothing(slow_tree: ImageFolder) -> None:
     assert not cache.exists()
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_decodes(slow_tree: ImageFolder) -> None:
     outputs = [process.communicate(timeout=120) for process in [start(slow_tree) for _ in range(2)]]
     assert len({digest for digest, _ in outputs}) == 1

@@ -29,7 +29,7 @@ from autol2.integrations import measured as measured_example
 from autol2.integrations.batch_measure import Unmeasurable, measure_batch
 from autol2.rules.step_mean import StepMean
 
-from .conftest import PROJECT
+from .conftest import PROJECT, few
 
 DIGITS = load_digits()
 IMAGES = torch.tensor(DIGITS.images, dtype=torch.float32)[:640] / 16
@@ -214,7 +214,7 @@ class Recording(huggingface.AutoL2Callback):
         return loss, error, count
 
 
-@pytest.mark.parametrize("protocol", ["corrected", "published"])
+@pytest.mark.parametrize("protocol", few(["corrected", "published"], 1))
 def test_hugging_face_decides_as_a_plain_loop(tmp_path: Path, protocol: Any) -> None:
     callback = Recording("combined", protocol=protocol, **SETTINGS)
     trainer = hugging(callback, tmp_path)
@@ -245,7 +245,7 @@ def test_hugging_face_decides_as_a_plain_loop(tmp_path: Path, protocol: Any) -> 
     assert decays == {True: 2 * plain.get_last_lambda(), False: 0.0}
 
 
-@pytest.mark.parametrize("restore", [True, False])
+@pytest.mark.parametrize("restore", few([True, False], 1))
 def test_hugging_face_resumes_within_an_epoch(tmp_path: Path, restore: bool) -> None:
     def train(folder: str, **where: Any) -> tuple[huggingface.AutoL2Callback, Any]:
         callback = huggingface.AutoL2Callback("combined", protocol="published", **SETTINGS)

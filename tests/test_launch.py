@@ -229,6 +229,7 @@ def test_a_failing_run_leaves_the_others_alone(tmp_path: Path) -> None:
     assert "1 to do" in retried.stdout
 
 
+@pytest.mark.slow
 def test_a_study_that_cannot_succeed_ends_early(tmp_path: Path) -> None:
     words = "model.width=100000", "seed=range(8)", "hydra.launcher.n_jobs=1"
     done = run_autol2("train", tmp_path, "-m", *SMALL, *words)

@@ -143,7 +143,7 @@ def undisturbed(tmp_path: Path, *overrides: str) -> tuple[dict[str, Any], int, f
     return outcome(folder), count.value, seconds
 
 
-@pytest.mark.parametrize(("method", "batchnorm", "precision"), few(ARMS[::-1], 2))
+@pytest.mark.parametrize(("method", "batchnorm", "precision"), few(ARMS[::-1], 1))
 def test_killed_at_any_line(
     tmp_path: Path, chance: random.Random, method: str, batchnorm: str, precision: str
 ) -> None:
@@ -313,7 +313,7 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP],
+    few([signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP], 2),
     ids=lambda one: one.name,
 )
 def test_a_signal_saves_and_leaves(

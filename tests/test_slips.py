@@ -13,7 +13,7 @@ from PIL import Image
 
 from autol2.training.signals import TOGETHER, StopRequest
 
-from .conftest import SMALL, Command
+from .conftest import SMALL, Command, few
 
 NET = """from torch import nn
 
@@ -113,7 +113,7 @@ def test_a_run_is_not_passed_off_as_one_of_changed_code(
     run_command: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "ownnets.py").write_text(NET)
-    env = {"PYTHONPATH": str(tmp_path)}
+    env = {"MODULES": str(tmp_path)}
     assert run_command("train", *custom(), **env).returncode == 0
     assert "already completed" in run_command("train", *custom(), **env).stdout
     (tmp_path / "ownnets.py").write_text(
@@ -131,7 +131,7 @@ def test_a_network_that_takes_no_such_option_is_no_traceback(
     run_command: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "ownnets.py").write_text(NET)
-    done = run_command("train", *custom("hiden"), PYTHONPATH=str(tmp_path))
+    done = run_command("train", *custom("hiden"), MODULES=str(tmp_path))
     assert done.returncode == 2
     assert "raised TypeError: small() got an unexpected keyword argument 'hiden'" in done.stderr
     assert not list((tmp_path / "outputs").rglob("train.log"))
@@ -154,13 +154,16 @@ def test_a_refused_run_leaves_no_folder(run_command: Command, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "state",
-    [
-        {"status": "completed"},
-        {"status": "failed", "attempts": 7},
-        {"status": 5, "attempts": [7], "updated": "x"},
-        {"status": "running", "attempts": [], "updated": "x"},
-        {"status": "completed", "attempts": [], "result": 3},
-    ],
+    few(
+        [
+            {"status": "completed"},
+            {"status": 5, "attempts": [7], "updated": "x"},
+            {"status": "failed", "attempts": 7},
+            {"status": "running", "attempts": [], "updated": "x"},
+            {"status": "completed", "attempts": [], "result": 3},
+        ],
+        2,
+    ),
 )
 def test_a_run_json_that_cannot_be_used_is_no_result(
     run_command: Command, tmp_path: Path, state: dict[str, object]

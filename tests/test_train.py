@@ -80,6 +80,7 @@ def test_a_run_leaves_its_records(run_command: Command, tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     process = subprocess.Popen(

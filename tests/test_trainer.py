@@ -25,7 +25,7 @@ from autol2.training import network
 from autol2.training.optimizer import apply_lambda, groups, learning_rate
 from autol2.training.trainer import Diverged, Trainer, epoch_order
 
-from .conftest import PROJECT
+from .conftest import PROJECT, few
 
 CPU = torch.device("cpu")
 
@@ -300,7 +300,7 @@ def test_sgd_is_that_of_torch(weight_decay: float) -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is what is set up")
-@pytest.mark.parametrize("tune", [True, False])
+@pytest.mark.parametrize("tune", few([True, False], 1))
 def test_freed_memory_is_kept_unless_told_otherwise(tmp_path: Path, tune: bool) -> None:
     """After the first step, 64 MB that are freed and taken again cost no page faults."""
     program = f"""

@@ -164,7 +164,8 @@ def to_best(
         "tells a time here, not a result. Dots: runs; hollow ones were still getting better when "
         "training ended, and are not part of the fit t* = c/λ (dashed; Lewkowycz and Gur-Ari, "
         "2020). The law holds where a free fit of the slope comes to about -1; where its interval "
-        "leaves that out, no line is drawn. Leaving hollow dots out flattens the slope."
+        "leaves that out, no line is drawn. Leaving hollow dots out flattens the slope. "
+        "python -m autol2.forecast takes averaged accuracies, so that its c is a smaller one."
     )
     alt = "Steps to the best test accuracy against λ, logarithmic axes. " + "; ".join(said) + "."
     title = "Steps to the best accuracy against λ"
