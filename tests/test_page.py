@@ -254,3 +254,6 @@ def test_a_hundred_runs_make_a_page_of_no_more_than_a_megabyte_and_a_half(tmp_pa
     study = write_study(tmp_path / "paper", PAPER, seeds=6, epochs=200)
     written, _ = report(study, Console(quiet=True))
     assert written.stat().st_size < 1.5e6
+    titles = re.findall(r"<h3>(.*?)</h3>", written.read_text())
+    assert len(titles) > 12
+    assert len(set(titles)) == len(titles), "two figures are called alike"

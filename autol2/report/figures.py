@@ -57,19 +57,19 @@ class Line:
 FIXED, AUTO_L2 = Line("fixed", 5e-4), Line("auto_l2")
 PAPER = {
     "figure1": (
-        "Percentage threshold",
+        "The paper's Figure 1: the percentage threshold",
         [FIXED, AUTO_L2, Line("threshold", 5, own=True), Line("threshold", 10, own=True)],
     ),
     "figure2": (
-        "Raising λ",
+        "The paper's Figure 2: raising λ",
         [FIXED, AUTO_L2, Line("combined", 5, own=True), Line("advance", own=True)],
     ),
     "figure3": (
-        "Values of λ",
+        "The paper's Figure 3: values of a fixed λ, and Auto L2",
         [Line("fixed", 1e-5, own=True), FIXED, Line("fixed", 1e-4, own=True), AUTO_L2],
     ),
     "figure4": (
-        "Second attempt",
+        "The paper's Figure 4: a second attempt at Advance L2",
         [FIXED, AUTO_L2, Line("advance"), Line("advance", attempt=2, own=True)],
     ),
 }

@@ -132,7 +132,10 @@ def norms(
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
             axes.yaxis.set_minor_formatter(FuncFormatter(lambda _, __: ""))
     layers = ", ".join(dict.fromkeys(words for _, _, _, words in rows))
-    title = f"What the penalty does to the weights: {layers}"
+    headings = list(dict.fromkeys(heading for heading, _, _, _ in rows))
+    title = f"What the penalty does to the weights: {layers}" + f", {headings[0]}" * (
+        len(headings) == 1
+    )
     ends = "; ".join(
         f"{heading}, {words}: " + _ends(of_row, f"norm_{layer}", "", "no length recorded")
         for heading, of_row, layer, words in rows
