@@ -165,9 +165,7 @@ class Forked:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             os.closerange(3, 1024)
             sys.argv = [sweeps.__name__]
-            status = sweeps.main()
-            sys.stdout.flush()
-            os._exit(status)
+            sweeps.leave(sweeps.main())
         os.close(taken[0])
         os.close(given[1])
         self.stdin, self.stdout = os.fdopen(taken[1], "wb"), os.fdopen(given[0], "rb")
@@ -195,4 +193,9 @@ def become(request: dict) -> None:
 
 if __name__ == "__main__":
     serve(socket.socket(fileno=int(sys.argv[1])))
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            sweeps.leave(end.code)
+        raise

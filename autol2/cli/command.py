@@ -7,9 +7,11 @@ numbers for the groups `alpha` and `fixed_lambda`, an exit status, and errors wi
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import functools
+import gc
 import inspect
 import os
 import re
@@ -54,6 +56,8 @@ def command(config_name: str, *, works: bool = False) -> Callable[[Task], Callab
         def main() -> None:
             _begin_in_utf8()
             steady()
+            # The last garbage collections take a second where torch was imported, and find nothing.
+            atexit.register(gc.freeze)
             with _full_errors() as wanted:
                 try:
                     status = _run(task, config_name)
