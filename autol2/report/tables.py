@@ -300,7 +300,9 @@ def _late(state: dict[str, Any], history: Curves, identity: dict[str, Any]) -> d
     return {
         "accuracy": value,
         "evaluations": count if value is not None else None,
-        "validation": float(np.mean(validation[-count:])) if validation and value else None,
+        "validation": float(np.mean(validation[-count:]))
+        if validation and value is not None
+        else None,
         "chance": chance,
         "collapsed": collapsed,
     }
