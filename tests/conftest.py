@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,13 @@ def restored_threads() -> Iterator[None]:
 def threads(request: pytest.FixtureRequest) -> None:
     """So many for PyTorch's sums: they are split up differently."""
     torch.set_num_threads(request.param)
+
+
+@pytest.fixture
+def unheeded() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import threading
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -293,13 +291,6 @@ def trainer(callback: WeightDecayCallback | None, epochs: int = 1, **more: Any) 
         **dict.fromkeys(quiet, False),
         **more,
     )
-
-
-@pytest.fixture
-def unheeded() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @pytest.mark.parametrize("method", ["auto_l2", "fixed"])

@@ -36,7 +36,8 @@ def measure_batch(
     sample the share of wrong entries; none for a regression, or where logits and labels fit no
     task that is known here. Whether labels are one token ahead of the logits is told by the
     model's own loss, which is the cross-entropy of one or the other. What the labels leave out
-    (−100; in semantic segmentation the configuration's index too) is not counted.
+    (−100 and all below 0; in images and sequences also the one value that lies beyond the classes,
+    such as 255, and the index that the configuration names) is not counted.
 
     Args:
         model: the model, unwrapped.
@@ -67,7 +68,11 @@ def measure_batch(
                     else ""
                 )
             )
-        return loss, None, _size(given, inputs)
+        size = _size(given, inputs)
+        if items is not None and isinstance(size, Tensor):
+            # The sum over this batch, divided by the number of labels in the whole step.
+            loss = torch.where(size > 0, loss * items / size, loss)
+        return loss, None, size
     own, error, count = scored
     if loss is None:
         if own is None:
@@ -109,12 +114,13 @@ class _Own:
         """
         if self.loss is None:
             return True
-        loss, _, count = measured
+        loss, count = measured[0], measured[2]
         scales = [1.0] if self.items is None else [1.0, float(count) / float(self.items)]
         own = float(self.loss.detach())
         return any(abs(own - float(loss) * scale) <= ALIKE * abs(own) + 1e-6 for scale in scales)
 
 
+@torch.no_grad()
 def _score(
     model: nn.Module, logits: Tensor, labels: Tensor, own: _Own
 ) -> tuple[Tensor | None, Tensor | None, Tensor | int] | None:
@@ -122,6 +128,12 @@ def _score(
     labels = labels.to(logits.device)
     task = getattr(getattr(model, "config", None), "problem_type", None)
     several = logits.shape == labels.shape and logits.dim() > 1 and logits.shape[-1] > 1
+    if task is None and several and labels.is_floating_point() and own.loss is not None:
+        shares = logits.flatten(0, -2).float(), labels.flatten(0, -2).float()
+        error = (logits.argmax(-1) != labels.argmax(-1)).float().mean()
+        found: Measured = cross_entropy(*shares), error, len(labels)
+        if own.is_that_of(found):  # of classes, each label one of its own or shares of several
+            return found
     if task == "multi_label_classification" or (
         task is None and several and labels.is_floating_point()
     ):
@@ -132,20 +144,27 @@ def _score(
         if task is not None or _is_binary(labels):
             return entries
         return None if own.loss is None else (None, None, len(labels))
-    if task == "regression" or labels.is_floating_point():
+    binary = task != "regression" and logits.numel() == labels.numel() and _is_binary(labels)
+    if task == "regression" or (labels.is_floating_point() and not binary):
         return (None, None, len(labels)) if labels.dim() else None
     if logits.dim() == 4 and labels.dim() == 3 and logits.shape[0] == labels.shape[0]:
-        return _segmentation(model, logits, labels)
+        return _segmentation(model, logits, labels, own)
     if logits.numel() == labels.numel():
-        counted = labels != IGNORED
-        logits, labels = logits.reshape(labels.shape)[counted].float(), labels[counted]
-        loss = binary_cross_entropy_with_logits(logits, labels.float())
+        counted, whole = labels != IGNORED, not labels.is_floating_point()
+        logits, labels = logits.reshape(labels.shape)[counted].float(), labels[counted].float()
+        squares: Measured = (logits - labels).square().mean(), None, counted.sum()
+        regression = own.loss is not None and own.is_that_of(squares)
+        loss = binary_cross_entropy_with_logits(logits, labels)
         found = loss, ((logits > 0) != (labels > 0)).float().mean(), counted.sum()
-        if _is_binary(labels):
+        if _is_binary(labels) and (not regression if whole else own.is_that_of(found)):
             return found
         return None if own.loss is None else (None, None, counted.sum())
     if logits.shape[:-1] != labels.shape:
         return None
+    there = _in_range(labels, logits.shape[-1], several=labels.dim() > 1)
+    if there is None:
+        return None if own.loss is None else (None, None, len(logits))
+    labels = there
     aligned = _classification(logits, labels, labels != IGNORED)
     if labels.dim() == 1:
         return aligned
@@ -156,7 +175,8 @@ def _score(
             return fitting[0]
     if _predicts_the_next(model):
         return ahead
-    if type(model).__name__ in MODEL_FOR_CTC_MAPPING_NAMES.values():  # no place has a label
+    ctc = set(MODEL_FOR_CTC_MAPPING_NAMES.values())
+    if any(kind.__name__ in ctc for kind in type(model).__mro__):  # no place has a label
         return None if own.loss is None else (None, None, len(labels))
     return aligned
 
@@ -167,20 +187,42 @@ def _classification(logits: Tensor, labels: Tensor, counted: Tensor) -> Measured
     return cross_entropy(logits, labels), error, counted.sum()
 
 
-def _segmentation(model: nn.Module, logits: Tensor, labels: Tensor) -> Measured:
+def _in_range(labels: Tensor, classes: int, several: bool) -> Tensor | None:
+    """`labels`, with `IGNORED` for each that is left out; None if they are not those of `classes`.
+
+    Left out is what lies below 0 and, with `several` labels a sample, the one value that lies
+    beyond the classes (such as 255 for the rim of an object).
+    """
+    labels = torch.where(labels < 0, torch.full_like(labels, IGNORED), labels)
+    beyond = labels >= classes
+    values = labels[beyond]
+    if not len(values):
+        return labels
+    if not several or bool((values != values[0]).any()):
+        return None
+    return torch.where(beyond, torch.full_like(labels, IGNORED), labels)
+
+
+def _segmentation(
+    model: nn.Module, logits: Tensor, labels: Tensor, own: _Own
+) -> tuple[Tensor | None, Tensor | None, Tensor | int] | None:
     if logits.shape[2:] != labels.shape[1:]:
         logits = interpolate(
             logits.float(), size=labels.shape[1:], mode="bilinear", align_corners=False
         )
     ignored = getattr(getattr(model, "config", None), "semantic_loss_ignore_index", IGNORED)
-    counted = (labels != IGNORED) & (labels != ignored)
-    return _classification(logits.movedim(1, -1), labels, counted)
+    labels = torch.where(labels == ignored, torch.full_like(labels, IGNORED), labels)
+    found = _in_range(labels, logits.shape[1], several=True)
+    if found is None:
+        return None if own.loss is None else (None, None, len(labels))
+    return _classification(logits.movedim(1, -1), found, found != IGNORED)
 
 
 def _predicts_the_next(model: nn.Module) -> bool:
     """Whether the labels are one place ahead of the logits."""
     base = getattr(model, "base_model", None)
-    names = {type(model).__name__, type(getattr(base, "model", None)).__name__}  # PEFT wraps it
+    kinds = *type(model).__mro__, *type(getattr(base, "model", None)).__mro__  # PEFT wraps it
+    names = {kind.__name__ for kind in kinds}
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     return bool(names & known) or getattr(model, "loss_type", None) == "ForCausalLM"
 
@@ -189,8 +231,11 @@ def _is_binary(labels: Tensor) -> bool:
     return bool(((labels == 0) | (labels == 1)).all())
 
 
-def _size(labels: Sequence[Any], inputs: Mapping[str, Any]) -> int:
-    """Samples in the batch."""
+def _size(labels: Sequence[Any], inputs: Mapping[str, Any]) -> Tensor | int:
+    """Labels in the batch, where each sample has several whole ones; samples otherwise."""
+    first = labels[0] if len(labels) == 1 and isinstance(labels[0], Tensor) else None
+    if first is not None and first.dim() > 1 and not first.is_floating_point():
+        return (first != IGNORED).sum()
     for one in (*labels, *inputs.values()):
         if isinstance(one, Tensor) and one.dim():
             return len(one)

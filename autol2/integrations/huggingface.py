@@ -65,7 +65,7 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         self._flags: list[Any] | None = None
         self._first = True
         self._pending: list[Measured] = []
-        self._added = False
+        self._added = self._in_step = False
         self._problem = ""
 
     # ---------------------------------------------------------------- measuring
@@ -93,8 +93,11 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Hand in a batch's loss and error, from a ``compute_loss_func`` or a ``compute_loss``.
 
-        What `measure` made of the batch does not count then. See `AutoL2.add`.
+        What `measure` made of the batch does not count then, and neither does a batch of an
+        evaluation. See `AutoL2.add`.
         """
+        if not self._in_step:
+            return
         self._pending.clear()
         self._added = True
         if self.scheduler is not None:
@@ -199,7 +202,7 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
             for group, flag in zip(optimizer.param_groups, self._flags or (), strict=False):
                 group.pop(FLAG, None)
                 group.update({} if flag is None else {FLAG: flag})
-        _mark_groups(optimizer, self._model)
+        _mark_groups(optimizer, self._model if self._flags is None else None)
         self.scheduler = self._build(optimizer, args)
         if state.global_step:
             self.scheduler.load_state_dict(
@@ -207,7 +210,7 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
             )
         self._saved = None
         self._inside_epoch = not (args.ignore_data_skip or float(state.epoch or 0).is_integer())
-        self._first, self._added, self._problem = True, False, ""
+        self._first, self._added, self._in_step, self._problem = True, False, False, ""
         self._pending.clear()
         self._replicas = args.n_gpu > 1
         # A compiled forward pass has the hooks that it began with; replicas share theirs.
@@ -244,6 +247,7 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         """Watch the step's first forward pass."""
         if isinstance(self.scheduler, WeightDecaySchedule):  # lr may have changed after its step
             self.scheduler.apply()
+        self._in_step = True
         self._rehook()
 
     def on_substep_end(
@@ -267,7 +271,7 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         """Count an optimizer step, and measure it where it is due."""
         assert self.scheduler is not None
         self._end_of_batch()
-        self._first = False
+        self._first = self._in_step = False
         self.scheduler.step()
 
     def on_train_end(
@@ -365,23 +369,28 @@ class AutoL2Callback(WeightDecayCallback):
         return partial(AutoL2, optimizer, self.method)(**settings)
 
 
-def _mark_groups(optimizer: Optimizer, model: nn.Module) -> None:
+def _mark_groups(optimizer: Optimizer, model: nn.Module | None) -> None:
     """Mark the groups that the Trainer keeps without decay.
 
     They have a ``weight_decay`` of 0 beside others that have some; where none has
-    (``TrainingArguments.weight_decay`` is 0 by default), the parameters' names tell.
+    (``TrainingArguments.weight_decay`` is 0 by default), the parameters' names tell, in an
+    optimizer that the Trainer has made for `model` (None where it was handed in).
     """
     unsaid = [group for group in optimizer.param_groups if FLAG not in group]
     if any(group["weight_decay"] for group in unsaid if "weight_decay" in group):
         spared = [group for group in unsaid if group.get("weight_decay") == 0]
+    elif model is None:
+        spared = []
     else:
         decayed = set(Trainer.get_decay_parameter_names(cast("Any", None), model))
         names = {id(weight): name for name, weight in model.named_parameters()}
-        spared = [
-            group
-            for group in unsaid
-            if not any(names.get(id(one), "") in decayed | {""} for one in group["params"])
-        ]
+        # Of each group, whether each of its parameters is decayed by the usual rule. A Trainer with
+        # a rule of its own still has a group of such alone, and the one without decay behind it.
+        usual = [[names.get(id(one), "") in decayed | {""} for one in g["params"]] for g in unsaid]
+        if len(usual) == 2 and all(usual[0]) and not all(usual[1]):
+            spared = unsaid[1:]
+        else:
+            spared = [group for group, of in zip(unsaid, usual, strict=True) if not any(of)]
         if len(spared) == len(optimizer.param_groups):
             spared = []
     for group in spared:

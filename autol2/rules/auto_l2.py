@@ -36,7 +36,7 @@ from .groups import sign_flip as sign_flip
 from .groups import warn
 from .lambda_scheduler import LambdaScheduler
 from .rule import Method, Protocol, Rule, whole
-from .step_mean import StepMean, processes
+from .step_mean import StepMean, kept, processes
 
 ROUNDING = 1e-6
 """By so much a share may lie outside of [0, 1]."""
@@ -190,12 +190,6 @@ class AutoL2(LambdaScheduler):
             self.steps_per_epoch = whole("steps_per_epoch", steps_per_epoch)
             if self.steps_per_epoch < 1:
                 raise ValueError("steps_per_epoch must be at least 1")
-            if self._within_epochs and self.steps_per_epoch < self.measure_every:
-                raise ValueError(
-                    f"an epoch of {self.steps_per_epoch} steps is never measured with "
-                    f"measure_every={self.measure_every}: λ could not move; try "
-                    f"measure_every={self.steps_per_epoch}"
-                )
         super().__init__(optimizer, all_parameters)
         self.sync = bool(sync)
         self._controller = Controller(self._rule)
@@ -204,9 +198,17 @@ class AutoL2(LambdaScheduler):
         self._mean = StepMean()
         self._epoch_step = 0
         self._epochs_known = steps_per_epoch is not None
-        self._measured_in_epoch = True
+        self._measured = False
+        """Whether a step was measured, or it is not known."""
         self._checked = False
         self._before_restoring: dict[int, float] = {}
+        self._take_in_groups()
+        epoch = self.steps_per_epoch
+        if epoch is not None and epoch < self.measure_every and self._counts_epochs:
+            raise ValueError(
+                f"an epoch of {epoch} steps is never measured with "
+                f"measure_every={self.measure_every}: λ could not move; try measure_every={epoch}"
+            )
         self.apply()
 
     # ---------------------------------------------------------------- steps
@@ -243,6 +245,7 @@ class AutoL2(LambdaScheduler):
             if value is not None:
                 _one_number(name, value)
         _one_number("count", count)
+        loss, error, count = kept(loss), None if error is None else kept(error), kept(count)
         if not isinstance(count, torch.Tensor) and not float(count) >= 0:
             raise ValueError(f"count is how many samples or tokens there were, not {count}")
         if not self._checked and float(count):
@@ -303,17 +306,16 @@ class AutoL2(LambdaScheduler):
 
     def start_epoch(self) -> None:
         """Say that the next step is the first of an epoch, where epochs differ in length."""
-        if self._epochs_known and self._epoch_step and not self._measured_in_epoch:
+        if self._epochs_known and self._epoch_step:
             self.warn_if_unmeasured()
         self._epoch_step = 0
         self._epochs_known = True
-        self._measured_in_epoch = False
 
     def warn_if_unmeasured(self) -> None:
-        """Warn if no step of the epoch so far was measured, since it has too few."""
-        if self._measured_in_epoch or not self._within_epochs or not self.needs_measurements:
+        """Warn if no step was measured so far, since an epoch has too few."""
+        if self._measured or not self._epochs_known or not self._counts_epochs:
             return
-        self._measured_in_epoch = True
+        self._measured = True
         warn(
             f"an epoch of {self._epoch_step} steps is never measured with "
             f"measure_every={self.measure_every}, so λ stays {self.get_last_lambda():g}: try "
@@ -324,6 +326,11 @@ class AutoL2(LambdaScheduler):
     def _within_epochs(self) -> bool:
         """Whether measurements are counted within an epoch, where epochs are known."""
         return self._rule.protocol != "original"
+
+    @property
+    def _counts_epochs(self) -> bool:
+        """Whether an epoch's length decides what is measured."""
+        return self._within_epochs and self.needs_measurements
 
     @property
     def _clock(self) -> int:
@@ -342,7 +349,7 @@ class AutoL2(LambdaScheduler):
         if error is not None and not math.isnan(error):
             error = _share(error)
         self._check()
-        self._measured_in_epoch = True
+        self._measured = True
         if not count:
             several = self.sync and processes() > 1
             if not given and not several and not self._checked:
@@ -450,7 +457,10 @@ class AutoL2(LambdaScheduler):
         super()._restore(state, accept_changes)
         saved = {int(index): one for index, one in state["own"]}
         if not accept_changes:
-            self._compare(state, ("measure_every", "steps_per_epoch"))
+            if self.needs_measurements:
+                self._compare(state, ("measure_every",))
+            if self._counts_epochs:
+                self._compare(state, ("steps_per_epoch",))
             own = {index for index in self._own if index < len(state["groups"])}
             if saved.keys() != own:
                 raise ValueError(
@@ -473,7 +483,7 @@ class AutoL2(LambdaScheduler):
             self._epoch_step %= self.steps_per_epoch + 1
         told = bool(state["epochs_known"]) and state["steps_per_epoch"] is None  # by start_epoch
         self._epochs_known = told or self.steps_per_epoch is not None
-        self._measured_in_epoch = True
+        self._measured = True
         self._mean.clear()
 
 

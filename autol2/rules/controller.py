@@ -227,9 +227,9 @@ class Controller:
         """Published: M_loss ≥ loss_j·r or M_acc·r ≤ accuracy_j, at both measurements."""
         r, least, words = self.rule.ratio, self._minimum, []
         for one in (self._previous, now):
-            if one.finite and least.loss >= one.loss * r:
+            if one.finite and math.inf > least.loss >= one.loss * r:
                 words.append(f"loss {one.loss:.4g}{self._times} ≤ {least.loss:.4g}")
-            elif one.finite and least.accuracy * r <= one.accuracy:
+            elif one.finite and -math.inf < least.accuracy * r <= one.accuracy:
                 words.append(f"accuracy {one.accuracy:.4g} ≥ {least.accuracy:.4g}{self._times}")
             else:
                 return None
@@ -267,6 +267,8 @@ class Controller:
             return None
         for what in ("loss", "error"):
             first, second, bound = (getattr(one, what) for one in (before, now, self._minimum))
+            if self.rule.protocol == "corrected" and not math.isfinite(bound):
+                continue  # none was measured that it could be better than
             if self.rule.protocol == "corrected" and bound <= 0:
                 if first < bound * r and second < bound * r:
                     return f"{what} {first:.4g}, then {second:.4g} < {bound:.4g}{self._times}"
@@ -355,7 +357,8 @@ class Controller:
         Args:
             state: what `state_dict` returned.
             accept_changes: go on under this controller's rule although `state` was saved under
-                another one: from its λ (the rule's own where λ is fixed), within the rule's bounds.
+                another one: from its λ (the rule's own where λ is fixed, its initial one where
+                that of `state` is 0 and could never move), within the rule's bounds.
 
         Raises:
             ValueError: it was saved under another rule, or is no controller's state; nothing is
@@ -374,7 +377,7 @@ class Controller:
         else:
             lambda_ = float(state["lambda"])
             if differences:
-                lambda_ = self.rule.bounded(lambda_)
+                lambda_ = self.rule.bounded(lambda_ or self.rule.initial_lambda)
         self.lambda_ = lambda_
         self._count = int(state["count"])
         self._minimum = _Measurement(*map(float, state["minimum"]))

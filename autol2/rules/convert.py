@@ -39,8 +39,8 @@ def convert(value: float, source: Convention, target: Convention, lr: float = ma
         if convention not in known:
             raise ValueError(f"{convention!r} is not one of {', '.join(known)}")
     if source == target:
-        return value
+        return float(value)
     if "per_step" in (source, target) and not (0 < lr < math.inf):
         raise ValueError("per_step needs the learning rate, a number above 0: lr=0.01")
-    in_weight_decay = {**_IN_WEIGHT_DECAY, "per_step": 1 / lr if lr else math.nan}
-    return value * in_weight_decay[source] / in_weight_decay[target]
+    in_weight_decay = {**_IN_WEIGHT_DECAY, "per_step": 1 / float(lr) if lr else math.nan}
+    return float(value) * in_weight_decay[source] / in_weight_decay[target]

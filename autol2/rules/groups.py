@@ -6,6 +6,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ class Groups:
         self.optimizer, self.all_parameters = optimizer, all_parameters
         self.set_: list[bool] = []
         """Of each group, whether its decay is set."""
+        self.optional: list[int] = []
+        """Groups that `all_parameters` decides about."""
         self.settings: list[Mapping[str, Any] | None] = []
         """Of each group, the settings that it came with."""
         self.look()
@@ -59,8 +62,16 @@ class Groups:
         zero = [n for n in unsaid if _number(groups[n].get("weight_decay")) == 0]
         # A group that is added without a decay of its own has the optimizer's default.
         default = _number(self.optimizer.defaults.get("weight_decay"))
-        others = any(_number(groups[n].get("weight_decay")) for n in fresh if n not in zero)
+        others = any(
+            _number(groups[n].get("weight_decay"))
+            for n in fresh
+            if n not in zero and not _is_false(groups[n].get(FLAG, True))
+        )
         beside = default != 0 if first else others
+        self.optional += [
+            *(zero if beside else []),
+            *(n for n in fresh if groups[n].get(FLAG) == NO_DECAY),
+        ]
         spared = zero if beside and not self.all_parameters else []
         if spared and self.all_parameters is None:
             warn(
@@ -109,6 +120,31 @@ class Groups:
             )
         if isinstance(decay, torch.Tensor):  # torch lets groups share it
             group["weight_decay"] = decay.clone()
+
+    def copy(self) -> Groups:
+        """One of its own, of the same optimizer."""
+        other = copy(self)
+        for name in ("set_", "optional", "settings", "found"):
+            setattr(other, name, list(getattr(self, name)))
+        return other
+
+    def recall(self, optional: Sequence[int], count: int) -> None:
+        """Let `all_parameters` decide about the groups that it decided about when they were new.
+
+        Their decays, by which it is told, may be those of a checkpoint by now.
+
+        Args:
+            optional: the groups' numbers, of the first `count` groups.
+            count: how many there were.
+        """
+        groups = self.optimizer.param_groups
+        for index in range(min(count, len(self.set_))):
+            if groups[index].get(FLAG, NO_DECAY) != NO_DECAY:
+                continue
+            self.set_[index] = index not in optional or bool(self.all_parameters)
+            if index in optional and index < len(self.found):
+                self.found[index] = 0.0
+        self.optional = [*optional, *(n for n in self.optional if n >= count)]
 
     def give_back(self, were_set: Sequence[bool]) -> None:
         """Give groups that are left alone, and were not before, the decay that they came with."""
@@ -221,6 +257,11 @@ def _is(found: Any, expected: float, like: Any = None) -> bool:
 
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
+
+
+def _is_false(flag: Any) -> bool:
+    """Whether it is False, Python's or NumPy's."""
+    return type(flag).__name__ in ("bool", "bool_") and not flag
 
 
 def _plain(value: Any) -> Any:

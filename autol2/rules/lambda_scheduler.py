@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, SupportsFloat
@@ -106,6 +105,7 @@ class LambdaScheduler(LRScheduler, ABC):
             "kind": type(self).__name__,
             "last_step": self.last_step,
             "groups": list(self._groups.set_),
+            "optional": list(self._groups.optional),
         }
 
     def load_state_dict(
@@ -160,7 +160,7 @@ class LambdaScheduler(LRScheduler, ABC):
         self.apply()
 
     def _keep(self) -> dict[str, Any]:
-        return dict(self.__dict__)
+        return {**self.__dict__, "_groups": self._groups.copy()}
 
     def _saved_lambda_of(self, index: int) -> float:
         """λ that the restored state was saved with."""
@@ -177,6 +177,7 @@ class LambdaScheduler(LRScheduler, ABC):
                 f"not a state of {type(self).__name__} with these settings: it lacks "
                 f"{', '.join(lacking) or 'nothing'}, and has {', '.join(unknown) or 'nothing'} too"
             )
+        self._groups.recall(state["optional"], len(state["groups"]))
         if not accept_changes:
             self._compare(state, ("kind", "groups"))
         self.last_step = self.last_epoch = int(state["last_step"])
@@ -247,10 +248,3 @@ class LambdaScheduler(LRScheduler, ABC):
 
     def _note_step(self, *_: object) -> None:
         self._accelerated = True
-
-
-def plain_or_nan(value: SupportsFloat | None) -> float:
-    """`value` as a plain number; NaN for None."""
-    if value is None:
-        return math.nan
-    return float(value.detach() if isinstance(value, torch.Tensor) else value)

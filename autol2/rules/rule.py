@@ -103,7 +103,11 @@ class Rule:
         unused = {"fixed_lambda"}
         if self.method not in ("threshold", "combined"):
             unused.add("alpha")
-        return {name: value for name, value in asdict(self).items() if name not in unused}
+        options = asdict(self)
+        if not (self.raises or self.raise_when_converged):  # it bounds the first λ alone
+            unused.add("lambda_max")
+            options["initial_lambda"] = self.bounded(self.initial_lambda)
+        return {name: value for name, value in options.items() if name not in unused}
 
     def differences(self, saved: Mapping[str, Any]) -> str:
         """How the rule `saved` (the options, as `plain` gives them) differs; empty if it does not.

@@ -45,10 +45,8 @@ class StepMean:
             error: its mean error; None where the task has none.
             count: over how many samples or tokens these are means.
         """
-        batch = tuple(
-            one.detach() if isinstance(one, Tensor) else one for one in (loss, error, count)
-        )
-        self._batches.append(batch)  # type: ignore[arg-type]
+        batch = kept(loss), None if error is None else kept(error), kept(count)
+        self._batches.append(batch)
 
     def clear(self) -> None:
         """Forget the batches."""
@@ -121,6 +119,14 @@ class StepMean:
                 error_counts.sum(),
             ]
         )
+
+
+def kept(value: Number) -> Number:
+    """A tensor without its graph; NumPy's arrays and scalars as plain numbers."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    plain: Number = value.item() if hasattr(value, "item") else value
+    return plain
 
 
 def processes(group: dist.ProcessGroup | None = None) -> int:

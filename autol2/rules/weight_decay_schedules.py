@@ -129,7 +129,8 @@ class FollowLR(WeightDecaySchedule):
         all_parameters: see `AutoL2`.
 
     Raises:
-        ValueError: an argument makes no sense, or the optimizer has no ``lr`` or ``weight_decay``.
+        ValueError: an argument makes no sense, the optimizer has no ``lr`` or ``weight_decay``, or
+            a group's own learning rate is 0 and there is no `reference_lr`.
     """
 
     def __init__(
@@ -148,23 +149,38 @@ class FollowLR(WeightDecaySchedule):
         self._references: dict[int, float] = {}
         super().__init__(optimizer, all_parameters)
 
-    def _lambda_of(self, index: int) -> float:
-        group = self.optimizer.param_groups[index]
-        if index not in self._references:
-            first = self.reference_lr
-            if first is None:
-                first = group.get("initial_lr", group.get("lr"))
-            if first is None:
-                raise ValueError(f"parameter group {index} has no learning rate to follow")
-            self._references[index] = float(first)
-        if group.get("lr") is None:
+    def apply(self) -> None:
+        """Set the optimizer's ``weight_decay`` to 2λ, for the present learning rate."""
+        self._groups.look()
+        for index in self._groups.indices():
+            self._references[index] = self._reference(index)
+            self._lambdas[index] = self._lambda_of(index)
+        super().apply()
+
+    def _reference(self, index: int) -> float:
+        if index in self._references:
+            return self._references[index]
+        group, first = self.optimizer.param_groups[index], self.reference_lr
+        if first is None:
+            first = group.get("initial_lr", group.get("lr"))
+        if first is None:
             raise ValueError(f"parameter group {index} has no learning rate to follow")
-        rate = float(group["lr"])
-        if rate > 0:
-            lambda_ = self.initial_lambda * self._references[index] / rate
+        if not float(first) > 0:
+            raise ValueError(
+                f"parameter group {index} has learning rate {float(first):g}, to which no other "
+                f"can be compared: give reference_lr, the learning rate that initial_lambda is for"
+            )
+        return float(first)
+
+    def _lambda_of(self, index: int) -> float:
+        rate, kept = self.optimizer.param_groups[index].get("lr"), self._lambdas.get(index)
+        if rate is None:
+            raise ValueError(f"parameter group {index} has no learning rate to follow")
+        if float(rate) > 0:
+            lambda_ = self.initial_lambda * self._reference(index) / float(rate)
             if math.isfinite(lambda_):
-                self._lambdas[index] = lambda_
-        return self._lambdas.get(index, self.initial_lambda)
+                return lambda_
+        return self.initial_lambda if kept is None else kept
 
     def options(self) -> dict[str, Any]:
         """λ and the learning rate that it belongs to."""
