@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from .component import Component, Options, locate, option
 from .data.source import DataSource
-from .errors import UserError, require, require_choice, require_finite
+from .errors import UserError, require, require_choice
 from .models.model import Model
 from .recipe.augmentations.augmentation import Augmentation
 from .recipe.augmentations.none import NoAugmentation
@@ -33,7 +33,14 @@ from .recipe.lr_schedules.constant import Constant
 from .recipe.lr_schedules.lr_schedule import LRSchedule
 from .recipe.optimizers.optimizer import Optimizer
 from .rules.controller import Rule
-from .rules.method import Alpha, Circumstances, FixedLambda, Method, ProtocolOptions
+from .rules.method import (
+    LARGEST,
+    Alpha,
+    Circumstances,
+    FixedLambda,
+    Method,
+    ProtocolOptions,
+)
 from .trackers.tracker import TrackerOptions
 
 PARAMETERS = ("all", "weights", "convolutions")
@@ -125,10 +132,11 @@ class ControlConfig(Options):
         require_choice("control.parameters", self.parameters, PARAMETERS)
         for name in ("scale", "lr_factor"):
             value = getattr(self, name)
-            require(
-                math.isfinite(value) and value > 0, f"control.{name} must be above 0, not {value:g}"
-            )
-        require_finite("control.pulse_height", self.pulse_height)
+            require(1e-6 <= value <= 1e6, f"control.{name} must be from 1e-6 to 1e6, not {value:g}")
+        require(
+            0 <= self.pulse_height <= LARGEST,
+            f"control.pulse_height must be from 0 to {LARGEST:g}, not {self.pulse_height:g}",
+        )
         require(
             self.pulse_length >= 0,
             f"control.pulse_length must be at least 0, not {self.pulse_length}",

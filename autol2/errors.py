@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -17,6 +18,14 @@ def require(ok: bool, message: str) -> None:
     """Raise a `UserError` with `message` unless `ok`."""
     if not ok:
         raise UserError(message)
+
+
+def unwritable(folder: Path, error: OSError) -> UserError:
+    """What to raise where a study's `folder` cannot be written."""
+    return UserError(
+        f"{folder} cannot be written ({error.strerror or error}): "
+        f"choose another folder with outputs=FOLDER, or make room"
+    )
 
 
 def require_choice(option: str, value: str, choices: Sequence[str]) -> None:

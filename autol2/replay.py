@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ class Replayed(Measurement):
     @property
     def agrees(self) -> bool:
         """Whether the recorded λ is the controller's."""
-        return abs(self.lambda_ - self.recorded_lambda) <= TOLERANCE * abs(self.recorded_lambda)
+        return math.isclose(self.lambda_, self.recorded_lambda, rel_tol=TOLERANCE)
 
 
 @dataclass
@@ -134,16 +135,23 @@ def read_trace(path: Path) -> list[Measurement]:
             f"trace={path} has no column {', '.join(missing)}; a trace has {', '.join(COLUMNS)}"
         )
     places = [header.index(column) for column in COLUMNS]
-    measurements = []
+    measurements: list[Measurement] = []
     for line, row in numbered[1:]:
         try:
             epoch, step, *values = (row[place] for place in places)
-            measurements.append(Measurement(int(epoch), int(step), *map(float, values)))
+            one = Measurement(int(epoch), int(step), *map(float, values))
         except (IndexError, ValueError):
             raise UserError(
                 f"trace={path}, line {line}: {','.join(row)[:80]!r} is not a row of numbers "
                 f"under {', '.join(COLUMNS)}"
             ) from None
+        before = measurements[-1].epoch if measurements else 0
+        if one.step < 1 or one.epoch < before or not math.isfinite(one.recorded_lambda):
+            raise UserError(
+                f"trace={path}, line {line}: {','.join(row)[:80]!r} is no measurement: epochs "
+                f"count from 0 and rise, steps count from 1, and lambda is a number"
+            )
+        measurements.append(one)
     if not measurements:
         raise UserError(f"trace={path} holds no measurements")
     return measurements

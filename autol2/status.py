@@ -28,7 +28,7 @@ from .runs.lock import PATIENCE
 from .runs.run import FINISHED
 from .sweeps import slurm
 from .sweeps.manifest import read_manifest
-from .sweeps.run_status import Job, status_of
+from .sweeps.run_status import Job, in_background, status_of
 from .sweeps.states import States
 from .sweeps.study import Record, find, records
 from .sweeps.vain import job_of
@@ -212,7 +212,7 @@ def _row(
 ) -> Row:
     state = record.state if record else {}
     job = job_of(run, known, state, jobs)
-    how = status_of(state, job)
+    how = in_background(status_of(state, job), known)
     status, why = how.status, how.why
     if status == "missing" and record is not None and record.broken:
         status, why = "stopped", "run.json cannot be read"

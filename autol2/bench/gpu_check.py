@@ -65,7 +65,9 @@ def _in_a_job(folder: Path) -> int:
     options = cast("dict[str, Any]", OmegaConf.to_container(asked.launcher, resolve=True))
     words = [word for word in sys.argv[1:] if not word.lstrip("+~").startswith(LAUNCHER)]
     command = [sys.executable, "-m", __spec__.name, *words]
-    chosen = sbatch.without_rivals(sbatch.check(options), sbatch.named(asked.overrides.hydra))
+    chosen = sbatch.without_rivals(
+        sbatch.check(options), sbatch.named(asked.overrides.hydra, options)
+    )
     return command_job.run(command, chosen, folder)
 
 

@@ -24,6 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ..errors import UserError
 from .composition import resolved
@@ -126,7 +127,9 @@ def _run(task: Task, config_name: str) -> int:
 
 
 def _explained(error: Exception, config_name: str) -> str | None:
-    if isinstance(error, UserError | HydraException | OmegaConfBaseException | ValueError):
+    if isinstance(
+        error, UserError | HydraException | OmegaConfBaseException | ValueError | YAMLError
+    ):
         return explain(error, config_name)
     return None
 

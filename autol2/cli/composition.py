@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast, get_args, get_type_hints
@@ -18,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import HydraContext
 from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ..config import Config, parse_plain
@@ -253,6 +254,9 @@ def keep_text(config: DictConfig, overrides: Iterable[str]) -> None:
         if override.is_sweep_override() or override.is_delete() or text[:1] in "'\"":
             continue
         value, key = override.value(), override.key_or_group
+        if isinstance(value, dict):
+            _keep_text_of(config, key, value, text)
+            continue
         mangled = isinstance(value, bool | int | float) and str(value) != text
         if not (mangled or (isinstance(value, str) and value == text.strip() != text)):
             continue
@@ -261,6 +265,19 @@ def keep_text(config: DictConfig, overrides: Iterable[str]) -> None:
                 OmegaConf.update(config, key, text)
         except OmegaConfBaseException:
             continue  # there is no such option, as whoever parses `config` will say
+
+
+def _keep_text_of(config: DictConfig, key: str, value: Mapping[Any, Any], text: str) -> None:
+    """Let names and values at `key` that Hydra took for numbers have their own text."""
+    node = OmegaConf.select(config, key, default=None)
+    if not isinstance(node, DictConfig):
+        return
+    for name, own in re.findall(r"([\w.-]+)\s*:\s*([^\s,:{}\[\]'\"]+)\s*(?=[,}])", text):
+        given = value.get(name)
+        number = isinstance(given, int | float) and not isinstance(given, bool)
+        if number and str(given) != own and name in node:
+            with read_write(node):
+                node[name] = own
 
 
 def as_typed(word: str, options: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ Tried with Hydra 1.3.2 to 1.3.8 and OmegaConf 2.3.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 import re
@@ -19,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ..errors import UserError
 from .words import ALIASES, CONF, NUMERIC_GROUPS
@@ -30,7 +32,15 @@ def explain(error: BaseException, config_name: str) -> str | None:
         return str(error)
     if isinstance(error.__cause__, UserError):  # from a launcher that Hydra could not make
         return str(error.__cause__)
+    if isinstance(error, YAMLError | UnicodeDecodeError):
+        return _unreadable(error)
     text = str(error) if error.__cause__ is None else f"{error}\n{error.__cause__}"
+    if match := re.search(r"In '([^']+)': (\w+) raised while composing config:\s*(.*)", text, re.S):
+        why = next((line.strip() for line in match[3].splitlines() if line.strip()), match[2])
+        return (
+            f"{match[1]}.yaml cannot be taken: {why[:1].lower()}{why[1:]}; it holds names and "
+            f"values, and an experiment or an arm begins with the line # @package _global_"
+        )
     if match := re.search(r"Config group override must be a string", text):
         choice = _offending_choice()
         return choice and _unknown_choice(*choice)
@@ -62,6 +72,20 @@ def explain(error: BaseException, config_name: str) -> str | None:
     return "; ".join(lines[:2]) or type(error).__name__
 
 
+def _unreadable(error: YAMLError | UnicodeDecodeError) -> str:
+    """What is wrong with a file of the user's own, and where."""
+    if isinstance(error, UnicodeDecodeError):
+        for path in (path for root in _own() for path in sorted(root.rglob("*.yaml"))):
+            with contextlib.suppress(OSError):
+                if path.read_bytes() == error.object:
+                    return f"{path} is not written in UTF-8: save it as that"
+        return f"a configuration is not written in UTF-8: {error}"
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None:
+        return f"a configuration is no YAML: {str(error).splitlines()[0]}"
+    return f"{mark.name}, line {mark.line + 1}: {problem or 'this is no YAML'}"
+
+
 def options_of(group: str) -> list[str]:
     """The names that there are to choose from in a group, of our own and the user's."""
     folders = [root / group for root in (CONF, *_own())]
@@ -69,6 +93,7 @@ def options_of(group: str) -> list[str]:
         path.relative_to(folder).with_suffix("").as_posix()
         for folder in folders
         for path in folder.rglob("*.yaml")
+        if path.is_file()
     )
 
 
@@ -123,8 +148,14 @@ def _unknown_key(key: str, config_name: str, words: Iterable[str]) -> str:
         options = sorted(option for option in container[group] if option != "_target_")
         others = [alias.partition(".")[2] for alias in ALIASES if alias.startswith(f"{group}.")]
         return _unknown_of(group, known.hydra.runtime.choices, key, options, others)
-    keys = sorted(_keys(cast("dict[str, Any]", container)))
-    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+    keys = sorted(
+        full
+        for full in _keys(cast("dict[str, Any]", container))
+        if not f"{key}.".startswith(f"{full}.")
+    )
+    groups = sorted(
+        {path.name for path in CONF.iterdir() if path.is_dir() and path.name[0] != "_"} - {key}
+    )
     near = difflib.get_close_matches(key, [*keys, *groups], 1) or [
         full for full in keys if full.rpartition(".")[2] == key
     ]

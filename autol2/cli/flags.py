@@ -36,6 +36,7 @@ SHOWS = (
 DRY_RUN = re.compile(r"\+{0,2}hydra\.launcher\.dry_run=(?!(false|off|no|n|0)$)", re.IGNORECASE)
 """The option that does as much."""
 SWEEPS = ("--multirun", "-m")
+ONE_RUN = ("--run", "-r")
 
 
 def only_shows(arguments: Iterable[str]) -> bool:
@@ -73,6 +74,10 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             f"{flag} is of no use here, since each command has its own configuration: "
             f"--config-dir FOLDER adds options of your own",
         )
+        require(
+            flag not in SWITCHES or not equals,
+            f"{flag} takes no value: write {flag} alone",
+        )
         flags.append(word)
         if flag in SWITCHES:
             continue
@@ -91,7 +96,17 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         not {"--package", "-p"} & set(flags) or any(flag.startswith("--cfg") for flag in flags),
         "--package says what --cfg is to show: there is no --cfg",
     )
-    alone = [flag for flag in flags if flag.partition("=")[0] in (*SHOWS[2:], *SWEEPS, *LONG)]
+    require(
+        "--resolve" not in flags or any(flag.startswith(("--cfg", "-c")) for flag in flags),
+        "--resolve says how --cfg is to show the options: there is no --cfg",
+    )
+    for word in overrides:
+        require(
+            not word.lstrip("+~").startswith("hydra.mode="),
+            f"{word}: -m makes a sweep, and a command without it is one run",
+        )
+    once = (*SHOWS[2:], *SWEEPS, *LONG, *ONE_RUN)
+    alone = [flag for flag in flags if flag.partition("=")[0] in once]
     require(
         len(alone) < 2,
         f"{' and '.join(alone)}: one at a time; --cfg and --info show what one run would be",

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 
 from ..config import study_name
 from ..errors import UserError, require
-from .flags import SWEEPS, split
+from .flags import CHOICES, LONG, ONE_RUN, SWEEPS, split
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 """Where the options stand that there are to choose from."""
@@ -61,6 +61,10 @@ def prepared(arguments: Sequence[str]) -> list[str]:
     if "--hydra-help" in flags:
         return ["--hydra-help"]
     sweeps = any(flag in SWEEPS for flag in flags)
+    require(
+        not sweeps or _module() == "autol2.train",
+        f"{' '.join(flag for flag in flags if flag in SWEEPS)}: {_module()} makes no sweeps",
+    )
     for place, word in enumerate(overrides):
         _check(word, functools.partial(_command, flags, overrides, place))
         if not sweeps:
@@ -164,6 +168,8 @@ def _refuse_several(word: str, flags: Sequence[str], overrides: Sequence[str], p
         or not OverridesParser.create().parse_override(plain).is_sweep_override()
     ):
         return
+    if any(flag.partition("=")[0] in (*CHOICES, *LONG, *ONE_RUN) for flag in flags):
+        raise UserError(f"{word} gives several values, and what is shown or done here is one run")
     if _module() == "autol2.train":
         mended = _command(["-m", *flags], overrides, place, word)
         raise UserError(f"{word} gives several values, which makes a sweep of it: {mended}")

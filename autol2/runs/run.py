@@ -245,16 +245,30 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state if _usable(state) else {}
 
 
+PARTS = ("result", "progress", "config", "identity", "data", "method", "diverged", "code")
+"""What of a run.json are objects."""
+
+
+def _is_figure(value: Any) -> bool:
+    """Whether it is a number, or null, or one that is not finite, as JSON has it: a string."""
+    if isinstance(value, str):
+        return value.lstrip("-").lower() in ("nan", "inf", "infinity")
+    return value is None or isinstance(value, int | float)
+
+
 def _usable(state: Any) -> bool:
     """Whether it is the content of a run.json, as far as every command relies on it."""
     if not isinstance(state, dict) or not isinstance(state.get("status", ""), str):
         return False
     attempts = state.get("attempts", [])
+    figures = state.get("result") or {}
     return (
         isinstance(attempts, list)
         and all(isinstance(one, dict) for one in attempts)
+        and all(isinstance(one.get("pid") or 0, int) for one in attempts)
         and isinstance(state.get("updated", 0.0), int | float)
-        and isinstance(state.get("result") or {}, dict)
+        and all(isinstance(state.get(one) or {}, dict) for one in PARTS)
+        and all(_is_figure(one) for one in figures.values())
         and (state.get("status") != "completed" or bool(state.get("result") or attempts))
     )
 

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any, NoReturn
 
 Request = dict[str, Any]
@@ -33,6 +34,8 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._pending = b""
         self._ended: dict[int, int] = {}
+        self._children: set[int] = set()
+        """Processes that the present server will tell of."""
 
     def start(self) -> None:
         """Start it, so that it imports what it needs while others get ready.
@@ -67,6 +70,7 @@ class Server:
                     answer = self._answer(wait=True)
                     assert answer is not None
                     if "begun" in answer:
+                        self._children.add(answer["begun"])
                         return answer["begun"]
                     self._ended[answer["ended"]] = answer["status"]
             self._forget()
@@ -81,8 +85,9 @@ class Server:
         except Gone:
             self._forget()
         if pid in self._ended:
+            self._children.discard(pid)
             return self._ended.pop(pid)
-        if self._process is None and not _lives(pid):
+        if pid not in self._children and not _lives(pid):
             return -signal.SIGKILL  # by whom, nobody can say
         return None
 
@@ -95,6 +100,7 @@ class Server:
         self._process.kill()
         self._process.wait()
         self._process = None
+        self._children.clear()
 
     def _answer(self, *, wait: bool) -> dict[str, int] | None:
         """The server's next answer; None where there is none, unless told to `wait`."""
@@ -123,6 +129,8 @@ def _lives(pid: int) -> bool:
         return False
     except PermissionError:
         return True
+    with contextlib.suppress(OSError, IndexError):  # one that nobody has buried yet
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 

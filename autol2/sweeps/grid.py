@@ -15,19 +15,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override, RangeSweep, ValueType
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from ..cli.composition import SweepLoader, keep_text, sweep_loader
+from ..cli.composition import SweepLoader, keep_text, restored, sweep_loader
 from ..cli.words import NUMERIC_GROUPS, numbers_to_options
 from ..errors import UserError
 from .launcher import Failed, StudyLauncher
 
 MOST = 100_000
 """Runs of a sweep."""
+HEEDED = (
+    *("hydra.launcher", "hydra.sweeper", "hydra.searchpath", "hydra.verbose", "hydra.mode"),
+    *("hydra.help", "hydra.hydra_help", "hydra.hydra_logging", "hydra.job_logging"),
+)
+"""Options of Hydra's own that a sweep heeds."""
 Axes = dict[str, list[str]]
 """The overrides to choose from, by what they set; a single one is no choice."""
 
@@ -60,6 +66,8 @@ class StudySweeper(Sweeper):
         Raises:
             UserError: it is none of ours.
         """
+        _refuse_ignored(config.hydra.overrides.hydra)
+        HydraConfig.instance().set_config(config)  # for ${hydra:runtime.cwd} and the like
         keep_text(config, config.hydra.overrides.hydra)
         self.loader: SweepLoader = sweep_loader(hydra_context)
         self.config: DictConfig = config
@@ -94,6 +102,19 @@ class StudySweeper(Sweeper):
         return {key: choices(one) for key, one in self.overrides(params, arguments).items()}
 
 
+def _refuse_ignored(overrides: Iterable[str]) -> None:
+    """Refuse options of Hydra's own that a sweep does not heed: its runs have folders, processes
+    and logs of autol2's."""
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0].partition("@")[0]
+        part = ".".join(key.replace("/", ".").split(".")[:2])
+        if part not in HEEDED:
+            raise UserError(
+                f"{word}: a sweep of autol2's has no use for {key}; outputs=FOLDER and study=NAME "
+                f"say where its runs go, hydra.launcher.… how they are done"
+            )
+
+
 class GridSweeper(StudySweeper):
     """``hydra/sweeper=grid``."""
 
@@ -117,6 +138,9 @@ class GridSweeper(StudySweeper):
                 "hydra.launcher.detach=false"
             )
         self.loader.expect(runs)
+        if len(runs) > size:  # else the launcher looks at all of them before the first begins
+            for run in runs:
+                restored(self.loader.options(self.config, run))
         returned, failed = [], []
         for first in range(0, max(1, len(runs)), size):
             try:
@@ -215,6 +239,9 @@ def choices(override: Override) -> list[str]:
         raise UserError(
             f"{override.input_line} is for a search: use hydra/sweeper=search, or name the values"
         )
+    swept = override.value()
+    if isinstance(swept, RangeSweep) and swept.step == 0:
+        raise UserError(f"{override.input_line} never arrives with a step of 0")
     values = list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
     _refuse_many(str(override.input_line), len(values))
     text = str(override.input_line).partition("=")[2]

@@ -275,7 +275,8 @@ def _differences(tasks: Iterable[Task]) -> list[str]:
 
 
 _CIRCUMSTANCES = (
-    *("device", "threads", "rerun", "data.root", "data.cache", "data.url", "checkpoint", "logger"),
+    *("device", "cuda_graph", "threads", "rerun", "checkpoint", "logger"),
+    *("data.root", "data.cache", "data.url"),
 )
 """Options that change no number, so that they are no part of a run's identity."""
 

@@ -6,22 +6,21 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from hydra.core.config_store import ConfigStore
 
 from ..cli.progress import StudyProgress, counted
 from ..config import THREADS
-from ..errors import UserError
-from ..runs.lock import lives
+from ..errors import UserError, unwritable
 from ..training.signals import caught
 from ..training.train import require_installed
 from .batch import Batch, Task
 from .launcher import Interrupted, Plan, StudyLauncher, remember
 from .machine import cores, gpus
-from .run_status import RETRIES, RunStatus, status_of
+from .run_status import RETRIES, in_background, status_of
 
 
 @dataclass
@@ -58,7 +57,7 @@ class LocalLauncher(StudyLauncher):
         if not self.options["detach"]:
             return plan
         entries = self._entries(tasks)
-        return [(task, _in_background(how, entries[task])) for task, how in plan]
+        return [(task, in_background(how, entries[task])) for task, how in plan]
 
     def _act(self, wanted: list[Task]) -> None:
         for task in wanted:
@@ -106,10 +105,14 @@ class LocalLauncher(StudyLauncher):
     def _detach(self, batch: Batch) -> None:
         import submitit
 
-        executor = submitit.LocalExecutor(folder=batch.tasks[0].study / ".launch" / "jobs")
-        executor.update_parameters(timeout_min=60 * 24 * 365, name="autol2")
-        with _nowhere():
-            job = executor.submit(batch)
+        folder = batch.tasks[0].study / ".launch" / "jobs"
+        try:
+            executor = submitit.LocalExecutor(folder=folder)
+            executor.update_parameters(timeout_min=60 * 24 * 365, name="autol2")
+            with _nowhere():
+                job = executor.submit(Detached(batch))
+        except OSError as error:
+            raise unwritable(folder, error) from error
         process = {"host": socket.gethostname(), "pid": int(job.job_id), "since": time.time()}
         remember((task, {"process": process}) for task in batch.tasks)
         self.console.print(
@@ -119,14 +122,16 @@ class LocalLauncher(StudyLauncher):
         )
 
 
-def _in_background(how: RunStatus, entry: Mapping[str, Any]) -> RunStatus:
-    """How a run stands, given what the manifest says of a detached sweep's process."""
-    process = entry.get("process")
-    if process is None or how.status not in ("missing", "stopped"):
-        return how
-    if process["host"] != socket.gethostname() or not lives(process["pid"], process["since"]):
-        return how
-    return RunStatus("queued", f"in the background, by process {process['pid']}")
+@dataclass
+class Detached:
+    """A batch in a process of its own, which signals stop as they stop a sweep on a terminal."""
+
+    batch: Batch
+
+    def __call__(self) -> None:
+        """Do it; in the place of submitit's handlers, which would pass over a SIGTERM."""
+        with _stopping(self.batch):
+            self.batch()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, unwritable
 from ..runs.files import to_json, write_atomically
 from ..runs.lock import locked
 
@@ -53,7 +53,4 @@ def add_to_manifest(study: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
                 known[run] = {name: value for name, value in merged.items() if value is not None}
             write_atomically(study / "study.json", to_json({"runs": known}).encode())
     except OSError as error:
-        raise UserError(
-            f"{study} cannot be written ({error.strerror or error}): "
-            f"choose another folder with outputs=FOLDER, or make room"
-        ) from error
+        raise unwritable(study, error) from error

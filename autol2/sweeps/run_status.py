@@ -106,6 +106,16 @@ def status_of(state: Mapping[str, Any], job: Job | None, retries: int = RETRIES)
     return RunStatus("missing", "never begun")
 
 
+def in_background(how: RunStatus, entry: Mapping[str, Any]) -> RunStatus:
+    """How a run stands, given what the manifest says of a detached sweep's process."""
+    process = entry.get("process")
+    if process is None or how.status not in ("missing", "stopped"):
+        return how
+    if process["host"] != socket.gethostname() or not lives(process["pid"], process["since"]):
+        return how
+    return RunStatus("queued", f"in the background, by process {process['pid']}")
+
+
 def _in_a_job_elsewhere(state: Mapping[str, Any]) -> bool:
     last = _last(state)
     return last.get("host") != socket.gethostname() and last.get("slurm_job_id") is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,6 +127,16 @@ NOT_SUBMITIT = (
 )
 
 
+NOT_SBATCH = (
+    *("runs_per_job", "side_by_side", "detach", "dry_run", "retry_failed", "max_retries"),
+    *("max_num_timeout", "submitit_folder", "additional_parameters", "_target_", "setup"),
+    *("srun_args", "timeout_min", "signal_delay_s", "array_parallelism", "use_srun"),
+    *("stderr_to_stdout", "python", "mem_gb"),
+)
+"""Our options that are none of sbatch's."""
+LEAST = {"cpus_per_task": 1, "cpus_per_gpu": 1, "mem_gb": 0, "gpus_per_node": 0, "gpus_per_task": 0}
+
+
 def check(options: Mapping[str, Any]) -> dict[str, Any]:
     """The launcher's `options`, with those of `additional_parameters` that have a name here.
 
@@ -141,15 +152,24 @@ def check(options: Mapping[str, Any]) -> dict[str, Any]:
             "'hydra.launcher.additional_parameters={reservation: NAME}'"
         )
     for key, value in additional.items():
-        name = str(key).lstrip("-").replace("-", "_")
-        name = NAMED.get(name, name)
+        name = _canonical(key)
         if name in OURS:
             instead = {"time": "hydra.launcher.timeout_min", "signal": "signal_delay_s"}.get(name)
             raise UserError(
                 f"hydra.launcher.additional_parameters.{key} is not for the user to set"
                 + (f": use {instead}" if instead else "")
             )
-        if name in options and name != "additional_parameters":
+        require(
+            name not in NOT_SBATCH,
+            f"hydra.launcher.additional_parameters.{key} is none of sbatch's: use "
+            f"hydra.launcher.{name}",
+        )
+        require(
+            value is None or isinstance(value, str | int | float),
+            f"hydra.launcher.additional_parameters.{key} must be one word or number, not {value}: "
+            f"several are written in quotes, as in \"{key}: 'n1,n2'\"",
+        )
+        if name in options:
             found[name] = _number(name, value)
         elif value not in (None, False):
             others[name] = value
@@ -160,6 +180,13 @@ def check(options: Mapping[str, Any]) -> dict[str, Any]:
             f"one task; distributed training is for AutoL2 in your own loop "
             f"(autol2/integrations/README.md), and more runs at a time for array_parallelism and "
             f"side_by_side",
+        )
+    for name, least in LEAST.items():
+        value = found.get(name)
+        whole = isinstance(value, int | float) or re.fullmatch(r"-?\d+", str(value))
+        require(
+            value is None or not whole or float(value) >= least,
+            f"hydra.launcher.{name} must be at least {least}, not {value}",
         )
     for word in found["srun_args"]:
         require(
@@ -185,6 +212,12 @@ def check(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _canonical(key: object) -> str:
+    """An option of sbatch's as it is called here."""
+    name = str(key).lstrip("-").replace("-", "_")
+    return NAMED.get(name, name)
+
+
 def _number(name: str, value: Any) -> Any:
     """A value of sbatch's as the option `name` has it."""
     try:
@@ -193,10 +226,12 @@ def _number(name: str, value: Any) -> Any:
         raise UserError(f"hydra.launcher.{name} is a whole number, not {value}") from None
 
 
-def named(overrides: Collection[str]) -> set[str]:
-    """The launcher's options that these overrides of Hydra's configuration name."""
+def named(overrides: Collection[str], options: Mapping[str, Any]) -> set[str]:
+    """The launcher's options that these overrides of Hydra's configuration name, and those that
+    `options` have among sbatch's."""
     words = (word.lstrip("+~").partition("=")[0] for word in overrides)
-    return {word.removeprefix("hydra.launcher.") for word in words}
+    others = options["additional_parameters"] or {}
+    return {word.removeprefix("hydra.launcher.") for word in words} | set(map(_canonical, others))
 
 
 def without_rivals(options: Mapping[str, Any], named: Collection[str]) -> dict[str, Any]:

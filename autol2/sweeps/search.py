@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from ..cli.composition import restored
 from ..cli.progress import counted
-from ..errors import UserError, require
+from ..errors import UserError, require, unwritable
 from ..runs.files import to_json, write_atomically
 from ..runs.identity import digest
 from ..runs.lock import exclusive
@@ -136,10 +136,7 @@ class SearchSweeper(StudySweeper):
             with exclusive(self.folder / ".search.lock", "searches in this study"):
                 yield
         except OSError as error:
-            raise UserError(
-                f"{self.folder} cannot be written ({error.strerror or error}): "
-                f"choose another folder with outputs=FOLDER, or make room"
-            ) from error
+            raise unwritable(self.folder, error) from error
 
     def _do_rivals(self, space: Space) -> None:
         """Do the runs that a search is compared with, on the seeds of each trial."""
@@ -167,7 +164,8 @@ class SearchSweeper(StudySweeper):
                 space.fixed.append(str(override.input_line))
             elif key in ("study", "outputs", "experiment"):
                 raise UserError(f"a search has one {key}, not {override.input_line}")
-            elif override.is_discrete_sweep() and len(words := choices(override)) == 1:
+            elif override.is_discrete_sweep() and len(words := choices(override)) < 2:
+                require(bool(words), f"{override.input_line} has no values")
                 space.fixed += words
             elif key == "seed":
                 space.seeds = choices(override)
@@ -368,7 +366,8 @@ def _distribution(override: Override) -> BaseDistribution:
             low, step = min(numbers), abs(numbers[1] - numbers[0])
             if all(number.is_integer() for number in numbers):
                 return IntDistribution(int(low), int(max(numbers)), step=int(step))
-            return FloatDistribution(low, max(numbers), step=step)
+            step = float(f"{step:.12g}")  # 0.03 - 0.01 is below 0.02
+            return FloatDistribution(low, low + step * (len(numbers) - 1), step=step)
         assert isinstance(value, ChoiceSweep | RangeSweep)
         return CategoricalDistribution(words)
     except ValueError as error:

@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ..cli.progress import StudyProgress, counted
-from ..errors import UserError
+from ..errors import UserError, unwritable
 from ..runs.lock import locked
 from . import nodes_data, sbatch, slurm
 from .batch import Task
@@ -46,6 +46,7 @@ class SlurmLauncher(StudyLauncher):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._given = options
         self.options = sbatch.check(options)
 
     def setup(
@@ -53,7 +54,7 @@ class SlurmLauncher(StudyLauncher):
     ) -> None:
         """As every launcher; and leave out defaults beside which SLURM would refuse an option."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        named = sbatch.named(config.hydra.overrides.hydra)
+        named = sbatch.named(config.hydra.overrides.hydra, self._given)
         self.options = sbatch.without_rivals(self.options, named)
         self.cluster = sbatch.cluster(self.options)
 
@@ -86,7 +87,10 @@ class SlurmLauncher(StudyLauncher):
         nodes_data.prepare((self._config(task).data for task in wanted), self._say)
         with contextlib.ExitStack() as stack:
             for study in sorted({task.study for task in wanted}):
-                stack.enter_context(locked(study / ".submit.lock", "submits runs"))
+                try:
+                    stack.enter_context(locked(study / ".submit.lock", "submits runs"))
+                except OSError as error:
+                    raise unwritable(study / ".submit.lock", error) from error
             # An earlier command may have died in the middle of this.
             remember(reconciled(self._entries(wanted)))
             # The same command, given elsewhere at the same time, may have been quicker.

@@ -44,10 +44,14 @@ def records(folder: Path, states: States | None = None) -> list[Record]:
         states: what was read before, for who looks again and again.
 
     Raises:
-        OSError: the study's folder cannot be read.
+        UserError: the study's folder cannot be read.
     """
     found, read = [], read_state if states is None else states.read
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror or error}") from error
+    for path in paths:
         state = read(path)
         if state or _is_there(path / "run.json") or _is_there(path / "train.log"):
             found.append(Record(path, state))

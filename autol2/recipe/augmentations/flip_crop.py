@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MOST_PADDING = 1024
+"""Pixels on each side."""
+
+
 @dataclass
 class FlipCrop(Augmentation):
     """Mirrors every second image, and crops each out of a padded one at a random place."""
@@ -26,7 +30,10 @@ class FlipCrop(Augmentation):
     """Pixels of padding on each side, in the data's mean colour."""
 
     def __post_init__(self) -> None:
-        require(self.padding >= 0, f"augmentation.padding must be at least 0, not {self.padding}")
+        require(
+            0 <= self.padding <= MOST_PADDING,
+            f"augmentation.padding must be from 0 to {MOST_PADDING} pixels, not {self.padding}",
+        )
 
     def draw(self, generator: np.random.Generator, batch: int) -> NDArray[np.float32]:
         """Of each image: whether it is mirrored, and the first row and column of the crop."""

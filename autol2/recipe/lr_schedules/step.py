@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,8 +36,8 @@ class Step(LRSchedule):
             "lr_schedule.warmup must end before the first of lr_schedule.milestones",
         )
         require(
-            0 < self.factor < math.inf,
-            f"lr_schedule.factor must be above 0, not {self.factor:g}: try 0.2",
+            0 < self.factor <= 1e6,
+            f"lr_schedule.factor must be above 0 and at most 1e6, not {self.factor:g}: try 0.2",
         )
 
     def main(self, optimizer: Optimizer, steps: int) -> LRScheduler:
