@@ -68,6 +68,7 @@ def test_resolve_goes_with_cfg() -> None:
             ("train", ("-r", "seed=0,1"), "several values, and what is shown or done"),
             ("train", ("-m", "seed=0,1", "+hydra.job.env_set={A: 1}"), "no use for hydra.job.env"),
             ("train", ("-m", "seed=0,1", "hydra.job.chdir=true"), "no use for hydra.job.chdir"),
+            ("train", ("hydra.run.dir=/x", *SMALL), "no use for hydra.run.dir"),
             ("train", ("hydra=x",), "there is no option 'hydra'; --help explains them all"),
             ("report", ("seed=0",), "there is no option 'seed'; --help explains them all"),
             (

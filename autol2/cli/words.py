@@ -45,6 +45,13 @@ GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} | {
 }
 
 
+HEEDED = (
+    *("launcher", "sweeper", "searchpath", "verbose", "mode"),
+    *("help", "hydra_help", "hydra_logging", "job_logging"),
+)
+"""Options of Hydra's own that are heeded."""
+
+
 def prepared(arguments: Sequence[str]) -> list[str]:
     """`arguments` as Hydra is to get them.
 
@@ -66,6 +73,7 @@ def prepared(arguments: Sequence[str]) -> list[str]:
         f"{' '.join(flag for flag in flags if flag in SWEEPS)}: {_module()} makes no sweeps",
     )
     for place, word in enumerate(overrides):
+        _refuse_ignored(word)
         _check(word, functools.partial(_command, flags, overrides, place))
         if not sweeps:
             _refuse_several(word, flags, overrides, place)
@@ -145,6 +153,18 @@ def _check(word: str, command: Callable[[str], str]) -> None:
             f"{word!r:.{MOST_SHOWN}} has characters that mean something to Hydra; to mean them as "
             f"they are, quote twice: {command(mended)}"
         ) from None
+
+
+def _refuse_ignored(word: str) -> None:
+    """Refuse options of Hydra's own that are not heeded: runs have folders, processes and logs of
+    autol2's."""
+    key = word.lstrip("+~").partition("=")[0].partition("@")[0]
+    top, *rest = key.replace("/", ".").split(".")
+    require(
+        top != "hydra" or not rest or rest[0] in HEEDED,
+        f"{word}: there is no use for {key} here: outputs=FOLDER and study=NAME say where runs go, "
+        f"and hydra.launcher.… how a sweep does them",
+    )
 
 
 def _refuse_odd(word: str, key: str, values: Sequence[object]) -> None:

@@ -29,11 +29,6 @@ from .launcher import Failed, StudyLauncher
 
 MOST = 100_000
 """Runs of a sweep."""
-HEEDED = (
-    *("hydra.launcher", "hydra.sweeper", "hydra.searchpath", "hydra.verbose", "hydra.mode"),
-    *("hydra.help", "hydra.hydra_help", "hydra.hydra_logging", "hydra.job_logging"),
-)
-"""Options of Hydra's own that a sweep heeds."""
 Axes = dict[str, list[str]]
 """The overrides to choose from, by what they set; a single one is no choice."""
 
@@ -66,7 +61,6 @@ class StudySweeper(Sweeper):
         Raises:
             UserError: it is none of ours.
         """
-        _refuse_ignored(config.hydra.overrides.hydra)
         HydraConfig.instance().set_config(config)  # for ${hydra:runtime.cwd} and the like
         keep_text(config, config.hydra.overrides.hydra)
         self.loader: SweepLoader = sweep_loader(hydra_context)
@@ -100,19 +94,6 @@ class StudySweeper(Sweeper):
     def axes(self, params: Mapping[str, str], arguments: Iterable[str]) -> Axes:
         """`overrides`, each as the single ones to choose from."""
         return {key: choices(one) for key, one in self.overrides(params, arguments).items()}
-
-
-def _refuse_ignored(overrides: Iterable[str]) -> None:
-    """Refuse options of Hydra's own that a sweep does not heed: its runs have folders, processes
-    and logs of autol2's."""
-    for word in overrides:
-        key = word.lstrip("+~").partition("=")[0].partition("@")[0]
-        part = ".".join(key.replace("/", ".").split(".")[:2])
-        if part not in HEEDED:
-            raise UserError(
-                f"{word}: a sweep of autol2's has no use for {key}; outputs=FOLDER and study=NAME "
-                f"say where its runs go, hydra.launcher.… how they are done"
-            )
 
 
 class GridSweeper(StudySweeper):
