@@ -58,12 +58,11 @@ def main(cfg: DictConfig) -> None:
     telling = [one for one in found if one.tells]
     if not telling:
         raise UserError(_why_not(study.name, found))
-    wanted = {config.epochs * one.length for one in telling[:1]} if config.epochs else set()
-    made = forecasts(found, wanted)
     for context in dict.fromkeys(one.context for one in telling):
         runs = [one for one in telling if one.context == context]
         console.print(said(fit(runs), runs), markup=False)
-        rows = [one for one in made if one.context == context]
+        wanted = {config.epochs * runs[0].length} if config.epochs else set()
+        rows = forecasts([one for one in found if one.context == context], wanted)
         if rows:
             console.print(_table(rows))
         else:

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
+from rich.console import Console
 
 import autol2
 from autol2.errors import UserError
 from autol2.report import figures, forest, page, recorded
+from autol2.report.__main__ import report
 from autol2.report.arms import Question
 from autol2.report.tables import Tables, tables
 from autol2.report.verdict import laws, verdict
@@ -478,3 +481,249 @@ def test_the_law_is_told_in_words(tmp_path: Path) -> None:
 
     assert "are compatible with t* = 0.16/λ" in told(16, 8, 4)
     assert "do not follow t* = c/λ" in told(8, 9, 8)
+
+
+# ---------------------------------------------------------------- further traps
+
+
+def test_an_irregular_arm_does_not_hide_different_lengths(tmp_path: Path) -> None:
+    odd = schedule(72, epochs=49, seeds=[7])
+    _, said, rest = study(
+        tmp_path, fixed(5e-4, 70, epochs=5), schedule(72, epochs=50, seeds=range(7)), odd
+    )
+    assert not said.startswith("Yes")
+    assert "epochs = 50 here and 5 there" in said + rest
+    other = [
+        {**arm("other", None, 71), "seeds": [seed], "epochs": 50 - seed % 2} for seed in (0, 1)
+    ]
+    _, said, rest = study(tmp_path, fixed(5e-4, 70, epochs=5), schedule(72, epochs=50), *other)
+    assert not said.startswith("Yes")
+    assert "epochs = 50 here and 5 there" in said + rest
+
+
+@pytest.mark.parametrize(
+    ("ranges", "expected"),
+    [
+        ({"a": (8, 10), "b": (9, 12)}, {"a": 12, "b": 12}),
+        ({"a": (5, 5), "b": (4, 60), "c": (50, 50)}, {"a": 5, "b": 50, "c": 50}),
+        ({"a": (1, 2), "b": (3, 4), "c": (4, 6)}, {"a": 2, "b": 6, "c": 6}),
+        ({"a": (10, 10), "b": (3, 10)}, {"a": 10, "b": 10}),
+    ],
+)
+def test_the_length_that_arms_count_as_having(
+    ranges: dict[str, tuple[float, float]], expected: dict[str, float]
+) -> None:
+    assert recorded._common_lengths(ranges) == expected
+
+
+def test_a_claim_says_what_chose_each_rival(tmp_path: Path) -> None:
+    chooses = validated(lambda row: 140 - row["test_accuracy"])
+    _, said, _ = study(
+        tmp_path,
+        *(
+            fixed(value, level, figures=chooses, model="a")
+            for value, level in ((1e-4, 70), (5e-4, 80))
+        ),
+        schedule(75, figures=chooses, model="a"),
+        *(fixed(value, level, model="b") for value, level in ((1e-4, 70), (5e-4, 71))),
+        schedule(75, model="b"),
+    )
+    assert "model=b beats each of the 2 fixed λs tried" in said
+    assert "model=a beats the fixed λ that validation accuracy chose" in said
+
+
+@pytest.mark.parametrize("levels", [(70, 74), (74, 70)])
+def test_of_equal_validation_the_stronger_is_chosen(
+    tmp_path: Path, levels: tuple[float, float]
+) -> None:
+    ties = validated(lambda row: 60.0)
+    rivals = [fixed(v, one, figures=ties) for v, one in zip((1e-4, 5e-4), levels, strict=True)]
+    _, said, _ = study(tmp_path, *rivals, schedule(72, figures=ties))
+    assert not said.startswith("Yes")
+
+
+def test_batches_of_another_size_are_no_other_data(tmp_path: Path) -> None:
+    small = {"batch": 128, "steps_per_epoch": 391}
+    made, said, _ = study(
+        tmp_path,
+        fixed(5e-4, 70, **small),
+        schedule(72, **small),
+        fixed(5e-4, 85, batch=256, steps_per_epoch=196),
+    )
+    assert said.startswith("Not in general")
+    assert "on data" not in said
+    assert made.runs["data"].isna().all()
+
+
+def test_who_stops_early_without_the_target_is_not_fast(tmp_path: Path) -> None:
+    slow = schedule(60, epochs=3, seeds=range(1, 8))
+    _, _, rest = study(tmp_path, fixed(5e-4, 70), schedule(69.7, seeds=[0]), slow)
+    assert "sooner" not in rest
+
+
+def test_the_target_on_seeds_that_the_rival_has_not(tmp_path: Path) -> None:
+    more = schedule(80, seeds=(8, 9))
+    _, _, rest = study(tmp_path, fixed(5e-4, 70), schedule(70), more, target=75)
+    assert "nan" not in rest
+    assert "Neither Auto L2 nor λ = 5e-4 reaches 75 % on these seeds" in rest
+
+
+def test_the_area_is_that_of_the_same_evaluations(tmp_path: Path) -> None:
+    def every_fifth(row: Mapping[str, float], seed: int) -> Mapping[str, float]:
+        return {} if row["epoch"] % 5 == 0 else {"test_accuracy": math.nan}
+
+    folder = written(tmp_path, fixed(5e-4, 70), schedule(70, figures=every_fifth))
+    epochs = pd.read_csv(folder / "epochs.csv").dropna()
+    epochs.to_csv(folder / "epochs.csv", index=False)
+    made = tables(recorded.read(folder))
+    said = " ".join(verdict(made.summary))
+    assert "on average over training" not in said
+    assert "later" not in said
+
+
+def test_the_area_of_survivors_is_none(tmp_path: Path) -> None:
+    diverged = dict.fromkeys(range(6), "diverged")
+    some = {"seeds": range(12), "classes": 10}
+    _, _, rest = study(tmp_path, fixed(5e-4, 70, **some), schedule(74, ended=diverged, **some))
+    assert "on average over training" not in rest
+    _, _, rest = study(tmp_path, fixed(5e-4, 70, seeds=range(3)), schedule(72, seeds=range(3)))
+    assert "on average over training" not in rest  # too few seeds for the test
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
+def test_a_stronger_rival_on_few_seeds_hides_no_certain_loss(
+    tmp_path: Path, seeds: list[int]
+) -> None:
+    arms = fixed(1e-4, 80, seeds=range(12)), fixed(5e-4, 82, seeds=seeds)
+    made, said, rest = study(tmp_path, *arms, schedule(70, seeds=range(12)))
+    assert said == "No schedule is shown to beat the fixed λs."
+    assert "against λ = 1e-4, one of 2 fixed λs (λ = 5e-4 is stronger, on too few seeds" in rest
+    assert ": worse." in rest
+    assert of(made, "Auto L2")["stronger_rival"] == "fixed λ 0.0005"
+
+
+def test_divergence_is_told_where_nothing_is_compared(tmp_path: Path) -> None:
+    most = dict.fromkeys(range(7), "diverged")
+    _, said, rest = study(tmp_path, fixed(1e-4, 70), fixed(5e-4, 80, ended=most))
+    assert said.startswith("Only fixed λ so far")
+    assert "Diverged: λ = 5e-4 on 7 of 8 seeds" in rest
+    _, said, rest = study(tmp_path, schedule(70, ended={0: "diverged"}))
+    assert "Diverged: Auto L2 on 1 of 8 seeds" in rest
+    running = {0: "diverged", **dict.fromkeys(range(1, 8), "running")}
+    _, said, _ = study(tmp_path, fixed(1e-4, 70, ended=running))
+    assert said == "Only fixed λ so far, and each so far diverged."
+
+
+@pytest.mark.parametrize("status", ["interrupted", "running"])
+def test_runs_that_have_not_ended_are_told_and_no_claim_is_made(
+    tmp_path: Path, status: str
+) -> None:
+    ended = dict.fromkeys(range(5), status)
+    twelve = range(12)
+    _, said, rest = study(
+        tmp_path, fixed(5e-4, 70, seeds=twelve), schedule(72, seeds=twelve, ended=ended)
+    )
+    assert not said.startswith("Yes")
+    assert "5 of 12 runs have not ended" in rest
+    assert "before all of its runs have ended" in rest
+
+
+@pytest.mark.parametrize("status", ["failed", "running", "diverged"])
+def test_what_is_left_of_an_arm_is_not_equivalent(tmp_path: Path, status: str) -> None:
+    ended, twelve = dict.fromkeys(range(6), status), range(12)
+    _, said, rest = study(
+        tmp_path, fixed(5e-4, 70, seeds=twelve), schedule(70, seeds=twelve, ended=ended), margin=0.5
+    )
+    assert "equivalent" not in said + rest
+
+
+def test_a_runs_name_is_no_folder(tmp_path: Path) -> None:
+    written(tmp_path, fixed(5e-4, 70), schedule(72))
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    runs["run"] = runs["run"].str.replace("-", "/")
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(UserError, match="cannot have a slash in its name"):
+        recorded.read(tmp_path)
+    with pytest.raises(UserError, match="leave out the slashes"):
+        autol2.record("s", method="fixed", fixed_lambda=0, seed=0, outputs=tmp_path, run="a/b")
+
+
+def test_resuming_from_an_earlier_checkpoint(tmp_path: Path) -> None:
+    told: dict[str, Any] = {"method": "auto_l2", "seed": 0, "outputs": tmp_path}
+    with autol2.record("s", **told) as run:
+        for epoch in range(1, 8):
+            run.epoch(epoch, test_accuracy=90)
+    with autol2.record("s", **told, resume=True) as run:
+        for epoch in (5, 6):
+            run.epoch(epoch, test_accuracy=40)
+    epochs = pd.read_csv(tmp_path / "s" / "epochs.csv")
+    assert epochs["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert epochs["test_accuracy"].tolist() == [90.0] * 4 + [40.0] * 2
+
+
+@pytest.mark.parametrize(("column", "file"), [("lr/wd", "lr_wd"), ("a\\q", "a_q")])
+def test_names_and_columns_that_are_odd(tmp_path: Path, column: str, file: str) -> None:
+    """A further accuracy, words after λ, slashes, dollars, underscores, text for a number."""
+    odd = "cosine λ 0.1-0.01"
+    folder = written(
+        tmp_path,
+        *(fixed(5e-4, 70, **{column: one}) for one in (1, 2)),
+        *(arm(name, None, 71, **{column: 1}) for name in (odd, "$x^$", "_mine")),
+        arm("late", None, 71, ended={0: "running"}, **{column: 1}),
+    )
+    runs = pd.read_csv(folder / "runs.csv").assign(epochs="10 max")
+    runs.to_csv(folder / "runs.csv", index=False)
+    epochs = pd.read_csv(folder / "epochs.csv")
+    epochs.assign(top5_accuracy=90).to_csv(folder / "epochs.csv", index=False)
+    text = report(folder, Console(quiet=True))[0].read_text()
+    assert "cosine λ = 0.1-0.01" in text
+    assert all(name in text for name in ("$x^$", "_mine"))
+    assert (folder / "report" / f"{file}.png").exists()
+
+
+def test_lambda_is_drawn_in_epochs_of_its_own_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drops(row: Mapping[str, float], seed: int) -> Mapping[str, float]:
+        return {"lambda": 0.1 if row["epoch"] < 5 else 0.01}
+
+    folder = written(
+        tmp_path,
+        schedule(70, figures=drops, batch=128, steps_per_epoch=400),
+        schedule(71, figures=drops, batch=256, steps_per_epoch=200),
+        fixed(5e-4, 70, batch=128, steps_per_epoch=400),
+        fixed(5e-4, 70, batch=256, steps_per_epoch=200),
+    )
+    seen: list[list[float]] = []
+    step = Axes.step
+
+    def watched(self: Axes, x: Any, *args: Any, **more: Any) -> Any:
+        seen.append([float(one) for one in x])
+        return step(self, x, *args, **more)
+
+    monkeypatch.setattr(Axes, "step", watched)
+    report(folder, Console(quiet=True))
+    drawn = [one for one in seen if len(one) == 3]
+    assert drawn
+    assert {one[1] for one in drawn} == {5.0}
+    assert {one[-1] for one in seen} == {10.0}
+
+
+def test_no_step_is_made_up_for_a_divergence(tmp_path: Path) -> None:
+    made, _, _ = study(tmp_path, fixed(1e-4, 70, ended={0: "diverged"}, steps_per_epoch=10))
+    assert made.runs["diverged_step"].isna().all()
+
+
+@pytest.mark.parametrize(("how", "law"), [("cosine", False), ("constant", True)])
+def test_no_law_where_a_schedule_has_a_name_alone(tmp_path: Path, how: str, law: bool) -> None:
+    def peaked(at: float) -> Figures:
+        return lambda row, seed: {"test_accuracy": 70 - abs(row["epoch"] - at)}
+
+    made, _, _ = study(
+        tmp_path,
+        *(
+            fixed(value, 70, figures=peaked(at), steps_per_epoch=10, lr_schedule=how)
+            for value, at in ((1e-3, 8), (2e-3, 4), (4e-3, 2))
+        ),
+    )
+    assert bool(laws(made.fits)) == law

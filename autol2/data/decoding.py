@@ -133,6 +133,12 @@ def pixels(file: str) -> NDArray[np.uint8]:
         raise UserError(f"cannot read the image {file}: {_reason(error)}") from None
 
 
+ZEROS = 64
+"""Bytes of which no packed picture ends in so many that are 0."""
+COMPRESSION, DEFLATE = 259, (8, 32946)
+"""Of a TIFF: the tag, and its values for strips that zlib packed."""
+
+
 def _refuse_damaged(image: Image.Image, content: bytes) -> None:
     """Raise an error for damage that Pillow passes over: in the middle of a JPEG or a PNG."""
     if image.format == "PNG":
@@ -142,6 +148,20 @@ def _refuse_damaged(image: Image.Image, content: bytes) -> None:
 
         kind = "CMYK" if image.mode == "CMYK" else "GRAY"
         simplejpeg.decode_jpeg(content, kind, fastdct=True, fastupsample=True, min_factor=8)
+    elif image.format == "TIFF":
+        _refuse_damaged_tiff(image, content)
+    elif image.format == "WEBP" and not content[-ZEROS:].strip(b"\0") and len(content) > 2 * ZEROS:
+        raise ValueError(f"its last {ZEROS} bytes are zeros, as of a download that was not ended")
+
+
+def _refuse_damaged_tiff(image: Image.Image, content: bytes) -> None:
+    """Raise an error where the checksum of a packed strip or tile is wrong."""
+    tags: Any = getattr(image, "tag_v2", {})
+    if tags.get(COMPRESSION) not in DEFLATE:
+        return
+    for where, sizes in ((273, 279), (324, 325)):
+        for first, count in zip(tags.get(where, ()), tags.get(sizes, ()), strict=True):
+            zlib.decompress(content[first : first + count])
 
 
 def _refuse_damaged_png(content: bytes) -> None:

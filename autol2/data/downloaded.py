@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import io
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -99,7 +101,11 @@ class Downloaded(DataSource):
         for train, part in ((True, self.parts[0]), (False, self.parts[-1])):
             try:
                 found.append(self._part(place, train))
-            except BROKEN:
+            except BROKEN as error:
+                if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+                    raise UserError(
+                        f"{place / part} cannot be read: {error.strerror or error}"
+                    ) from None
                 raise self._damaged(place / part) from None
         return found[0], found[1]
 
@@ -146,7 +152,8 @@ class Downloaded(DataSource):
 
     def _damaged(self, path: Path) -> UserError:
         return UserError(
-            f"{path} is incomplete or damaged (wrong checksum): delete it with `rm -r {path}`, "
+            f"{path} is incomplete or damaged (wrong checksum): delete it with "
+            f"`rm -r {shlex.quote(str(path))}`, "
             f"and the next start downloads {self.title} anew"
         )
 

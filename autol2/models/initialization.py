@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+
+from ..errors import UserError
 
 
 def initialize(model: nn.Module, initialization: str, seed: int) -> None:
@@ -22,12 +26,39 @@ def initialize(model: nn.Module, initialization: str, seed: int) -> None:
         for layer in model.modules():
             if not isinstance(layer, nn.Conv2d | nn.Linear):
                 continue
-            layer.reset_parameters()
-            if initialization != "published" or isinstance(layer, nn.Conv2d):
-                variance = (1 if initialization == "original" else 2) / layer.weight[0].numel()
-                nn.init.normal_(layer.weight, std=math.sqrt(variance))
-            if initialization != "published" and layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            made_of_others = [name for name in ("weight", "bias") if is_parametrized(layer, name)]
+            if not made_of_others:
+                _draw(layer, initialization)
+                continue
+            plain = copy.deepcopy(layer)  # as with weight_norm: what is drawn has to be taken apart
+            for name in made_of_others:
+                remove_parametrizations(plain, name)
+            _draw(plain, initialization)
+            for name, value in plain.named_parameters(recurse=False):
+                _assign(layer, name, value)
+
+
+def _draw(layer: nn.Conv2d | nn.Linear, initialization: str) -> None:
+    layer.reset_parameters()
+    if initialization != "published" or isinstance(layer, nn.Conv2d):
+        variance = (1 if initialization == "original" else 2) / layer.weight[0].numel()
+        nn.init.normal_(layer.weight, std=math.sqrt(variance))
+    if initialization != "published" and layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def _assign(layer: nn.Module, name: str, value: nn.Parameter) -> None:
+    if not is_parametrized(layer, name):
+        getattr(layer, name).copy_(value)
+        return
+    try:
+        setattr(layer, name, value.detach())
+    except (NotImplementedError, RuntimeError) as error:
+        raise UserError(
+            f"the {name} of a {type(layer).__name__} has a parametrization without right_inverse, "
+            f"so that it cannot be drawn anew: give it one"
+        ) from error
 
 
 def select(model: nn.Module, which: str) -> set[nn.Parameter]:

@@ -29,6 +29,10 @@ class MLP(Model):
             f"model.widths must be whole numbers of at least 1, not {self.widths}: try "
             f"model.widths=[512,512]",
         )
+        require(
+            all(width <= 10**6 for width in self.widths),
+            f"model.widths must be at most {10**6} each, not {self.widths}",
+        )
 
     def build(self, shape: Shape, classes: int, *, batchnorm: bool) -> nn.Module:
         """See `Model.build`."""

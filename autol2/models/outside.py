@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import UserError, require
+from . import chance
 from .model import Shape
 
 
@@ -30,15 +32,17 @@ def probed(network: object, origin: str, shape: Shape, classes: int) -> nn.Modul
     if not isinstance(network, nn.Module):
         raise UserError(f"{origin} returned {type(network).__name__}, not a torch.nn.Module")
     images = f"images [N, {', '.join(map(str, shape))}]"
-    for training in (False, True):
+    for training, count in ((False, 2), (True, 2), (False, 1)):
         try:
-            scores = tried(network, torch.zeros(2, *shape), training=training)
+            scores = tried(network, torch.zeros(count, *shape), training=training)
         except Exception as error:
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{origin} does not take {images}: {text}") from error
-        if not isinstance(scores, Tensor) or scores.shape != (2, classes):
+        if not isinstance(scores, Tensor) or scores.shape != (count, classes):
             what = f"{list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-            raise UserError(f"{origin} makes {what} of 2 {images}, not scores [2, {classes}]")
+            raise UserError(
+                f"{origin} makes {what} of {count} {images}, not scores [{count}, {classes}]"
+            )
     require(
         scores.requires_grad,
         f"{origin} cannot be trained: its scores depend on no parameter that has a gradient",
@@ -56,23 +60,44 @@ def require_single_images(network: nn.Module, images: Tensor, batch_size: int) -
         images: float32 [1, C, H, W], on its device.
         batch_size: of the other batches, for the message.
     """
+    why = ""
     try:
-        tried(network, images, training=True)
-    except ValueError as error:
-        raise UserError(
-            f"the last batch of an epoch is a single image, which this network cannot be trained "
-            f"on: take another batch_size than {batch_size} ({str(error).splitlines()[0]})"
-        ) from error
+        scores = tried(network, images, training=True)
+    except Exception as error:  # batch-norm's, or what a network of the user's own raises
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    else:
+        if scores.dim() != 2 or len(scores) != 1:
+            why = f"its scores are {list(scores.shape)}"
+    require(
+        not why,
+        f"the last batch of an epoch is a single image, which this network cannot be trained on: "
+        f"take another batch_size than {batch_size} ({why})",
+    )
 
 
 def tried(network: nn.Module, images: Tensor, *, training: bool) -> Tensor:
     """What `network` makes of `images`; its parameters and buffers are as before afterwards."""
-    with torch.random.fork_rng(devices=[]):
+    with chance.seeded(0):
         if any(map(is_lazy, network.parameters())):
             network.eval()(images)
-        before = copy.deepcopy(network.state_dict())
+        before, buffers = copy.deepcopy(network.state_dict()), unsaved_buffers(network)
         try:
             scores: Tensor = network.train(training)(images)
         finally:
             network.load_state_dict(before)
+            set_buffers(network, buffers)
     return scores
+
+
+def unsaved_buffers(network: nn.Module) -> dict[str, Tensor]:
+    """Copies of the buffers that the network's own state leaves out (``persistent=False``)."""
+    saved = network.state_dict().keys()
+    return {name: one.clone() for name, one in network.named_buffers() if name not in saved}
+
+
+def set_buffers(network: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Let the network have such buffers, on the device that its own are on."""
+    for name, buffer in buffers.items():
+        owner, _, own = name.rpartition(".")
+        module = network.get_submodule(owner)
+        setattr(module, own, buffer.to(getattr(module, own).device))

@@ -47,6 +47,9 @@ class Torchvision(Model):
             network = models.get_model(
                 self.builder, weights=None, num_classes=classes, **self.options
             )
-        except (TypeError, ValueError) as error:
-            raise UserError(f"model.builder={self.builder}: {error}") from error
+        except Exception as error:  # they refuse in many ways
+            if isinstance(error, MemoryError):
+                raise
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"model.builder={self.builder}: {text}") from error
         return probed(network, f"model.builder={self.builder}", shape, classes)

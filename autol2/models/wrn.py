@@ -36,6 +36,9 @@ class WRN(Model):
             f"{self.depth}",
         )
         require(self.width >= 1, f"model.width must be at least 1, not {self.width}")
+        for name, most in (("depth", 10**4), ("width", 10**3)):
+            value = getattr(self, name)
+            require(value <= most, f"model.{name} must be at most {most}, not {value}")
         require(
             self.shortcut_kernel in (1, 3),
             f"model.shortcut_kernel must be 1 or 3, not {self.shortcut_kernel}",

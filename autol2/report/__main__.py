@@ -127,12 +127,16 @@ def _read(found: Sequence[Record], cache: Path, console: Console) -> list[tuple[
 def _draw(
     read: list[tuple[Record, Curves]], made: Tables, folder: Path, say: figures.Say
 ) -> list[plot.Drawing]:
-    lengths = [record.state.get("steps_per_epoch") or 1 for record, _ in read]
+    lengths = {record.run_id: record.state.get("steps_per_epoch") or 1 for record, _ in read}
+    longest = max(lengths.values(), default=1)
     marks = published() if _on_cifar10(read) else published()[:0]
     return figures.all_figures(
         made,
-        {record.run_id: history for record, history in read},
-        max(lengths, default=1),
+        {
+            record.run_id: history.at_length(lengths[record.run_id], longest)
+            for record, history in read
+        },
+        longest,
         marks,
         folder,
         say,

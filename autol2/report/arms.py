@@ -173,6 +173,7 @@ NOT_COMPARED: dict[str, Any] = {
     "rival_lambda": math.nan,
     "rivals": 0,
     "rival_at_edge": None,
+    "stronger_rival": "",
     "chosen_on": None,
     "diverged_rivals": "",
     "apart_rivals": "",
@@ -219,6 +220,7 @@ def _compare(arms: list[Arm], question: Question) -> None:
             "rival_lambda": one.rival.value,
             "rivals": one.rivals,
             "rival_at_edge": one.at_edge,
+            "stronger_rival": "" if one.strongest is one.rival else one.strongest.label,
             "chosen_on": one.chosen_on,
             "diverged_rivals": _no_yardstick(one.set_aside),
             "apart_rivals": _listed(one.apart),
@@ -234,15 +236,22 @@ def _compare(arms: list[Arm], question: Question) -> None:
             "beats_all": one.better
             and significant
             and difference.low > 0
-            and not (arm.row["diverged"] or arm.row["lost"] or one.apart),
+            and not (_incomplete(arm.row) or one.apart),
             "margin": math.nan if question.margin is None else question.margin,
-            "equivalent": _equivalent(difference, question.margin),
+            "equivalent": None
+            if _incomplete(arm.row)
+            else _equivalent(difference, question.margin),
             "probability_of_improvement": improvement.mean,
             "poi_low": improvement.low,
             "poi_high": improvement.high,
             "seeds_needed": _seeds_needed(one, tested, significant),
             **speed.compared(arm.runs, rival, factor, arm.row["target"]),
         }
+
+
+def _incomplete(row: Mapping[str, Any]) -> bool:
+    """Whether some of an arm's runs have no result, or none to be counted."""
+    return bool(row["diverged"] or row["lost"] or row["unfinished"])
 
 
 def _seeds_needed(one: Comparison, comparisons: int, significant: bool) -> int | None:

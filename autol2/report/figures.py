@@ -6,6 +6,7 @@ elsewhere there is a figure for each axis that the study compares.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,8 @@ ARMS = 10
 """That a row of panels shows at most."""
 ROWS = 2
 """Of panels in one drawing: more do not fit half a printed page."""
+OTHERS = {"differences", "accuracies", "speed", "area", "best_step", "explain", *PAPER}
+"""Figures that no option gives its name to."""
 DRAWINGS = 6
 """Of one comparison, at most."""
 
@@ -147,7 +150,10 @@ def all_figures(
         rows = _axis_rows(seen, histories, axis, made, covered)
         if rows:
             say(axis)
-            name = axis.removesuffix(".name").replace(".", "_")
+            name = re.sub(r"[^A-Za-z0-9]+", "_", axis.removesuffix(".name")).strip("_") or "option"
+            taken = {drawing.name for drawing in drawings} | OTHERS
+            while name in taken:
+                name += "_option"
             drawings += _drawn(name, TITLES.get(axis, axis), rows, length, folder)
             if covered:
                 covered |= set(seen["arm"][seen[axis].notna()]) if axis in seen else set()
@@ -220,9 +226,11 @@ def _curve(
     averaged, ended = (
         [histories[run_id] for run_id in part["run_id"]] for part in (runs[whole], runs[~whole])
     )
-    return Curve(
-        arm_name(name), *style, averaged, pd.DataFrame() if marks is None else marks, ended
-    )
+    shown = arm_name(name)
+    shown = (
+        f"\u200b{shown}" if shown.startswith("_") else shown
+    )  # else matplotlib would leave it out
+    return Curve(shown, *style, averaged, pd.DataFrame() if marks is None else marks, ended)
 
 
 def _paper_rows(

@@ -31,6 +31,7 @@ LEGEND_ROWS, LEGEND_ROW = 2, 0.2
 SETTINGS: dict[str, Any] = {
     "font.size": 9,
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"],
+    "text.parse_math": False,  # names may have dollar signs
     "axes.titlesize": 9,
     "axes.labelsize": 9,
     "xtick.labelsize": 9,

@@ -27,8 +27,8 @@ STATUSES = ("completed", "diverged", "running", "failed", "interrupted")
 MADE_WITH = ("seconds", "hardware", "threads", "torch", "host")
 FACTS = ("status", *MADE_WITH, "python", "commit")
 """Columns of runs.csv that say how a run was made and went, and are no option of it."""
-OF_DATA = ("classes", "test_images", "steps_per_epoch")
-"""Columns that tell of the data and of its batches: where they differ, so do the circumstances."""
+OF_DATA = ("classes", "test_images")
+"""Columns that tell of the data: where they differ, it is another problem."""
 SWITCHES = {
     **dict.fromkeys(("true", "on", "yes", "1"), True),
     **dict.fromkeys(("false", "off", "no", "0"), False),
@@ -56,7 +56,9 @@ def read(study: Path) -> list[tuple[Record, Curves]]:
     numeric = [name for name in ("epoch", "step", "test_accuracy", *MORE) if name in epochs]
     for name in numeric:
         epochs[name] = _numbers(epochs, name, study / EPOCHS)
-    _refuse_fractions(epochs, runs, study / EPOCHS)
+    odd = [name for name in runs["run"] if name in (".", "..") or "/" in str(name)]
+    require(not odd, f"{study / RUNS}: run {odd[:1]} cannot have a slash in its name")
+    _refuse_fractions(epochs, [*numeric], runs, study / EPOCHS)
     read = [_run(study, row, epochs) for row in runs.to_dict("records")]
     seen: dict[str, str] = {}
     for one, _ in read:
@@ -71,11 +73,13 @@ def read(study: Path) -> list[tuple[Record, Curves]]:
     return read
 
 
-def _refuse_fractions(epochs: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
+def _refuse_fractions(
+    epochs: pd.DataFrame, numeric: list[str], runs: pd.DataFrame, path: Path
+) -> None:
     """Refuse accuracies that are shares of 1: of a whole run, unless guessing is as bad as that."""
     classes = _numbers(runs, "classes", path.with_name(RUNS)) if "classes" in runs else None
     many = set() if classes is None else set(runs["run"][classes >= 100])
-    for name in [str(one) for one in epochs if str(one).endswith("_accuracy")]:
+    for name in [one for one in numeric if one.endswith("_accuracy")]:
         tops = epochs.groupby("run", sort=False)[name].max()
         shares = [run for run, top in tops.items() if 0 < top <= 1]
         wrong = shares if len(shares) == len(tops) else [run for run in shares if run not in many]
@@ -89,21 +93,44 @@ def _refuse_fractions(epochs: pd.DataFrame, runs: pd.DataFrame, path: Path) -> N
 def _note_lengths(read: list[tuple[Record, Curves]]) -> None:
     """Note the number of epochs among the options of runs, where that differs between arms.
 
-    Runs of different length are not compared; but where an arm's own seeds differ in it, the loop
-    stops training when it likes, and there is no such number.
+    Runs of different length are not compared; but where an arm's own seeds differ in it, its loop
+    stops training when it likes, and it counts as of a length that others have and it may have had.
     """
-    lengths: dict[str, set[float]] = {}
+    lengths: dict[str, list[float]] = {}
     arms = []
     for one, curves in read:
         told = {name: value for name, value in one.state["identity"].items() if name != "seed"}
         arms.append(digest(told | {"data": one.state["data"]["digest"]}))
         if one.state["status"] == "completed" and curves.epochs.get("epoch"):
-            lengths.setdefault(arms[-1], set()).add(curves.epochs["epoch"][-1])
-    if any(len(of) > 1 for of in lengths.values()) or len(set().union(*lengths.values())) < 2:
+            lengths.setdefault(arms[-1], []).append(curves.epochs["epoch"][-1])
+    length_of = _common_lengths({arm: (min(of), max(of)) for arm, of in lengths.items()})
+    if len(set(length_of.values())) < 2:
         return
     for (one, _), arm in zip(read, arms, strict=True):
         if arm in lengths and "epochs" not in one.state["identity"]:
-            one.state["identity"]["epochs"] = next(iter(lengths[arm]))
+            one.state["identity"]["epochs"] = length_of[arm]
+
+
+def _common_lengths(ranges: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """The length that each arm counts as having, from the shortest and longest of its runs.
+
+    One whose runs are alike has theirs. One whose runs are not has the longest such within its
+    range; where there is none, the longest of those whose ranges overlap.
+    """
+    found = {arm: low for arm, (low, high) in ranges.items() if low == high}
+    clear = set(found.values())
+    reach = -math.inf
+    together: list[str] = []
+    others = [arm for arm in ranges if arm not in found]
+    for arm in sorted(others, key=lambda one: ranges[one]):
+        low, high = ranges[arm]
+        if within := [length for length in clear if low <= length <= high]:
+            found[arm] = max(within)
+            continue
+        together = [*together, arm] if low <= reach else [arm]
+        reach = max(high, reach) if len(together) > 1 else high
+        found.update(dict.fromkeys(together, reach))
+    return found
 
 
 def checked(told: Mapping[str, object], where: str) -> None:
@@ -200,7 +227,7 @@ def _run(study: Path, row: dict[Any, Any], epochs: pd.DataFrame) -> tuple[Record
     if status == "diverged":
         last = curves.epochs.get("epoch") or [0.0]
         curves.diverged = last[-1]
-        state["diverged"] = {"step": round(last[-1] * length) if length else None}
+        state["diverged"] = {"step": None}  # at or after its last evaluation
     return Record(study / name, state), curves
 
 

@@ -28,6 +28,7 @@ class Recording:
     def __init__(self, folder: Path, run: str, row: Mapping[str, object], resume: bool) -> None:
         self.folder, self.run, self.row = folder, run, dict(row)
         self._began, self._before = time.monotonic(), 0.0
+        self._resumed = resume
         with self._locked():
             known = rows_of(folder / RUNS)
             if resume and "seconds" in known:
@@ -69,6 +70,12 @@ class Recording:
             )
         with self._locked():
             path = self.folder / EPOCHS
+            if self._resumed:  # from a checkpoint, behind which nothing counts any more
+                self._resumed = False
+                known = rows_of(path)
+                if len(known):
+                    done = pd.to_numeric(known["epoch"], errors="coerce")
+                    _write(path, known[(known["run"] != self.run) | (done < epoch)].astype(object))
             _append(path, {"run": self.run, "epoch": epoch, **accuracies})
 
     def end(self, status: str = "completed") -> None:
@@ -140,6 +147,10 @@ def record(
     checked({name: value for name, value in row.items() if value is not None}, "record()")
     told = {name: value for name, value in row.items() if name not in (*FACTS, *OF_DATA, "seed")}
     words = [method, *([f"{fixed_lambda:g}"] if fixed_lambda is not None else []), f"s{seed}"]
+    require(
+        run is None or not ("/" in run or run in (".", "..")),
+        f"record(): run={run!r} names a folder: leave out the slashes",
+    )
     name = run or "-".join([*words, digest({key: str(value) for key, value in told.items()})])
     folder = Path(outputs) / study_name(study)
     try:

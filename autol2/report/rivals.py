@@ -51,7 +51,8 @@ class Comparison:
     """A schedule against the strongest fixed λ, and what it says about all of them."""
 
     rival: Scores
-    """The one that leaves the schedule least ahead; with validation, the one chosen by it."""
+    """The one that leaves the schedule least ahead (see `strongest`); with validation, the one
+    chosen by it."""
     rivals: int
     """Fixed λs with a result, in all."""
     compared: int
@@ -75,6 +76,9 @@ class Comparison:
     """Fixed λs that diverged on some seeds, or only guess, and are no yardstick."""
     apart: list[Scores]
     """Fixed λs that share no seed with the schedule."""
+    strongest: Scores
+    """The one that leaves the schedule least ahead: `rival`, unless it ran on too few seeds to tell
+    and another is ahead of the schedule, too."""
 
 
 def compare(schedule: Scores, fixed: Sequence[Scores]) -> Comparison | None:
@@ -106,19 +110,25 @@ def compare(schedule: Scores, fixed: Sequence[Scores]) -> Comparison | None:
         decisive = min(ahead, key=lambda one: (_or(p_values[one.arm], 2.0), one is not strongest))
         p = min(1.0, p_values[decisive.arm] * len(rivals))
         p = math.nan if math.isnan(p_values[decisive.arm]) else p
+    shown = strongest
+    if not better and len(found[strongest.arm]) < min(
+        stats.fewest_pairs(), len(found[decisive.arm])
+    ):
+        shown = decisive  # the strongest ran on too few seeds to tell
     return Comparison(
-        strongest,
+        shown,
         len(fixed),
         len(rivals),
-        at_edge(strongest, there),
-        "validation" if strongest is chosen else "test",
-        found[strongest.arm],
+        at_edge(shown, there),
+        "validation" if shown is chosen else "test",
+        found[shown.arm],
         better,
         p,
         decisive,
         len(found[decisive.arm]),
         set_aside,
         apart,
+        strongest,
     )
 
 
@@ -135,7 +145,13 @@ def by_validation(fixed: Sequence[Scores], seeds: Set[int]) -> Scores | None:
     """The arm with the highest validation accuracy on `seeds`; None unless all have it for each."""
     if not seeds or not fixed or any(not seeds <= one.validation.keys() for one in fixed):
         return None
-    return max(fixed, key=lambda one: np.mean([one.validation[seed] for seed in sorted(seeds)]))
+    return max(fixed, key=lambda one: (_mean(one.validation, seeds), _mean(one.by_seed, seeds)))
+
+
+def _mean(figures: Mapping[int, float], seeds: Set[int]) -> float:
+    """Over those of `seeds` that there are, rounded so that equal ones are equal."""
+    known = [figures[seed] for seed in sorted(seeds) if seed in figures]
+    return round(float(np.mean(known)), 9) if known else -math.inf
 
 
 def strongest(arms: Sequence[Scores]) -> Scores | None:

@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,13 @@ class Curves:
     """Epoch at which the run diverged."""
     problem: str = ""
     """Why the run's records could not be read."""
+
+    def at_length(self, own: float, other: float) -> Curves:
+        """The same, with the steps of `lambdas` in epochs of `other` steps instead of `own`."""
+        if own == other:
+            return self
+        scaled = [(round(step * other / own), value) for step, value in self.lambdas]
+        return replace(self, lambdas=scaled)
 
 
 def curves(records: Iterable[Record], cache: Path) -> Iterator[tuple[Record, Curves]]:

@@ -41,7 +41,7 @@ NOT_COMPARED: dict[str, Any] = dict.fromkeys(
     (
         *(f"{unit}_to_target_difference{end}" for unit in UNITS for end in ("", "_low", "_high")),
         *(f"area_difference{end}" for end in ("", "_low", "_high")),
-        *("epochs_to_target_p", "rival_reached_target"),
+        *("epochs_to_target_p", "area_p", "reached_target_with_rival", "rival_reached_target"),
     ),
     math.nan,
 )
@@ -83,6 +83,7 @@ def of_run(history: Curves, steps_per_epoch: int | None, seconds: float) -> dict
         area = accuracies[0]
     return {
         "highs": highs,
+        "evaluated": tuple(epochs),
         "steps_per_epoch": steps_per_epoch,
         "seconds_per_epoch": seconds / epochs[-1] if seconds and epochs else None,
         "epochs_to_best": best,
@@ -118,11 +119,11 @@ def length_of(runs: Sequence[Run]) -> float:
 
 
 def times_to(runs: Sequence[Run], level: float, length: float) -> dict[int, Times]:
-    """As `reached`, by seed; a run that diverged ends after `length` epochs."""
+    """As `reached`, by seed; one that does not reach it ends with the longest (`length`)."""
     found: dict[int, Times] = {}
     for run in runs:
         diverged = run["status"] == "diverged"
-        ended = length if diverged else run["epochs_done"]
+        ended = max(length, run["epochs_done"])
         if not (diverged or run["status"] == "completed") or not ended or math.isnan(level):
             continue
         first = next((epoch for epoch, accuracy in run["highs"] if accuracy >= level), None)
@@ -173,8 +174,14 @@ def compared(
     found = dict(NOT_COMPARED)
     length = length_of([*arm, *rival])
     ours, theirs = (times_to(runs, accuracy, length) for runs in (arm, rival))
+    grids = [
+        {int(run["seed"]): tuple(run.get("evaluated") or ()) for run in runs}
+        for runs in (arm, rival)
+    ]
     both = sorted(ours.keys() & theirs.keys())
+    both = [seed for seed in both if _one_grid(grids[0][seed], grids[1][seed])]
     if both:
+        found["reached_target_with_rival"] = sum(ours[seed].reached for seed in both)
         found["rival_reached_target"] = sum(theirs[seed].reached for seed in both)
     if any(ours[seed].reached or theirs[seed].reached for seed in both):
         later = {
@@ -192,10 +199,20 @@ def compared(
         }
         for of in (arm, rival)
     )
-    gained = [mine[seed] - others[seed] for seed in sorted(mine.keys() & others.keys())]
-    if gained:
+    alike = [
+        seed for seed in sorted(mine.keys() & others.keys()) if grids[0][seed] == grids[1][seed]
+    ]
+    gained = [mine[seed] - others[seed] for seed in alike]
+    if gained and not any(run["status"] == "diverged" for run in (*arm, *rival)):
         _put(found, "area_difference", gained, level)
+        found["area_p"] = _adjusted(stats.sign_flip_p(gained), factor)
     return found
+
+
+def _one_grid(ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    """Whether two runs were evaluated at the same epochs, as long as both went on."""
+    end = min(len(ours), len(theirs))
+    return list(ours[:end]) == list(theirs[:end])
 
 
 def _adjusted(p: float, factor: float) -> float:
@@ -256,8 +273,12 @@ def fits(runs: pd.DataFrame) -> pd.DataFrame:
 
 def lr_stays(options: Mapping[str, Any]) -> bool:
     """Whether a run of these options has one learning rate throughout, as t* = c/λ takes it."""
-    # One that moves nothing is left out of a run's identity.
-    return not any(name.startswith("lr_schedule.") for name in options)
+    # One that moves nothing is left out of the identity of a run that was trained here.
+    return not any(
+        name.partition(".")[0] in ("lr_schedule", "lr_scheduler", "scheduler")
+        and str(value).lower() not in ("constant", "none", "false", "")
+        for name, value in options.items()
+    )
 
 
 def holds(fit: pd.Series) -> bool:

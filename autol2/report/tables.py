@@ -45,12 +45,12 @@ ALIKE = "data (digest)"
 """The data's digest among the circumstances: the same name does not make them the same data."""
 COLLAPSED = 3.0
 """Standard errors of a guessing network's test accuracy within which a run counts as guessing."""
-LEFT_OUT = ("highs", "batchnorm.enabled", "problem_digest", "passed_over")
+LEFT_OUT = ("highs", "evaluated", "batchnorm.enabled", "problem_digest", "passed_over")
 """Columns of the table of runs that are not written down."""
 RESERVED = {
     *("run_id", "arm", "arm_digest", "baseline", "context", "problem_digest", "problem", "command"),
     *("accuracy", "evaluations", "validation", "chance", "collapsed", "attempts", *FIGURES),
-    *("highs", "epochs_done", "seconds_per_epoch", "epochs_to_best", "steps_to_best"),
+    *("highs", "evaluated", "epochs_done", "seconds_per_epoch", "epochs_to_best", "steps_to_best"),
     *("area_under_curve", "lambda_changes", "shrinking_200", "diverged_step", "diverged_lambda"),
     *("images_per_second", "dirty", "passed_over"),
 }
@@ -288,7 +288,9 @@ def _late(state: dict[str, Any], history: Curves, identity: dict[str, Any]) -> d
     if accuracies:
         value: float | None = float(np.mean(accuracies[-count:]))
     else:
-        count, value = late(identity.get("epochs", 200)), _number(result.get("mean_last_tenth"))
+        length = identity.get("epochs")
+        count = late(length if isinstance(length, int) else 200)
+        value = _number(result.get("mean_last_tenth"))
     if state.get("status") != "completed":
         value = None
     classes, images = data.get("classes"), data.get("test") or 1000

@@ -21,14 +21,18 @@ def rule(summary: pd.DataFrame) -> str:
     """How arms are compared, for below the verdict."""
     late = summary["evaluations"].max() if "evaluations" in summary else math.nan
     count = "" if math.isnan(late) else f", here the last {int(late)}" if late > 1 else ", here one"
-    on_validation = "chosen_on" in summary and (summary["chosen_on"] == "validation").any()
-    chosen = (
+    on = set(summary["chosen_on"].dropna()) if "chosen_on" in summary else set()
+    by_validation = (
         "The fixed λ was chosen by validation accuracy, and schedules are compared with it alone."
-        if on_validation
-        else "There are no validation images, so whatever is called strongest or best was chosen "
-        "on test accuracy; a schedule is therefore said to beat the fixed λs only if it beats "
-        "every one of them."
     )
+    by_test = (
+        "whatever is called strongest or best was chosen on test accuracy; a schedule is therefore "
+        "said to beat the fixed λs only if it beats every one of them."
+    )
+    if len(on) > 1:
+        chosen = f"Where all runs have validation images: {by_validation} Elsewhere {by_test}"
+    else:
+        chosen = by_validation if on == {"validation"} else f"Without validation images, {by_test}"
     return (
         "Arms are compared by the mean test accuracy of the last tenth of training (at least one "
         f"evaluated epoch, at most ten{count}), on the same seeds; a diverged run counts at chance "
@@ -52,12 +56,14 @@ def verdict(summary: pd.DataFrame) -> list[str]:
         return [NOTHING]
     schedules = summary[~summary["baseline"]]
     if schedules.empty:
-        return [_leader(summary, "Only fixed λ so far"), *_collapsed(summary)]
+        leader = _leader(summary, "Only fixed λ so far")
+        return [leader, *_diverged(summary), *_collapsed(summary)]
     if not schedules["rivals"].any():
         said = "There is no result of a fixed λ under the same circumstances to compare with"
         return [
             _leader(summary, said),
             *_alone(schedules[schedules["unmatched"] != ""]),
+            *_diverged(summary),
             *_collapsed(summary),
         ]
     compared = schedules[schedules["pairs"] > 0]
@@ -71,7 +77,7 @@ def verdict(summary: pd.DataFrame) -> list[str]:
         *_alone(schedules[schedules["pairs"] == 0]),
         *_chosen(schedules),
         *[text for _, arm in compared.iterrows() if (text := _speed(arm, told))],
-        *_diverged(summary),
+        *_diverged(summary[summary["baseline"]]),
         *_collapsed(summary),
     ]
 
@@ -103,7 +109,10 @@ def laws(fits: pd.DataFrame) -> list[str]:
 
 def _leader(summary: pd.DataFrame, said: str) -> str:
     if not summary["n"].any():
-        return f"{said}, and every run diverged."
+        every = (
+            "every run" if not summary[["unfinished", "lost"]].to_numpy().any() else "each so far"
+        )
+        return f"{said}, and {every} diverged."
     ranked = summary.dropna(subset="mean_on_common_seeds")
     if ranked.empty:
         return f"{said}, and no seed that all of them have."
@@ -121,8 +130,11 @@ def _headline(compared: pd.DataFrame) -> str:
     better = compared[compared["beats_all"].astype(bool)]
     everywhere = better[better["better_elsewhere"] == ""]
     if len(everywhere):
-        names = listed([name(arm) for _, arm in everywhere.iterrows()], MANY)
-        return f"Yes: {names} beat{'s' * (len(everywhere) == 1)} {_all_rivals(everywhere)}."
+        parts = []
+        for _, arms in everywhere.groupby("chosen_on", sort=False):
+            names = listed([name(arm) for _, arm in arms.iterrows()], MANY)
+            parts.append(f"{names} beat{'s' * (len(arms) == 1)} {_all_rivals(arms)}")
+        return f"Yes: {'; '.join(parts)}."
     if len(better):
         first = better.iloc[0]
         return (
@@ -130,7 +142,8 @@ def _headline(compared: pd.DataFrame) -> str:
             f"settings, but {first['better_elsewhere']}."
         )
     comparisons = int(compared["comparisons"].max())
-    most, fewest = int(compared["pairs"].max()), stats.fewest_pairs(comparisons)
+    most = int(compared[["pairs", "p_pairs"]].to_numpy().max())
+    fewest = stats.fewest_pairs(comparisons)
     if most == 1:
         return (
             "No claim can be made: one seed in common says nothing about chance; "
@@ -185,6 +198,8 @@ def _sentence(arm: pd.Series, told: set[tuple[Any, ...]]) -> str:
         text += f"; {int(arm['lost'])} of {runs} runs failed or cannot be read"
     if arm["collapsed"]:
         text += f"; {int(arm['collapsed'])} of {runs} runs collapsed to chance level"
+    if arm["unfinished"]:
+        text += f"; {int(arm['unfinished'])} of {runs} runs have not ended"
     if arm["diverged_rivals"]:
         text += f"; no yardstick: {arm['diverged_rivals']}"
     if arm["apart_rivals"]:
@@ -210,6 +225,9 @@ def _rival(arm: pd.Series, told: set[tuple[Any, ...]]) -> str:
         return f"{said}, the only one {'with a result' if arm['pending_rivals'] else 'tried'}"
     if arm["chosen_on"] == "validation":
         said += f", chosen by validation accuracy among {count} fixed λs"
+    elif arm["stronger_rival"]:
+        stronger = arm_name(arm["stronger_rival"])
+        said += f", one of {count} fixed λs ({stronger} is stronger, on too few seeds to tell)"
     else:
         said += f", the strongest of {count} fixed λs (chosen on test accuracy)"
     if arm["rival_at_edge"]:
@@ -231,6 +249,8 @@ def _judgement(arm: pd.Series) -> str:
         return "not to be called better, since it diverged"
     if arm["lost"] and arm["difference"] > 0:
         return "not to be called better, since some of its runs have no result"
+    if arm["unfinished"] and arm["difference"] > 0:
+        return "not to be called better before all of its runs have ended"
     if arm["apart_rivals"] and arm["difference"] > 0:
         return "not to be called better before it is compared with all of them"
     if not known or arm["pairs"] < stats.fewest_pairs(int(arm["comparisons"])):
@@ -259,13 +279,13 @@ def _speed(arm: pd.Series, told: set[tuple[Any, ...]]) -> str:
     if pd.isna(arm.get("rival_reached_target", math.nan)):
         return ""
     target, pairs = f"{arm['target']:.4g} %", int(arm["pairs"])
-    runs = int(arm["n"] + arm["diverged"])
-    ours, theirs = int(arm["reached_target"]), int(arm["rival_reached_target"])
+    ours, theirs = int(arm["reached_target_with_rival"]), int(arm["rival_reached_target"])
+    there = " on these seeds" * bool(arm["reached_target"] and not ours)
     if not ours and not theirs:
-        return f"Neither {name(arm)} nor {rival(arm)} reaches {target}."
+        return f"Neither {name(arm)} nor {rival(arm)} reaches {target}{there}."
     if not ours:
         theirs_said = f"{rival(arm)} does on {theirs} of {seeds(pairs)}"
-        return f"{name(arm)} never reaches {target}, and {theirs_said}."
+        return f"{name(arm)} never reaches {target}{there}, and {theirs_said}."
     difference = arm["epochs_to_target_difference"]
     low, high = arm["epochs_to_target_difference_low"], arm["epochs_to_target_difference_high"]
     how = "as soon as" if difference == 0 else "later than" if difference > 0 else "sooner than"
@@ -275,8 +295,8 @@ def _speed(arm: pd.Series, told: set[tuple[Any, ...]]) -> str:
         bounds = sorted((low, high)) if difference > 0 else sorted((-low, -high))
         if difference:
             text += f" ({bounds[0]:.1f} to {bounds[1]:.1f})"
-    if ours < runs or theirs < pairs:
-        text += f"; {ours} of its {runs} runs reach it, and {theirs} of {pairs} with {rival(arm)}"
+    if ours < pairs or theirs < pairs:
+        text += f"; {ours} of its {pairs} runs reach it, and {theirs} of {pairs} with {rival(arm)}"
         if ("censored",) not in told:
             text += " (a run that does not counts as if it did at its end)"
         told.add(("censored",))
@@ -288,7 +308,8 @@ def _speed(arm: pd.Series, told: set[tuple[Any, ...]]) -> str:
     elif difference and low <= 0 <= high:
         text += ", no significant difference in speed"
     area, *ends = (arm[f"area_difference{end}"] for end in ("", "_low", "_high"))
-    if not math.isnan(ends[0]) and not ends[0] <= 0 <= ends[1]:
+    sure = arm["area_p"] <= 1 - stats.LEVEL + 1e-12
+    if sure and not math.isnan(ends[0]) and not ends[0] <= 0 <= ends[1]:
         where = "higher" if area > 0 else "lower"
         shown = " to ".join(f"{abs(end):.2f}" for end in sorted(ends, key=abs))
         text += f"; its test accuracy is {abs(area):.2f} points {where} on average over training"
@@ -331,11 +352,10 @@ def _chosen(schedules: pd.DataFrame) -> list[str]:
 
 
 def _diverged(summary: pd.DataFrame) -> list[str]:
-    """Fixed λs that diverged."""
-    fixed = summary[summary["baseline"] & (summary["diverged"] > 0)]
+    """Arms that diverged."""
     names = [
         f"{name(arm)} on {int(arm['diverged'])} of {seeds(arm['n'] + arm['diverged'])}"
-        for _, arm in fixed.iterrows()
+        for _, arm in summary[summary["diverged"] > 0].iterrows()
     ]
     return [f"Diverged: {listed(names, MANY)}."] if names else []
 

@@ -53,8 +53,10 @@ def rival(arm: pd.Series) -> str:
 
 def yardstick(summary: pd.DataFrame) -> str:
     """What the fixed λ that schedules are compared with is called, for headings."""
-    by_validation = "chosen_on" in summary and (summary["chosen_on"] == "validation").any()
-    return "fixed λ chosen by validation" if by_validation else "strongest fixed λ"
+    chosen = set(summary["chosen_on"].dropna()) if "chosen_on" in summary else set()
+    if len(chosen) > 1:
+        return "fixed λ that each is compared with"
+    return "fixed λ chosen by validation" if chosen == {"validation"} else "strongest fixed λ"
 
 
 def listed(names: Sequence[str], most: int) -> str:
@@ -66,7 +68,9 @@ def listed(names: Sequence[str], most: int) -> str:
 
 def arm_name(label: str) -> str:
     """An arm of the tables, with λ as people write it: ``fixed λ 1e-05`` is ``λ = 1e-5``."""
-    name = re.sub(r"\bλ (\d[\d.e+-]*)", lambda found: f"λ = {number(float(found[1]))}", label)
+    name = re.sub(
+        r"\bλ (\d+(?:\.\d+)?(?:e[+-]?\d+)?)", lambda found: f"λ = {number(float(found[1]))}", label
+    )
     return name.removeprefix("fixed ") if name.startswith("fixed λ =") else name
 
 

@@ -23,7 +23,7 @@ def own_code(config: Config) -> dict[str, str]:
     for name in sorted(set(_modules(config))):
         try:
             spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError):
+        except Exception:  # what imports it will say so
             continue
         if spec is not None and spec.origin is not None and Path(spec.origin).is_file():
             content = Path(spec.origin).read_bytes()

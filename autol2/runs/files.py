@@ -91,7 +91,14 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, str):
+        return readable(value)
     return value
+
+
+def readable(text: str) -> str:
+    """`text`, with bytes of a file's name that are not UTF-8 as in caf\\xe9."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @functools.cache

@@ -92,7 +92,8 @@ class RecordedGradients:
             try:
                 self._recordings[len(index)] = self._new(index, numbers)
             except Exception as error:
-                self._refuse(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+                name = type(error).__name__
+                self._refuse(f"{name}: {(str(error).strip() or name).splitlines()[0]}")
         if self.refused:
             self._forget_gradients()
             self._work(index, numbers, self._place)

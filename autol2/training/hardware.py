@@ -43,7 +43,7 @@ def device(config: Config) -> torch.device:
             raise UserError(f"{why}; or train on the CPU with device=cpu")
     if config.precision.name == "tf32" and name == "cpu":
         raise UserError("precision=tf32 needs an NVIDIA GPU: use precision=fp32 or precision=bf16")
-    return torch.device(name)
+    return torch.device("cuda:0" if name == "cuda" else name)
 
 
 def unseen_gpu() -> str:
@@ -101,13 +101,17 @@ def prepare(config: Config) -> torch.device:
     return chosen
 
 
+NO_MEMORY = (
+    *("not enough memory", "can't allocate memory"),  # PyTorch's, of the machine
+    *("out of memory", "ALLOC_FAILED"),  # CUDA's and its libraries', of the device
+)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that the memory of the device, or of the machine, is used up."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and (
-        "not enough memory" in str(error) or "can't allocate memory" in str(error)
-    )
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 def environment(device: torch.device) -> dict[str, str | int]:

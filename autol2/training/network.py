@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config
+from ..models import chance
 from ..models.initialization import initialize, select
 
 LAYERS = 8
@@ -53,8 +54,7 @@ def build(
     Raises:
         UserError: the network cannot be had for such images, or with ``batchnorm=on``.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with chance.seeded(seed):
         network = config.model.build(shape, classes, batchnorm=config.batchnorm.enabled)
     initialize(network, config.protocol.initialization, seed)
     if config.control.scale != 1:

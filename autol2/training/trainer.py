@@ -21,8 +21,9 @@ from torch.nn.functional import cross_entropy
 from ..config import Config
 from ..data.dataset import Dataset
 from ..errors import UserError
+from ..models import chance
 from ..models.kernels.allocator import keep_freed_memory
-from ..models.outside import require_single_images
+from ..models.outside import require_single_images, set_buffers, unsaved_buffers
 from ..recipe.augmentations.augmentation import generator as step_generator
 from ..rules.auto_l2 import sign_flip
 from ..rules.method import LambdaPolicy
@@ -163,7 +164,7 @@ class Trainer:
         if self.lr_schedule is not None:
             self.lr_schedule.step()
             self._warn_of_sign_flip()
-        if self.device.type == "cpu":
+        if self.graph is None:  # which forgets them itself
             self.optimizer.zero_grad()  # at once: the next forward pass has use for the memory
         if not self.warm:
             self.warm = True
@@ -353,6 +354,7 @@ class Trainer:
         """Evaluate the test set and write a row of epochs.csv; False if `stop` said to give up."""
         self.read_back()
         self.model.eval()
+        before = chance.state(self.device)
         test = self._evaluate_on(self.data.test_images, self.data.test_labels, stop)
         validation: tuple[float, float] | None = None
         if test is not None and len(self.data.validation_images):
@@ -360,6 +362,7 @@ class Trainer:
                 self.data.validation_images, self.data.validation_labels, stop
             )
         if test is None or (validation is None and len(self.data.validation_images)):
+            chance.restore(before, self.device)  # it is done again from its beginning
             return False
         self.last_accuracy = test[1]
         epoch, position = divmod(self.step - 1, self.steps_per_epoch)
@@ -422,7 +425,7 @@ class Trainer:
         self.measurements = Records(self.folder / "measurements.csv", MEASUREMENTS)
         self.evaluations = Records(self.folder / "epochs.csv", self.evaluation_columns)
         self._apply_lambda()
-        torch.manual_seed(_seed(self.config.seed, "layers"))  # what dropout draws, on any device
+        chance.begin(_seed(self.config.seed, "layers"))  # what dropout draws, on any device
 
     def flush(self, *, to_disk: bool = False) -> None:
         """Hand the records to the system, and to the disk if asked."""
@@ -443,6 +446,7 @@ class Trainer:
             "step": self.step,
             "evaluation_pending": self.evaluation_pending,
             "model": self.model.state_dict(),
+            "buffers": unsaved_buffers(self.model),
             "optimizer": self.optimizer.state_dict(),
             "policy": self.policy.state_dict(),
             "order": self.order.to(torch.int32),
@@ -454,17 +458,13 @@ class Trainer:
             "squares": self.squares[:position].clone(),
             "penalties": self.penalties[:position].clone(),
             "own_lambdas": self.own_lambdas[:position].clone(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": self._cuda_rng(),
+            "chance": chance.state(self.device),
             "last_accuracy": self.last_accuracy,
             "data": self.data.digest,
             "last_loss": self.last_loss,
             "measurements": self.measurements.position,
             "evaluations": self.evaluations.position,
         }
-
-    def _cuda_rng(self) -> Tensor | None:
-        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; the records are cut back to it.
@@ -499,9 +499,8 @@ class Trainer:
             self.lr_schedule.load_state_dict(state["lr_schedule"])
         self.policy.load_state_dict(state["policy"])
         self._apply_lambda()
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        set_buffers(self.model, state["buffers"])
+        chance.restore(state["chance"], self.device)
         self.last_loss, self.last_accuracy = state["last_loss"], state["last_accuracy"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,9 +30,18 @@ class Cosine(LRSchedule):
             f"lr_schedule.final is a share of lr, from 0 to 1, not {self.final:g}",
         )
 
+    def _share(self, steps: int) -> Callable[[int], float]:
+        def share(step: int) -> float:
+            half = (1 + math.cos(math.pi * min(step, steps) / steps)) / 2
+            return self.final + (1 - self.final) * half
+
+        return share
+
     def main(self, optimizer: Optimizer, steps: int) -> LRScheduler:
         """See `LRSchedule.main`."""
-        from torch.optim.lr_scheduler import CosineAnnealingLR
+        from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
+        if self.final and len(optimizer.param_groups) > 1:  # each has a share of its own lr left
+            return LambdaLR(optimizer, self._share(steps))
         lr = optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"])
         return CosineAnnealingLR(optimizer, steps, self.final * float(lr))

@@ -32,14 +32,15 @@ class LRSchedule(Component):
         raise NotImplementedError
 
     def warmup_steps(self, steps: int) -> int:
-        """How many of `steps` steps the warm-up takes."""
-        return round(self.warmup * steps)
+        """How many of `steps` steps the warm-up takes; one is left at least."""
+        return min(round(self.warmup * steps), steps - 1)
 
     def build(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
         """The scheduler of a training of `steps` steps; None where lr stays as it is."""
         from torch.optim.lr_scheduler import ConstantLR, LinearLR, SequentialLR
 
         rising = self.warmup_steps(steps)
+        self._steps = steps  # of all of training, for what counts in shares of it
         if rising == 0:
             return self.main(optimizer, steps)
         first = LinearLR(optimizer, 1 / (rising + 1), total_iters=rising)

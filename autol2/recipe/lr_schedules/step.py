@@ -44,6 +44,6 @@ class Step(LRSchedule):
         """See `LRSchedule.main`; a milestone is a share of all of training, the warm-up with it."""
         from torch.optim.lr_scheduler import MultiStepLR
 
-        whole = round(steps / (1 - self.warmup))
+        whole: int = getattr(self, "_steps", steps)
         places = [round(one * whole) - (whole - steps) for one in self.milestones]
         return MultiStepLR(optimizer, places, self.factor)
