@@ -211,7 +211,7 @@ def test_a_capture_that_fails_without_a_word() -> None:
     def record(*_: Any) -> Any:
         raise NotImplementedError
 
-    graph = RecordedGradients(work, [weight], [], said.append, record)
+    graph = RecordedGradients(work, [weight], list, said.append, record)
     graph(torch.zeros(2, dtype=torch.int64), torch.zeros(2, 1), torch.zeros(1, dtype=torch.int64))
     assert weight.grad is not None
     assert "NotImplementedError" in said[0]

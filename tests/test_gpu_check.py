@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+from hydra import compose, initialize_config_dir
 
 from autol2.bench import gpu_check
+from autol2.cli.command import CONF
 from autol2.data.dataset import Dataset, load
 from autol2.training.trainer import Trainer
 
@@ -52,3 +56,24 @@ def test_no_other_launcher(run_command) -> None:
     assert done.stderr == (
         "error: this check needs no launcher but SLURM's: hydra/launcher=submitit_slurm\n"
     )
+
+
+def test_a_training_that_fails_is_a_check_that_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore of it")
+
+    monkeypatch.setattr(gpu_check, "check", fails)
+    monkeypatch.setattr(
+        gpu_check.HydraConfig,
+        "get",
+        lambda: SimpleNamespace(runtime=SimpleNamespace(choices={"hydra/launcher": "basic"})),
+    )
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("gpu_check", ["data=digits", "device=cpu"])
+    assert gpu_check.main.__wrapped__(cfg) == 1
+    *_, line, last = capsys.readouterr().out.splitlines()
+    error = "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert line == f"a training: FAILED, {error}"
+    assert last.startswith("FAILED: 1 of the checks above")

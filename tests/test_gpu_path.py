@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from autol2.data.dataset import Dataset, load
 from autol2.errors import UserError
 from autol2.runs.run import Run
 from autol2.training import attempt as attempts
-from autol2.training import hardware
+from autol2.training import hardware, visible_gpus
 from autol2.training.graph import RecordedGradients, rehearse
 from autol2.training.trainer import Diverged, Trainer
 
@@ -37,6 +38,8 @@ def digits() -> Dataset:
 
 
 def cannot(work: Callable[[], None], changes: Sequence[Tensor]) -> Callable[[], None]:
+    """Found out when it is recorded, after what goes before it."""
+    rehearse(work, changes)
     raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
 
 
@@ -72,7 +75,7 @@ def test_a_recording_that_fails_is_done_without(
     with run.open():
         trainer = Trainer(cfg, digits, run.folder, CPU)
         trainer.graph = trainer.gradients = RecordedGradients(
-            trainer._gradients, trainer.parameters, trainer.changing(), said.append, record
+            trainer._gradients, trainer.parameters, trainer.changing, said.append, record
         )
         assert attempts.Attempt(run, trainer).do() == 0
     assert len(said) == 1
@@ -133,6 +136,8 @@ GIVEN = {"SLURM_JOB_GPUS": "0"}
         ({}, "13.0", "there is a GPU, X with driver 525", "X with driver 525, but PyTorch"),
         ({}, None, "there is a GPU, X with driver 525", "is built without CUDA: install one"),
         ({"CUDA_VISIBLE_DEVICES": "7"}, "13.0", "there is a GPU, X", "'7' hides it"),
+        ({**GIVEN, "CUDA_VISIBLE_DEVICES": "0"}, "13.0", "there is a GPU, X", "needs a driver"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-a"}, "13.0", "there is a GPU, X", "needs a driver"),
         ({"CUDA_VISIBLE_DEVICES": ""}, "13.0", "there is a GPU, X", ""),
         ({"CUDA_VISIBLE_DEVICES": "-1"}, "13.0", "there is a GPU, X", ""),
         ({"SLURM_GPUS_ON_NODE": "0"}, None, "", ""),
@@ -152,6 +157,7 @@ def test_a_gpu_that_torch_does_not_see(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(hardware, "nvidia_smi", lambda: smi)
+    monkeypatch.setattr(visible_gpus, "_installed", lambda: [("0", "GPU-aaaa")])
     assert hardware.device(config("device=cpu")) == CPU
     if not said:
         assert hardware.device(config()) == CPU
@@ -202,3 +208,162 @@ def test_memory_that_is_used_up(
     state = json.loads((run.folder / "run.json").read_text())
     assert state["status"] == "failed"
     assert state["error"] == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "works"),
+    [
+        ((9, 0), ["sm_75", "sm_90"], True),
+        ((8, 9), ["sm_75", "sm_86"], True),
+        ((7, 0), ["sm_75", "sm_80", "sm_120"], False),
+        ((12, 1), ["sm_90", "sm_120"], True),
+        ((10, 0), ["sm_90a"], False),
+        ((10, 0), ["sm_75", "compute_90"], True),
+        ((7, 0), ["sm_75", "compute_75"], False),
+        ((6, 0), [], True),
+        ((9, 0), ["gfx90a"], True),
+    ],
+)
+def test_a_gpu_that_this_pytorch_is_not_built_for(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], built: list[str], works: bool
+) -> None:
+    for name, value in (
+        ("is_available", True),
+        ("device_count", 1),
+        ("get_device_capability", capability),
+        ("get_arch_list", built),
+        ("get_device_name", "Tesla X"),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    if works:
+        assert hardware.device(config()) == torch.device("cuda:0")
+        return
+    with pytest.raises(UserError, match=r"Tesla X is an sm_\d+, which this PyTorch"):
+        hardware.device(config("device=cuda:0"))
+
+
+class Draws(torch.nn.Module):
+    """Leaves a layer out by Python's generator."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(shape[0] * shape[1] * shape[2], classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.first(images.flatten(1))
+        return scores * (2 if self.training and random.random() < 0.2 else 1)
+
+
+class Replaces(torch.nn.Module):
+    """Puts a new tensor in the place of its buffer."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(shape[0] * shape[1] * shape[2], classes)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.seen = self.seen + 1
+        scores: Tensor = self.first(images.flatten(1))
+        return scores
+
+
+class Counts(Replaces):
+    """Changes it in its place, and nobody saves it."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(shape, classes)
+        self.register_buffer("seen", torch.zeros(1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.seen.add_(0.01)
+        scores: Tensor = self.first(images.flatten(1))
+        return scores * (1 + self.seen)
+
+
+def own(name: str) -> Config:
+    words = "data=digits", "model=custom", f"model.target={__name__}:{name}", "batch_size=100"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse(compose("config", numbers_to_options([*words, "epochs=2", "method=fixed"])))
+
+
+def recorded(trainer: Trainer, said: list[str]) -> RecordedGradients:
+    """As on a GPU, whose replay has no part for Python."""
+
+    def record(work: Callable[[], None], changes: Sequence[Tensor]) -> Callable[[], None]:
+        rehearse(work, changes)
+        work()
+        kept = [one.grad for one in trainer.parameters]
+
+        def repeat() -> None:
+            work()
+            for parameter, gradient in zip(trainer.parameters, kept, strict=True):
+                gradient.copy_(parameter.grad)
+                parameter.grad = gradient
+
+        return repeat
+
+    return RecordedGradients(
+        trainer._gradients, trainer.parameters, trainer.changing, said.append, record
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("Draws", "the network draws random numbers on the CPU"),
+        ("Replaces", "the network puts new tensors in the place of its buffers"),
+    ],
+)
+def test_what_a_graph_cannot_repeat_is_done_without(
+    digits: Dataset, tmp_path: Path, name: str, why: str
+) -> None:
+    found = []
+    for with_graph in (False, True):
+        folder = tmp_path / str(with_graph)
+        folder.mkdir()
+        said: list[str] = []
+        trainer = Trainer(own(name), digits, folder, CPU)
+        if with_graph:
+            trainer.graph = trainer.gradients = recorded(trainer, said)
+        trainer.begin()
+        for _ in range(8):
+            trainer.train_step()
+        trainer.flush()
+        found.append([weight.clone() for weight in trainer.parameters])
+        assert [why in one for one in said] == [True] * with_graph
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_resumed_run_is_recorded_with_its_own_buffers(digits: Dataset, tmp_path: Path) -> None:
+    """Those that a checkpoint brought; what recording does to them is undone."""
+    said: list[str] = []
+
+    def begun(folder: Path, state: dict[str, Any] | None = None) -> Trainer:
+        folder.mkdir(exist_ok=True)
+        trainer = Trainer(own("Counts"), digits, folder, CPU)
+        trainer.graph = trainer.gradients = recorded(trainer, said)
+        if state is None:
+            trainer.begin()
+        else:
+            trainer.load_state_dict(state)
+        return trainer
+
+    whole = begun(tmp_path / "whole")
+    for _ in range(8):
+        whole.train_step()
+    half = begun(tmp_path / "half")
+    for _ in range(4):
+        half.train_step()
+    state = half.state_dict()
+    half.close()
+    rest = begun(tmp_path / "half", state)
+    for _ in range(4):
+        rest.train_step()
+    assert said == []
+    assert float(rest.model.seen) == pytest.approx(0.08)
+    for one, other in zip(rest.parameters, whole.parameters, strict=True):
+        assert torch.equal(one, other)

@@ -81,7 +81,7 @@ def test_recorded_step_gives_the_same_bits(
     step = RecordedGradients(
         other._gradients,
         other.parameters,
-        other.changing(),
+        other.changing,
         pytest.fail,
         recorder(other.parameters),
     )

@@ -11,6 +11,7 @@ import pytest
 from autol2.errors import UserError
 from autol2.sweeps import local_launcher, machine
 from autol2.sweeps.batch import Task
+from autol2.training import visible_gpus
 
 TWO = "0, GPU-aaaa-1\n1, GPU-bbbb-2\n"
 
@@ -21,7 +22,7 @@ def smi(monkeypatch: pytest.MonkeyPatch, said: str | None) -> None:
             raise FileNotFoundError
         return subprocess.CompletedProcess(arguments, 0, said, "")
 
-    monkeypatch.setattr(machine.subprocess, "run", run)
+    monkeypatch.setattr(visible_gpus.subprocess, "run", run)
 
 
 @pytest.mark.parametrize(

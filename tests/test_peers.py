@@ -7,6 +7,8 @@ import importlib.util
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from autol2.config import Config, parse
 from autol2.data.dataset import Dataset, load
 from autol2.errors import UserError
 from autol2.models.initialization import select
+from autol2.rules.cpr import CPR
 from autol2.runs import checkpoint
 from autol2.runs.identity import run_id
 from autol2.train import train
@@ -388,3 +391,19 @@ def test_explain_study(run_command: Command, tmp_path: Path) -> None:
     recorded = [float(row["lambda"]) for row in rows(tmp_path / "outputs" / "explain" / pulse)]
     assert recorded[:3] == [10, 10, 1e-4]
     assert "8 runs: 8 done" in run_command("train", *arguments).stdout
+
+
+def test_cpr_finds_its_bound() -> None:
+    """With the default, at the inflection point of the weights' norm; the same code on a GPU."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 2))
+    circumstances: Any = SimpleNamespace(lr=0.01)
+    optimizer, policy = CPR().build(circumstances, model, lambda: pytest.fail("it has its own"))
+    images = torch.randn(64, 10)
+    for _ in range(900):
+        optimizer.zero_grad()
+        cross_entropy(model(images), (images[:, 0] > 0).long()).backward()
+        optimizer.step()
+    assert optimizer.param_groups[0]["foreach"] is True
+    assert min(float(state["kappa"]) for state in optimizer.state.values()) < 1000
+    assert policy.lambda_at(900) > 0

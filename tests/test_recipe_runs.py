@@ -160,7 +160,7 @@ def test_a_recorded_step_gives_the_same_bits(digits: Dataset, tmp_path: Path, re
     recorded.gradients = RecordedGradients(
         recorded._gradients,
         recorded.parameters,
-        recorded.changing(),
+        recorded.changing,
         pytest.fail,
         recorder(recorded.parameters),
     )

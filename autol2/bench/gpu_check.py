@@ -50,9 +50,16 @@ def main(cfg: DictConfig) -> int:
     print(f"PyTorch {torch.__version__}, for CUDA {torch.version.cuda or 'none'}")
     failed = 0
     with tempfile.TemporaryDirectory(prefix="autol2-gpu-check-") as folder:
-        for name, found in check(config, load(config.data), device, Path(folder)):
-            failed += bool(found)
-            print(f"{name}: {f'FAILED, {found}' if found else 'passed'}", flush=True)
+        try:
+            for name, found in check(config, load(config.data), device, Path(folder)):
+                failed += bool(found)
+                print(f"{name}: {f'FAILED, {found}' if found else 'passed'}", flush=True)
+        except UserError:
+            raise
+        except Exception as error:  # which is what the check is for
+            failed += 1
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            print(f"a training: FAILED, {type(error).__name__}: {text}", flush=True)
     print(f"FAILED: {failed} of the checks above; report all of these lines" if failed else "PASS")
     return int(failed > 0)
 
@@ -77,9 +84,9 @@ def check(
     """Each check's name, and how it failed; empty where it passed."""
     runs = _Runs(data, folder)
     eager, recorded = (replace(config, cuda_graph=mode) for mode in ("off", "auto"))
-    plain = runs.trained("eager", eager, device)
+    plain = fastest = runs.trained("eager", eager, device)
     if device.type == "cuda":
-        graph = runs.trained("graph", recorded, device)
+        graph = fastest = runs.trained("graph", recorded, device)
         assert graph.graph is not None
         refused = graph.graph.refused
         yield "CUDA graph", f"it was not used: {refused}" if refused else ""
@@ -96,7 +103,7 @@ def check(
             "GPU against CPU after an epoch",
             "" if distance < BOUND else f"weights differ by {distance:.1e}, bound {BOUND:g}",
         )
-    print(_speed(plain, config, data, device))
+    print(_speed(fastest, config, data, device))
 
 
 class _Runs:
@@ -174,11 +181,14 @@ def _speed(trainer: Trainer, config: Config, data: Dataset, device: torch.device
     place = torch.zeros(1, dtype=torch.int64, device=device)
     numbers = trainer._drawn(config.batch_size)
     steps = 20 if device.type == "cuda" else 2
+    trainer.model.train()
 
     def work() -> None:
         for _ in range(steps):
             trainer.gradients(index, numbers, place)
             trainer.optimizer.step()
+            if trainer.graph is None:
+                trainer.optimizer.zero_grad()
 
     work()
     per_step = seconds(work, device) / steps

@@ -41,6 +41,12 @@ def state(device: torch.device) -> dict[str, Any]:
     }
 
 
+def moved_on_cpu(before: dict[str, Any], after: dict[str, Any], device: torch.device) -> bool:
+    """Whether anything was drawn in between that work on `device` does not draw there."""
+    of_others = any(before[name] != after[name] for name in ("python", "numpy"))
+    return of_others or (device.type == "cuda" and not torch.equal(before["torch"], after["torch"]))
+
+
 def restore(known: dict[str, Any], device: torch.device) -> None:
     """Let the generators go on from `known`, a `state`."""
     torch.set_rng_state(known["torch"])

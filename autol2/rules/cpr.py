@@ -70,6 +70,7 @@ class CPR(Method):
             lr=given.lr,
             kappa_init_method=self.kappa_init,
             kappa_init_param=self.kappa_init_param,
+            foreach=True,  # its loop over single weights never finds inflection_point's bound
         )
         return optimizer, OwnLambda(optimizer)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+
+from ..training.visible_gpus import gpus as gpus
 
 CGROUPS = Path("/sys/fs/cgroup")
 """Where control groups are told."""
@@ -51,43 +51,3 @@ def _quota_v1(folder: Path) -> float:
 def _quota_v2(folder: Path) -> float:
     quota, period = (folder / "cpu.max").read_text().split()
     return float(quota) / float(period)  # "max" is no number
-
-
-def gpus() -> list[str]:
-    """The NVIDIA GPUs that CUDA would show a process, by the names that it knows them by.
-
-    As CUDA does, those that CUDA_VISIBLE_DEVICES names after one that is not there do not count.
-    """
-    there = _installed()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return [index for index, _ in there]
-    found: list[str] = []
-    for name in (name.strip() for name in visible.split(",")):
-        if name in found or not _is_there(name, there):
-            break
-        found.append(name)
-    return found
-
-
-def _is_there(name: str, there: list[tuple[str, str]]) -> bool:
-    if re.fullmatch(r"\d+", name):
-        return not there or name in [index for index, _ in there]
-    if name.startswith("GPU-"):
-        return not there or any(uuid.startswith(name) for _, uuid in there)
-    return name.startswith("MIG-")
-
-
-def _installed() -> list[tuple[str, str]]:
-    """Index and UUID of each GPU, as nvidia-smi tells; none where it does not."""
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return re.findall(r"^(\d+), *(GPU-\S+)$", done.stdout, re.MULTILINE)

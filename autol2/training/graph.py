@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..models import chance
+
 Work = Callable[[Tensor, Tensor, Tensor], None]
 """Forward and backward pass on the images of an index, int64 [batch], changed as an augmentation's
 random numbers say, float32 [batch, columns]; notes the figures at a place, int64 [1]."""
@@ -42,8 +44,11 @@ def record_cuda_graph(work: Callable[[], None], changes: Sequence[Tensor]) -> Ca
         rehearse(work, changes)
     here.wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
+    try:
+        with torch.cuda.graph(graph):
+            work()
+    finally:
+        torch.cuda.set_stream(here)  # which a capture that fails may not have left
     return graph.replay
 
 
@@ -63,7 +68,7 @@ class RecordedGradients:
     Args:
         work: the work; it must not wait for the device.
         parameters: whose gradients it computes.
-        changes: the tensors that it changes: buffers, figures.
+        changes: returns the tensors that it changes: buffers, figures.
         warn: told once, in a line, why there is no recording.
         record: how to record.
 
@@ -75,11 +80,11 @@ class RecordedGradients:
         self,
         work: Work,
         parameters: Sequence[Tensor],
-        changes: Sequence[Tensor],
+        changes: Callable[[], Sequence[Tensor]],
         warn: Callable[[str], None],
         record: Record = record_cuda_graph,
     ) -> None:
-        self._work, self._parameters, self._changes = work, list(parameters), list(changes)
+        self._work, self._parameters, self._changes = work, list(parameters), changes
         self._warn, self._record = warn, record
         self._recordings: dict[int, _Recording] = {}
         self._place = torch.zeros(1, dtype=torch.int64, device=self._parameters[0].device)
@@ -111,42 +116,44 @@ class RecordedGradients:
         Raises:
             RuntimeError: it does something else.
         """
-        images, drawn = index.clone(), numbers.clone()
-        before = [tensor.detach().clone() for tensor in self._changes]
-        random = _random_state(index.device)
+        images, drawn, device = index.clone(), numbers.clone(), index.device
+        changes = list(self._changes())
+        before = [tensor.detach().clone() for tensor in changes]
+        random = chance.state(device)
 
         def work() -> None:
             self._forget_gradients()  # so that the backward pass writes, and does not add
             self._work(images, drawn, self._place)
 
-        work()
-        expected = [*self._gradients(), *(tensor.detach().clone() for tensor in self._changes)]
-        self._restore(before, random, index.device)
-        repeat = self._record(work, self._changes)
-        gradients = [one.grad for one in self._parameters]
-        recording = _Recording(images, drawn, repeat, gradients)
-        self._restore(before, random, index.device)
-        repeat()
-        found = [*self._gradients(), *self._changes]
-        alike = all(map(_same_bits, expected, found))
-        self._restore(before, random, index.device)
-        if not alike:
-            raise RuntimeError("its first repetition differs from the step itself")
+        def restore() -> None:
+            with torch.no_grad():
+                for tensor, value in zip(changes, before, strict=True):
+                    tensor.copy_(value)
+            chance.restore(random, device)
+
+        try:
+            work()
+            if list(map(id, self._changes())) != list(map(id, changes)):
+                raise RuntimeError("the network puts new tensors in the place of its buffers")
+            if chance.moved_on_cpu(random, chance.state(device), device):
+                raise RuntimeError("the network draws random numbers on the CPU")
+            expected = [*self._gradients(), *(tensor.detach().clone() for tensor in changes)]
+            restore()
+            repeat = self._record(work, changes)
+            gradients = [one.grad for one in self._parameters]
+            recording = _Recording(images, drawn, repeat, gradients)
+            restore()
+            repeat()
+            found = [*self._gradients(), *changes]
+            if not all(map(_same_bits, expected, found)):
+                raise RuntimeError("its first repetition differs from the step itself")
+        finally:  # also where it fails half-way: the step is done then as if nothing had been tried
+            restore()
         return recording
 
     def _gradients(self) -> list[Tensor]:
         grads = (one.grad for one in self._parameters)
         return [torch.zeros(0) if grad is None else grad.detach().clone() for grad in grads]
-
-    def _restore(
-        self, before: Sequence[Tensor], random: tuple[Tensor, Tensor | None], device: torch.device
-    ) -> None:
-        with torch.no_grad():
-            for tensor, value in zip(self._changes, before, strict=True):
-                tensor.copy_(value)
-        torch.set_rng_state(random[0])
-        if random[1] is not None:
-            torch.cuda.set_rng_state(random[1], device)
 
     def _forget_gradients(self) -> None:
         for parameter in self._parameters:
@@ -156,12 +163,6 @@ class RecordedGradients:
         self.refused = why
         self._recordings.clear()
         self._warn(f"no CUDA graph, so that each step is launched piece by piece ({why})")
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Of the generators that dropout and the like draw from, on the CPU and on `device`."""
-    own = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), own
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:

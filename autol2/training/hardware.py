@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import torch
 
 from ..config import Config
 from ..errors import UserError
+from .visible_gpus import gpus
 
 SLURM_GPUS = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE")
 """SLURM sets these in a job that was given GPUs."""
@@ -43,7 +45,35 @@ def device(config: Config) -> torch.device:
             raise UserError(f"{why}; or train on the CPU with device=cpu")
     if config.precision.name == "tf32" and name == "cpu":
         raise UserError("precision=tf32 needs an NVIDIA GPU: use precision=fp32 or precision=bf16")
-    return torch.device("cuda:0" if name == "cuda" else name)
+    if name == "cuda":
+        name = "cuda:0"
+    if name != "cpu" and (why := _without_kernels(int(name.partition(":")[2]))):
+        raise UserError(why)
+    return torch.device(name)
+
+
+def _without_kernels(index: int) -> str:
+    """Why PyTorch, which sees the GPU, can start nothing on it; empty where it can."""
+    try:
+        major, minor = torch.cuda.get_device_capability(index)
+        built = torch.cuda.get_arch_list()
+    except (RuntimeError, AssertionError):  # whatever it is, the first tensor will say
+        return ""
+    own = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", one) for one in built]
+    for one in own:
+        if one is None:  # not NVIDIA's
+            return ""
+        if one[1] == "sm" and int(one[2]) == major and int(one[3]) <= minor:
+            return ""
+        if one[1] == "compute" and (int(one[2]), int(one[3])) <= (major, minor):
+            return ""
+    if not built:
+        return ""
+    return (
+        f"{torch.cuda.get_device_name(index)} is an sm_{major}{minor}, which this PyTorch "
+        f"({torch.__version__}, for {' '.join(built)}) cannot use: install PyTorch for an older or "
+        f"newer CUDA, as https://pytorch.org says, or train on the CPU with device=cpu"
+    )
 
 
 def unseen_gpu() -> str:
@@ -63,7 +93,7 @@ def unseen_gpu() -> str:
             f"{there}, but this PyTorch ({torch.__version__}) is built without CUDA: install one "
             f"that has it, as https://pytorch.org says"
         )
-    if hidden is not None and found:
+    if hidden is not None and found and not gpus():
         return f"{there}, but CUDA_VISIBLE_DEVICES={hidden!r} hides it from PyTorch"
     return (
         f"{there}, but PyTorch {torch.__version__}, which needs a driver for CUDA "

@@ -125,7 +125,7 @@ class Trainer:
             self.graph = self.gradients = RecordedGradients(
                 self._gradients,
                 self.parameters,
-                self.changing(),
+                self.changing,
                 lambda line: self.changes.append(f"warning: {line}"),
             )
         self.warm = False
@@ -198,7 +198,10 @@ class Trainer:
         """The random numbers of the next step's augmentation."""
         generator = step_generator(self.config.seed, self.step)
         numbers = self.config.augmentation.draw(generator, batch)
-        return torch.from_numpy(numbers).to(self.device)
+        drawn = torch.from_numpy(numbers)
+        if self.device.type == "cuda":  # without waiting for the steps under way
+            return drawn.pin_memory().to(self.device, non_blocking=True)
+        return drawn.to(self.device)
 
     def _measured(self, step: int) -> bool:
         """Whether a step, given its number from 0, is measured."""
