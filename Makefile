@@ -28,7 +28,7 @@ bench: $(READY) ## Measure how fast it is here, and what limits it (10 minutes)
 gpu-check: $(READY) ## Check that training works on this GPU (two minutes)
 	$(BIN)/python -m autol2.bench.gpu_check $(ARGS)
 
-test: $(DEV) ## Run the quick tests (five to nine minutes on two cores)
+test: $(DEV) ## Run the quick tests (about five minutes on two cores)
 	$(PYTEST) -m 'not slow' $(ARGS)
 
 test-slow: $(DEV) ## Run the tests that `make test` leaves out
