@@ -14,6 +14,11 @@ class UserError(Exception):
     """Exit status of a command that ends with it."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def require(ok: bool, message: str) -> None:
     """Raise a `UserError` with `message` unless `ok`."""
     if not ok:

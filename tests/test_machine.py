@@ -53,7 +53,7 @@ def test_gpus_as_cuda_counts_them(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert machine.gpus() == expected
+    assert visible_gpus.gpus() == expected
 
 
 def tasks(*devices: str) -> list[Task]:

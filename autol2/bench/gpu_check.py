@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..cli.command import command
 from ..config import Config, parse
 from ..data.dataset import Dataset, load
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..runs import checkpoint
 from ..sweeps import command_job, sbatch
 from ..sweeps.slurm_launcher import SlurmLauncher
@@ -58,8 +58,7 @@ def main(cfg: DictConfig) -> int:
             raise
         except Exception as error:  # which is what the check is for
             failed += 1
-            text = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(f"a training: FAILED, {type(error).__name__}: {text}", flush=True)
+            print(f"a training: FAILED, {type(error).__name__}: {first_line(error)}", flush=True)
     print(f"FAILED: {failed} of the checks above; report all of these lines" if failed else "PASS")
     return int(failed > 0)
 

@@ -46,7 +46,7 @@ GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} | {
 
 
 HEEDED = (
-    *("launcher", "sweeper", "searchpath", "verbose", "mode"),
+    *("launcher", "sweeper", "searchpath", "verbose"),
     *("help", "hydra_help", "hydra_logging", "job_logging"),
 )
 """Options of Hydra's own that are heeded."""

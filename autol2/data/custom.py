@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..component import option
-from ..errors import UserError, require
+from ..errors import UserError, first_line, require
 from ..factory import call, require_target, resolve
 from .images import Images
 from .memory import require_room
@@ -125,7 +125,7 @@ class Custom(DataSource):
                 value = value.detach().cpu()
             array = np.asarray(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            why = str(error).splitlines()[0]
+            why = first_line(error)
             raise UserError(self._wrong(f"no array as {PLACES[at]}: {why}")) from error
         require(array.ndim > 0, self._wrong(f"{_kind(value)} as {PLACES[at]}, not an array"))
         return array

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..errors import UserError, require
+from ..errors import UserError, first_line, require
 from . import chance
 from .model import Shape
 
@@ -36,8 +36,7 @@ def probed(network: object, origin: str, shape: Shape, classes: int) -> nn.Modul
         try:
             scores = tried(network, torch.zeros(count, *shape), training=training)
         except Exception as error:
-            text = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"{origin} does not take {images}: {text}") from error
+            raise UserError(f"{origin} does not take {images}: {first_line(error)}") from error
         if not isinstance(scores, Tensor) or scores.shape != (count, classes):
             what = f"{list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
             raise UserError(
@@ -64,7 +63,7 @@ def require_single_images(network: nn.Module, images: Tensor, batch_size: int) -
     try:
         scores = tried(network, images, training=True)
     except Exception as error:  # batch-norm's, or what a network of the user's own raises
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = first_line(error)
     else:
         if scores.dim() != 2 or len(scores) != 1:
             why = f"its scores are {list(scores.shape)}"

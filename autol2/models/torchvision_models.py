@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..component import option
-from ..errors import UserError, require
+from ..errors import UserError, first_line, require
 from .model import Model, Shape
 
 if TYPE_CHECKING:
@@ -50,6 +50,5 @@ class Torchvision(Model):
         except Exception as error:  # they refuse in many ways
             if isinstance(error, MemoryError):
                 raise
-            text = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"model.builder={self.builder}: {text}") from error
+            raise UserError(f"model.builder={self.builder}: {first_line(error)}") from error
         return probed(network, f"model.builder={self.builder}", shape, classes)

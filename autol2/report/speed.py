@@ -1,9 +1,9 @@
 """How fast arms train: when a test accuracy is reached, and how it depends on λ.
 
-A run that never reaches the target is right-censored: it counts as reaching it at its end, so that
-differences are of restricted means (Royston and Parmar, *BMC Medical Research Methodology* 13:152,
-2013) and are biased towards no difference. One that diverged never reached it, whatever it had come
-to, and its end is that of the runs beside it.
+A run that never reaches the target is right-censored: it counts as reaching it when the longest of
+the runs beside it ends, so that differences are of restricted means (Royston and Parmar, *BMC
+Medical Research Methodology* 13:152, 2013) and are biased towards no difference. One that diverged
+never reached it, whatever it had come to. Runs are compared that were evaluated at the same epochs.
 """
 
 from __future__ import annotations

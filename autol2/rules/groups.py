@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import copy
 from typing import Any
 
 import torch
@@ -123,7 +123,7 @@ class Groups:
 
     def copy(self) -> Groups:
         """One of its own, of the same optimizer."""
-        other = copy(self)
+        other = copy.copy(self)
         for name in ("set_", "optional", "settings", "found"):
             setattr(other, name, list(getattr(self, name)))
         return other

@@ -92,13 +92,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, str):
-        return readable(value)
+        return value.encode("utf-8", "backslashreplace").decode()  # names of files may be no UTF-8
     return value
-
-
-def readable(text: str) -> str:
-    """`text`, with bytes of a file's name that are not UTF-8 as in caf\\xe9."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @functools.cache

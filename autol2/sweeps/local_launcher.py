@@ -17,9 +17,10 @@ from ..config import THREADS
 from ..errors import UserError, unwritable
 from ..training.signals import caught
 from ..training.train import require_installed
+from ..training.visible_gpus import gpus
 from .batch import Batch, Task
 from .launcher import Interrupted, Plan, StudyLauncher, remember
-from .machine import cores, gpus
+from .machine import cores
 from .run_status import RETRIES, in_background, status_of
 
 

@@ -1,4 +1,4 @@
-"""What this machine has for a sweep: cores and GPUs."""
+"""The CPU cores that a sweep may use on this machine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-
-from ..training.visible_gpus import gpus as gpus
 
 CGROUPS = Path("/sys/fs/cgroup")
 """Where control groups are told."""

@@ -135,6 +135,7 @@ NOT_SBATCH = (
 )
 """Our options that are none of sbatch's."""
 LEAST = {"cpus_per_task": 1, "cpus_per_gpu": 1, "mem_gb": 0, "gpus_per_node": 0, "gpus_per_task": 0}
+"""The least of what may be asked for."""
 
 
 def check(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from ..cli.composition import restored
 from ..cli.progress import counted
-from ..errors import UserError, require, unwritable
+from ..errors import UserError, first_line, require, unwritable
 from ..runs.files import to_json, write_atomically
 from ..runs.identity import digest
 from ..runs.lock import exclusive
@@ -199,9 +199,8 @@ class SearchSweeper(StudySweeper):
         try:
             yield
         except Exception as error:  # what a database and its driver raise is their business
-            text = str(error).strip() or type(error).__name__
             raise UserError(
-                f"trials cannot be kept in {self.kept}: {text.splitlines()[0]}; choose another "
+                f"trials cannot be kept in {self.kept}: {first_line(error)}; choose another "
                 f"place with hydra.sweeper.storage=FILE"
             ) from error
 

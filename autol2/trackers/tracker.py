@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from ..component import Component
-from ..errors import require
+from ..errors import first_line, require
 
 Figures = dict[str, float]
 """By name, as in ``epochs/test_accuracy``; all finite."""
@@ -121,7 +121,7 @@ class Mirror:
                 what(self._tracker)
         except Exception as error:
             self._tracker = None
-            self._warn(f"the logger failed, the run goes on without it: {_short(error)}")
+            self._warn(f"the logger failed, the run goes on without it: {first_line(error)}")
 
     def _news(self) -> Iterator[tuple[int, Figures]]:
         for path, columns in self._columns.items():
@@ -157,11 +157,6 @@ def mirror(
         )
         return None
     except Exception as error:
-        warn(f"no logger={options.name}, the run goes on without it: {_short(error)}")
+        warn(f"no logger={options.name}, the run goes on without it: {first_line(error)}")
         return None
     return None if tracker is None else Mirror(tracker, run.folder, length, warn)
-
-
-def _short(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import first_line
 from ..models import chance
 
 Work = Callable[[Tensor, Tensor, Tensor], None]
@@ -97,8 +98,7 @@ class RecordedGradients:
             try:
                 self._recordings[len(index)] = self._new(index, numbers)
             except Exception as error:
-                name = type(error).__name__
-                self._refuse(f"{name}: {(str(error).strip() or name).splitlines()[0]}")
+                self._refuse(f"{type(error).__name__}: {first_line(error)}")
         if self.refused:
             self._forget_gradients()
             self._work(index, numbers, self._place)

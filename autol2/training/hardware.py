@@ -59,16 +59,16 @@ def _without_kernels(index: int) -> str:
         built = torch.cuda.get_arch_list()
     except (RuntimeError, AssertionError):  # whatever it is, the first tensor will say
         return ""
-    own = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", one) for one in built]
-    for one in own:
+    kinds = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", one) for one in built]
+    if not kinds:
+        return ""
+    for one in kinds:
         if one is None:  # not NVIDIA's
             return ""
         if one[1] == "sm" and int(one[2]) == major and int(one[3]) <= minor:
             return ""
         if one[1] == "compute" and (int(one[2]), int(one[3])) <= (major, minor):
             return ""
-    if not built:
-        return ""
     return (
         f"{torch.cuda.get_device_name(index)} is an sm_{major}{minor}, which this PyTorch "
         f"({torch.__version__}, for {' '.join(built)}) cannot use: install PyTorch for an older or "
@@ -135,6 +135,7 @@ NO_MEMORY = (
     *("not enough memory", "can't allocate memory"),  # PyTorch's, of the machine
     *("out of memory", "ALLOC_FAILED"),  # CUDA's and its libraries', of the device
 )
+"""How an error says so."""
 
 
 def out_of_memory(error: BaseException) -> bool:

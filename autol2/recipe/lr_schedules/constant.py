@@ -17,6 +17,6 @@ class Constant(LRSchedule):
 
     usual: ClassVar[bool] = True
 
-    def main(self, optimizer: Optimizer, steps: int) -> None:
+    def main(self, optimizer: Optimizer, steps: int, before: int) -> None:
         """None: nothing moves."""
         return

@@ -30,18 +30,21 @@ class Cosine(LRSchedule):
             f"lr_schedule.final is a share of lr, from 0 to 1, not {self.final:g}",
         )
 
+    def main(self, optimizer: Optimizer, steps: int, before: int) -> LRScheduler:
+        """See `LRSchedule.main`."""
+        from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
+
+        if self.final and len(optimizer.param_groups) > 1:
+            # torch's has one lowest rate for all, whatever their own.
+            return LambdaLR(optimizer, self._share(steps))
+        lr = optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"])
+        return CosineAnnealingLR(optimizer, steps, self.final * float(lr))
+
     def _share(self, steps: int) -> Callable[[int], float]:
+        """The share of lr at each of `steps` steps, as torch's CosineAnnealingLR has it."""
+
         def share(step: int) -> float:
             half = (1 + math.cos(math.pi * min(step, steps) / steps)) / 2
             return self.final + (1 - self.final) * half
 
         return share
-
-    def main(self, optimizer: Optimizer, steps: int) -> LRScheduler:
-        """See `LRSchedule.main`."""
-        from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
-
-        if self.final and len(optimizer.param_groups) > 1:  # each has a share of its own lr left
-            return LambdaLR(optimizer, self._share(steps))
-        lr = optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"])
-        return CosineAnnealingLR(optimizer, steps, self.final * float(lr))

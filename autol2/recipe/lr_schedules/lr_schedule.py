@@ -27,8 +27,11 @@ class LRSchedule(Component):
             f"0.05 is its first twentieth",
         )
 
-    def main(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
-        """The scheduler of `steps` steps without a warm-up; None where lr stays as it is."""
+    def main(self, optimizer: Optimizer, steps: int, before: int) -> LRScheduler | None:
+        """The scheduler of `steps` steps, which come after `before` of a warm-up.
+
+        None where lr stays as it is.
+        """
         raise NotImplementedError
 
     def warmup_steps(self, steps: int) -> int:
@@ -40,9 +43,8 @@ class LRSchedule(Component):
         from torch.optim.lr_scheduler import ConstantLR, LinearLR, SequentialLR
 
         rising = self.warmup_steps(steps)
-        self._steps = steps  # of all of training, for what counts in shares of it
         if rising == 0:
-            return self.main(optimizer, steps)
+            return self.main(optimizer, steps, 0)
         first = LinearLR(optimizer, 1 / (rising + 1), total_iters=rising)
-        then = self.main(optimizer, steps - rising) or ConstantLR(optimizer, 1.0)
+        then = self.main(optimizer, steps - rising, rising) or ConstantLR(optimizer, 1.0)
         return SequentialLR(optimizer, [first, then], [rising])

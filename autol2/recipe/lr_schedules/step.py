@@ -40,10 +40,9 @@ class Step(LRSchedule):
             f"lr_schedule.factor must be above 0 and at most 1e6, not {self.factor:g}: try 0.2",
         )
 
-    def main(self, optimizer: Optimizer, steps: int) -> LRScheduler:
+    def main(self, optimizer: Optimizer, steps: int, before: int) -> LRScheduler:
         """See `LRSchedule.main`; a milestone is a share of all of training, the warm-up with it."""
         from torch.optim.lr_scheduler import MultiStepLR
 
-        whole: int = getattr(self, "_steps", steps)
-        places = [round(one * whole) - (whole - steps) for one in self.milestones]
+        places = [round(one * (before + steps)) - before for one in self.milestones]
         return MultiStepLR(optimizer, places, self.factor)
