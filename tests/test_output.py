@@ -13,7 +13,7 @@ import pytest
 from autol2.cli.output import SteadyFile
 from autol2.errors import UserError
 
-from .conftest import SMALL, few, forkserver
+from .conftest import PROJECT, SMALL, few, forkserver
 
 SCRIPT = """
 import sys
@@ -142,3 +142,20 @@ def test_guarded(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "error: what to do"
     assert said[-1] == "KeyError: 'bug'"
+
+
+def test_an_error_is_the_last_line_where_both_streams_are_one(tmp_path: Path) -> None:
+    """As in the log of a sweep's run, whose last words the sweep tells."""
+    words = "method=fixed", "alpha=5", "data=imagefolder", f"data.root={tmp_path}/none"
+    done = subprocess.run(
+        [sys.executable, "-m", "autol2.train", *words, f"outputs={tmp_path}"],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    warning, error = done.stdout.splitlines()
+    assert warning == "warning: method=fixed does not use alpha"
+    assert error.startswith("error: ")

@@ -71,7 +71,8 @@ def output_error() -> OSError | None:
 
 
 def report(message: str) -> None:
-    """Tell the user of an error, in a line of standard error."""
+    """Tell the user of an error, in a line of standard error, behind all that was printed."""
+    output_error()
     print(f"error: {message}", file=sys.stderr)
 
 
@@ -86,6 +87,7 @@ def guarded(work: Callable[[], int]) -> int:
         report(str(error))
         return error.status
     except Exception:
+        output_error()
         traceback.print_exc()
         return 1
     finally:
