@@ -33,7 +33,7 @@ from .config import RuleConfig, as_schema, parse_as
 from .errors import UserError
 from .rules.controller import Controller, Decision, Rule
 from .runs.files import write_atomically
-from .runs.run import read_state
+from .runs.state import read_state
 
 COLUMNS = ("epoch", "step", "lambda", "train_loss", "train_accuracy")
 """What a trace must have; further columns are ignored."""

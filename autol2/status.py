@@ -25,7 +25,7 @@ from .config import parse_as, study_name
 from .errors import UserError
 from .runs.files import to_json
 from .runs.lock import PATIENCE
-from .runs.run import FINISHED
+from .runs.state import FINISHED
 from .sweeps import slurm
 from .sweeps.manifest import read_manifest
 from .sweeps.run_status import Job, in_background, status_of

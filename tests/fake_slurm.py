@@ -23,8 +23,9 @@ import submitit
 
 from autol2.cli.command import CONF
 from autol2.config import Config, parse
-from autol2.runs import run
-from autol2.runs.run import FINISHED, Run
+from autol2.runs import surroundings
+from autol2.runs.run import Run
+from autol2.runs.state import FINISHED
 from autol2.sweeps import slurm
 from autol2.sweeps import slurm_launcher as launch_slurm
 from autol2.sweeps.batch import Batch, Task
@@ -92,7 +93,7 @@ class Scheduler:
         monkeypatch.setattr(slurm, "subprocess", SimpleNamespace(run=self._answer, **fake))
         monkeypatch.setattr(slurm, "available", lambda: True)
         monkeypatch.setattr(submitit, "SlurmExecutor", self._executor)
-        monkeypatch.setattr(run, "_git", lambda: None)
+        monkeypatch.setattr(surroundings, "_git", lambda: None)
 
     # ------------------------------------------------------------ what autol2 does
 

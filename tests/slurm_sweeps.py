@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autol2.runs import checkpoint
-from autol2.runs.run import read_state
+from autol2.runs.state import read_state
 from autol2.sweeps.manifest import read_manifest
 
 from . import cluster

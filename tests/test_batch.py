@@ -16,7 +16,8 @@ from unittest.mock import Mock
 import pytest
 
 from autol2.runs.files import to_json
-from autol2.runs.run import Held, read_state
+from autol2.runs.run import Held
+from autol2.runs.state import read_state
 from autol2.sweeps import batch
 from autol2.sweeps.batch import Batch, Task
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from autol2.runs.run import FINISHED, read_state
+from autol2.runs.state import FINISHED, read_state
 from autol2.sweeps.batch import Task
 from autol2.sweeps.launcher import expected
 from autol2.sweeps.run_status import Job, RunStatus, common_error, kills, status_of

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import autol2
 from autol2.report.__main__ import report
-from autol2.runs.run import read_state
+from autol2.runs.state import read_state
 from autol2.sweeps.study import records
 
 from .synthetic import DIGITS, PAPER, Arm, write_study

@@ -22,7 +22,7 @@ from autol2.errors import UserError
 from autol2.recipe.augmentations.flip_crop import FlipCrop
 from autol2.recipe.lr_schedules.step import Step
 from autol2.replay import read_trace
-from autol2.runs.run import read_state
+from autol2.runs.state import read_state
 from autol2.sweeps import forkserver, sbatch
 from autol2.sweeps.grid import choices
 from autol2.sweeps.search import _distribution

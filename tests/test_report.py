@@ -25,7 +25,7 @@ from autol2.report.runs import CHANGES, Curves, _lambdas, curves
 from autol2.report.sound import FIGURES, fault
 from autol2.report.tables import Tables, tables
 from autol2.report.words import arm_name
-from autol2.runs.run import read_state
+from autol2.runs.state import read_state
 from autol2.sweeps.study import Record, records
 
 from .conftest import PROJECT, SMALL, Command, run_autol2

@@ -35,7 +35,8 @@ from autol2.cli.command import CONF, numbers_to_options
 from autol2.config import Config, parse
 from autol2.errors import UserError
 from autol2.runs import checkpoint, run
-from autol2.runs.run import Held, Run, read_state
+from autol2.runs.run import Held, Run
+from autol2.runs.state import read_state
 from autol2.train import train
 from autol2.training import attempt
 from autol2.training.signals import TOGETHER

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from autol2.runs.run import read_state
+from autol2.runs.state import read_state
 
 from . import cluster
 from .conftest import PROJECT, SMALL

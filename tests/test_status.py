@@ -21,7 +21,8 @@ import pytest
 
 from autol2 import status
 from autol2.runs.files import to_json
-from autol2.runs.run import Run, read_state
+from autol2.runs.run import Run
+from autol2.runs.state import read_state
 from autol2.sweeps import slurm, states
 from autol2.sweeps.manifest import add_to_manifest
 from autol2.sweeps.run_status import Job

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from autol2.cli import command as commands
 from autol2.cli.composition import restored
 from autol2.errors import UserError
-from autol2.runs.run import read_state
+from autol2.runs.state import read_state
 from autol2.sweeps.batch import Task
 from autol2.sweeps.launcher import Failed, StudyLauncher, _unlike_first
 

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from ..runs.files import write_atomically
-from ..runs.run import FINISHED, now
+from ..runs.run import now
+from ..runs.state import FINISHED
 from . import inline, verdict
 from .arms import FIGURE, in_order
 from .beside import Beside

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..runs.run import FINISHED
+from ..runs.state import FINISHED
 from ..sweeps.study import Record
 from .sound import fault
 

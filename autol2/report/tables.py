@@ -14,7 +14,7 @@ import pandas as pd
 from ..data.images import in_words
 from ..runs.files import write_atomically
 from ..runs.identity import digest, flat
-from ..runs.run import late
+from ..runs.result import late
 from ..sweeps.run_status import last_line
 from ..sweeps.study import Record
 from . import speed

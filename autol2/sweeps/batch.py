@@ -20,7 +20,8 @@ from typing import Any
 
 from ..cli.progress import Terminal
 from ..runs.files import to_json, write_atomically
-from ..runs.run import FINISHED, Held, command, now, read_state
+from ..runs.run import Held, command, now
+from ..runs.state import FINISHED, read_state
 from .forkserver import FOR_RUNS, SERVER
 from .run_status import HOPELESS, RETRIES, common_error, last_line, status_of
 

@@ -29,7 +29,8 @@ from ..config import Config
 from ..errors import UserError
 from ..runs.files import to_json
 from ..runs.identity import flat, run_id
-from ..runs.run import Run, read_state
+from ..runs.run import Run
+from ..runs.state import read_state
 from ..training.train import refuse_other_data
 from .batch import Batch, Task, hopeless
 from .manifest import add_to_manifest, read_manifest

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..runs.lock import PATIENCE, lives
-from ..runs.run import FINISHED
+from ..runs.state import FINISHED
 
 HOPELESS = 3
 """So many runs that fail alike before any other ends stop a sweep."""

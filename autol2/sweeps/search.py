@@ -26,7 +26,7 @@ from ..errors import UserError, first_line, require, unwritable
 from ..runs.files import to_json, write_atomically
 from ..runs.identity import digest
 from ..runs.lock import exclusive
-from ..runs.run import FINISHED
+from ..runs.state import FINISHED
 from .batch import Task
 from .grid import StudySweeper, choices, product
 from .launcher import Failed

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..runs.run import read_state
+from ..runs.state import read_state
 
 
 class States:

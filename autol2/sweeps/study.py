@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..runs.run import read_state
+from ..runs.state import read_state
 from .states import States
 
 

@@ -16,7 +16,9 @@ from ..errors import UserError
 from ..runs import checkpoint
 from ..runs.code import own_code
 from ..runs.identity import digest, flat
-from ..runs.run import Held, Run, result, summary
+from ..runs.result import result
+from ..runs.run import Held, Run
+from ..runs.state import summary
 from ..trackers.tracker import Mirror, Shown, mirror
 from .hardware import environment, out_of_memory, peak_memory
 from .signals import StopRequest

@@ -13,7 +13,8 @@ from ..config import Config
 from ..errors import UserError
 from ..runs.code import own_code
 from ..runs.identity import identity, unused
-from ..runs.run import Run, read_state, summary
+from ..runs.run import Run
+from ..runs.state import read_state, summary
 
 LOOKED_AT = 100
 """Runs of a study that are looked at for one on data of the same name."""

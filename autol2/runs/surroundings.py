@@ -1,0 +1,60 @@
+"""What an attempt at a run takes place in: host, SLURM job, GPUs, commit and versions."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("autol2", "torch", "torchvision", "numpy", "hydra-core", "omegaconf")
+
+
+def surroundings() -> dict[str, Any]:
+    """What run.json notes of where an attempt takes place."""
+    facts: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "slurm_restarts": os.environ.get("SLURM_RESTART_COUNT"),
+        "slurm_node": os.environ.get("SLURMD_NODENAME"),
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "git": _git(),
+        "versions": {"python": platform.python_version()},
+    }
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            facts["versions"][package] = importlib.metadata.version(package)
+    return facts
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the source tree and whether it has uncommitted changes; None outside of one."""
+
+    def ask(*words: str) -> str:
+        here = Path(__file__).resolve().parent
+        done = subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True, timeout=30
+        )
+        return done.stdout.strip()
+
+    try:
+        if not ask("ls-files", Path(__file__).name):  # installed inside somebody else's tree
+            return None
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def requeued(last: dict[str, Any]) -> bool:
+    """Whether SLURM requeued this very job since the attempt `last`, which so has ended.
+
+    The job's number alone is no proof: a job can have several tasks.
+    """
+    job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT") or 0
+    same = job is not None and last.get("slurm_job_id") == job
+    return same and int(restarts) > int(last.get("slurm_restarts") or 0)
