@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
+import sys
 from argparse import Action
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +22,8 @@ from autol2.cli.composition import as_typed, keep_text, sources
 from autol2.cli.words import numbers_to_options, one_by_one, prepared, quoted
 from autol2.errors import UserError
 from autol2.status import StatusConfig
+
+BIN = Path(sys.executable).parent
 
 
 def read(word: str) -> Any:
@@ -212,3 +217,26 @@ def test_numbers_for_groups() -> None:
         *(word.replace("alpha", "alpha.percent") for word in given[:3]),
         "alpha=five",
     ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["-m", "autol2.status", "-m"], "-m: autol2.status makes no sweeps"),
+        (["-m", "autol2.report", "study=a,b"], "python -m autol2.report 'study=\"a,b\"'"),
+        (
+            ["-m", "cProfile", "-m", "autol2.train", "seed=0,1"],
+            "python -m autol2.train -m seed=0,1",
+        ),
+        (["-m", "cProfile", "-m", "autol2.status", "-m"], "-m: autol2.status makes no sweeps"),
+        ([str(BIN / "autol2-status"), "-m"], "-m: autol2.status makes no sweeps"),
+        ([str(BIN / "autol2-report"), "study=a,b"], "python -m autol2.report 'study=\"a,b\"'"),
+        ([str(BIN / "autol2-replay"), "trace=a,b"], "python -m autol2.replay 'trace=\"a,b\"'"),
+    ],
+)
+def test_a_command_knows_its_name(tmp_path: Path, typed: list[str], said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *typed], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith(said)

@@ -32,7 +32,7 @@ from .explain import explain, options_of
 from .flags import only_shows
 from .help import help_text
 from .output import output_error, report, steady
-from .words import CONF, numbers_to_options, prepared
+from .words import CONF, TRAIN, numbers_to_options, prepared
 
 __all__ = ["CONF", "command", "numbers_to_options"]
 
@@ -113,7 +113,9 @@ def _run(task: Task, config_name: str) -> int:
     for name in MAY_BE_EMPTY:
         if os.environ.get(name) == "":
             del os.environ[name]
-    sys.argv[1:] = prepared(sys.argv[1:])
+    spec = task.__globals__.get("__spec__")  # its own, also where a profiler is __main__
+    module = spec.name.removesuffix(".__main__") if spec is not None else TRAIN
+    sys.argv[1:] = prepared(sys.argv[1:], module)
     _complete_numbers()
     _explain_options(inspect.getdoc(sys.modules[task.__module__]) or "")
     try:

@@ -9,7 +9,6 @@ import functools
 import os
 import re
 import shlex
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +24,8 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 """Where the options stand that there are to choose from."""
 if not CONF.is_dir():  # a source tree; an installed package carries the folder inside
     CONF = CONF.parents[1] / "conf"
+TRAIN = "autol2.train"
+"""The command that makes runs and sweeps."""
 NUMERIC_GROUPS = {"alpha": "alpha.percent", "fixed_lambda": "fixed_lambda.value"}
 """Groups that people give numbers to, and the option that such a number means."""
 ALIASES = {"method.k": "method.measure_every"}
@@ -52,8 +53,8 @@ HEEDED = (
 """Options of Hydra's own that are heeded."""
 
 
-def prepared(arguments: Sequence[str]) -> list[str]:
-    """`arguments` as Hydra is to get them.
+def prepared(arguments: Sequence[str], module: str = TRAIN) -> list[str]:
+    """`arguments` of the command that is `module` as Hydra is to get them.
 
     Raises:
         UserError: a word that Hydra does not take; the message has the whole command, mended.
@@ -69,14 +70,14 @@ def prepared(arguments: Sequence[str]) -> list[str]:
         return ["--hydra-help"]
     sweeps = any(flag in SWEEPS for flag in flags)
     require(
-        not sweeps or _module() == "autol2.train",
-        f"{' '.join(flag for flag in flags if flag in SWEEPS)}: {_module()} makes no sweeps",
+        not sweeps or module == TRAIN,
+        f"{' '.join(flag for flag in flags if flag in SWEEPS)}: {module} makes no sweeps",
     )
     for place, word in enumerate(overrides):
         _refuse_ignored(word)
-        _check(word, functools.partial(_command, flags, overrides, place))
+        _check(word, functools.partial(_command, module, flags, overrides, place))
         if not sweeps:
-            _refuse_several(word, flags, overrides, place)
+            _refuse_several(word, module, flags, overrides, place)
     overrides = [OTHER_WORDS.get(word, word) for word in overrides]
     overrides = [f"++{word}" if ARGUMENTS.match(word) else word for word in overrides]
     overrides = _last_wins(numbers_to_options(overrides))
@@ -180,7 +181,9 @@ def _refuse_odd(word: str, key: str, values: Sequence[object]) -> None:
     )
 
 
-def _refuse_several(word: str, flags: Sequence[str], overrides: Sequence[str], place: int) -> None:
+def _refuse_several(
+    word: str, module: str, flags: Sequence[str], overrides: Sequence[str], place: int
+) -> None:
     """Refuse an override with several values where there is no sweep."""
     plain = _plain_text(word)
     if (
@@ -190,23 +193,19 @@ def _refuse_several(word: str, flags: Sequence[str], overrides: Sequence[str], p
         return
     if any(flag.partition("=")[0] in (*CHOICES, *LONG, *ONE_RUN) for flag in flags):
         raise UserError(f"{word} gives several values, and what is shown or done here is one run")
-    if _module() == "autol2.train":
-        mended = _command(["-m", *flags], overrides, place, word)
+    if module == TRAIN:
+        mended = _command(module, ["-m", *flags], overrides, place, word)
         raise UserError(f"{word} gives several values, which makes a sweep of it: {mended}")
     key, _, value = word.partition("=")
-    mended = _command(flags, overrides, place, f"{key}={quoted(value)}")
+    mended = _command(module, flags, overrides, place, f"{key}={quoted(value)}")
     raise UserError(f"{word} gives several values; to mean one, quote it twice: {mended}")
 
 
-def _command(flags: Sequence[str], overrides: Sequence[str], place: int, new: str) -> str:
+def _command(
+    module: str, flags: Sequence[str], overrides: Sequence[str], place: int, new: str
+) -> str:
     words = [*flags, *overrides[:place], new, *overrides[place + 1 :]]
-    return shlex.join(["python", "-m", _module(), *words])
-
-
-def _module() -> str:
-    """The command that was typed, as it is run with ``python -m``."""
-    main = sys.modules["__main__"].__spec__
-    return main.name.removesuffix(".__main__") if main is not None else "autol2.train"
+    return shlex.join(["python", "-m", module, *words])
 
 
 def _plain_text(word: str) -> str:
