@@ -10,12 +10,12 @@ a component takes one module and one YAML file, inside of the package or outside
 
 from __future__ import annotations
 
-import importlib
 import re
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
 
-from .errors import UserError, require
+from .errors import require
+from .factory import imported
 
 NEUTRAL = "neutral"
 NO_EFFECT = "no_effect"
@@ -109,15 +109,17 @@ def locate(path: str, group: str, base: type[Component]) -> type[Component]:
     Raises:
         UserError: there is no such class, or it is none of `group`'s.
     """
+    said = f"{group}: _target_={path}"
     module, _, name = path.rpartition(".")
-    try:
-        found: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{group}: _target_={path} cannot be imported: {error}") from error
+    require(
+        all(word.isidentifier() for word in path.split(".")) and bool(module),
+        f"{said} does not name a class: write _target_: package.module.Class",
+    )
+    found = imported(said, module, name)
+    require(found is not None, f"{said}: {module} has no class {name}")
     require(
         isinstance(found, type) and issubclass(found, base) and is_dataclass(found),
-        f"{group}: _target_={path} is no dataclass derived from "
-        f"{base.__module__}.{base.__qualname__}",
+        f"{said} is no dataclass derived from {base.__module__}.{base.__qualname__}",
     )
     kind: type[Component] = found
     return kind

@@ -33,6 +33,22 @@ def resolve(option: str, target: str) -> Callable[..., Any]:
             could be called by that name.
     """
     module, _, name = target.partition(":")
+    called: Callable[..., Any] = imported(f"{option}={target}", module, name)
+    require(callable(called), f"{option}={target}: {module} has no function {name}")
+    return called
+
+
+def imported(said: str, module: str, name: str) -> Any:
+    """What `module` has by the dotted `name`; None where it has nothing.
+
+    Args:
+        said: what the user typed for it, for messages.
+        module: the module's full name.
+        name: what to look up in it.
+
+    Raises:
+        UserError: there is no such module, or it cannot be imported.
+    """
     try:
         found: Any = importlib.import_module(module)
     except MemoryError:
@@ -40,16 +56,14 @@ def resolve(option: str, target: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:
         absent = error.name if isinstance(error, ModuleNotFoundError) else None
         if absent is None or not f"{module}.".startswith(f"{absent}."):
-            raise UserError(f"{option}={target}: importing {module} {_raised(error)}") from error
+            raise UserError(f"{said}: importing {module} {_raised(error)}") from error
         raise UserError(
-            f"{option}={target}: there is no module {absent}; start the command where it is, "
+            f"{said}: there is no module {absent}; start the command where it is, "
             f"or add its folder to PYTHONPATH"
         ) from None
     for word in name.split("."):
         found = getattr(found, word, None)
-    require(callable(found), f"{option}={target}: {module} has no function {name}")
-    called: Callable[..., Any] = found
-    return called
+    return found
 
 
 def call(option: str, target: str, *arguments: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A method, a network, a data set and a tracker of one's own: one module and one YAML file each.
+"""A component of one's own of each kind: one module and one YAML file.
 
 They lie in tests/extending, outside of the package, as README's section "Extending" shows them.
 """
@@ -81,19 +81,90 @@ def test_a_sweep_and_a_report_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("nowhere.Warmup", "method: _target_=nowhere.Warmup cannot be imported: No module named"),
-        ("warmup.Nothing", "method: _target_=warmup.Nothing cannot be imported"),
+        (
+            "nowhere.Warmup",
+            "method: _target_=nowhere.Warmup: there is no module nowhere; start the",
+        ),
+        ("warmup.Nothing", "method: _target_=warmup.Nothing: warmup has no class Nothing"),
         (
             "linear.Linear",
             "method: _target_=linear.Linear is no dataclass derived from autol2.rules",
         ),
-        ("Warmup", "method: _target_=Warmup cannot be imported"),
+        (
+            "Warmup",
+            "method: _target_=Warmup does not name a class: write _target_: ",
+        ),
     ],
 )
 def test_a_target_that_is_none(tmp_path: Path, target: str, message: str) -> None:
     done = run_own(tmp_path, "--config-dir", "conf", "method=warmup", f"method._target_={target}")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {message}")
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def (:\n", "importing mine raised SyntaxError: invalid syntax"),
+        ("raise RuntimeError('boom')\n", "importing mine raised RuntimeError: boom ("),
+        ("import sys; sys.exit(3)\n", "importing mine raised SystemExit: 3"),
+        ("import nowhere_else\n", "importing mine raised ModuleNotFoundError: No module named"),
+    ],
+)
+def test_a_module_that_cannot_be_imported(tmp_path: Path, source: str, message: str) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    words = ["method=fixed", "method._target_=mine.Mine", f"outputs={tmp_path / 'outputs'}"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = forkserver().run("autol2.train", [*TRAIN, *words], tmp_path, environment, 300)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
+    words = ("optimizer=rmsprop", "lr_schedule=halving", "augmentation=brightness", "lr=1e-3")
+    words = (*words, "--config-dir", "conf", "data=stripes", "method=fixed", "fixed_lambda=0.01")
+    done = run_own(tmp_path, *TRAIN, *words, "model.width=2", "lr_schedule.every=2")
+    assert done.returncode == 0, done.stderr
+    folder = only_run(tmp_path)
+    assert folder.name.startswith("fixed-0.01-rmsprop-brightness-halving")
+    assert [float(row["lr"]) for row in rows(folder / "epochs.csv")] == [5e-4, 1.25e-4]
+
+
+@pytest.mark.parametrize("optimizer", ["RMSprop", "Ungrouped"])
+def test_lambda_acts_with_an_optimizer_of_ones_own(tmp_path: Path, optimizer: str) -> None:
+    words = ("optimizer=rmsprop", "--config-dir", "conf", "data=stripes", "method=fixed", "lr=1e-3")
+    words = (*words, f"optimizer._target_=rmsprop.{optimizer}", "model.width=2")
+    norms = []
+    for value in ("0", "10"):
+        done = run_own(tmp_path / value, *TRAIN, *words, f"fixed_lambda={value}")
+        assert done.returncode == 0, done.stderr
+        norms.append(float(rows(only_run(tmp_path / value) / "epochs.csv")[-1]["weight_norm"]))
+    assert norms[1] < 0.99 * norms[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("optimizer._target_=rmsprop.Rprop",), "Rprop has no weight_decay, so λ would not act"),
+        (
+            ("optimizer._target_=rmsprop.Ungrouped", "control.penalized=weights"),
+            "RMSprop was not built from the parameter groups",
+        ),
+        (("optimizer.momentum=0.9",), "does not list the option optimizer.momentum: add it to"),
+        (("optimizer.momentums=0.9",), "optimizer=rmsprop has no option 'momentums'"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_used(
+    tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    own = ("optimizer=rmsprop", "--config-dir", "conf", "data=stripes", "method=fixed")
+    done = run_own(tmp_path, *TRAIN, *own, *words)
+    assert done.returncode == 2
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -12,6 +12,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from ..component import Component, locate
 from ..errors import UserError
 from .words import ALIASES, CONF, NUMERIC_GROUPS
 
@@ -38,8 +40,8 @@ def explain(error: BaseException, config_name: str) -> str | None:
     if match := re.search(r"In '([^']+)': (\w+) raised while composing config:\s*(.*)", text, re.S):
         why = next((line.strip() for line in match[3].splitlines() if line.strip()), match[2])
         return (
-            f"{match[1]}.yaml cannot be taken: {why[:1].lower()}{why[1:]}; it holds names and "
-            f"values, and an experiment or an arm begins with the line # @package _global_"
+            f"{match[1]}.yaml cannot be used: {why[:1].lower()}{why[1:]}; it must hold names and "
+            f"values, and an experiment or an arm must begin with the line # @package _global_"
         )
     if match := re.search(r"Config group override must be a string", text):
         choice = _offending_choice()
@@ -47,11 +49,11 @@ def explain(error: BaseException, config_name: str) -> str | None:
     if match := re.search(r"Could not find '((?:hydra/)?[^'/]+)/([^']*)'", text):
         return _unknown_choice(match[1], match[2])
     if match := re.search(r"An item is already at '([^']+)'", text):
-        return f"{match[1]} is there already: leave out the +, as in {match[1]}=VALUE"
+        return f"{match[1]} already exists: leave out the +, as in {match[1]}=VALUE"
     if match := re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text):
         return _unknown_key(match[1], config_name, getattr(error, "overrides", sys.argv[1:]))
     if match := re.search(r"Error parsing override '([^'=]+)'\s+missing EQUAL", text):
-        return f"{match[1]!r} is no setting: they are written NAME=VALUE"
+        return f"{match[1]!r} is not a valid option: options are written as NAME=VALUE"
     if match := re.search(r"Could not find '([^']+)'", text):
         return f"there is no configuration {match[1]!r}"
     if not isinstance(error, HydraException | OmegaConfBaseException):
@@ -65,7 +67,8 @@ def explain(error: BaseException, config_name: str) -> str | None:
             return f"{key} needs a value: {key}=…"
         if re.search(r"Cannot convert '(list|dict)' to string", text):
             return (
-                f"{key} is text: to mean brackets as they are, quote twice, as in '{key}=\"[x]\"'"
+                f"{key} is text: to use brackets literally, quote the value twice, as in "
+                f"'{key}=\"[x]\"'"
             )
         what = next((line for line in lines if line.startswith("Value ")), lines[0])
         return f"{key}: {what[:1].lower()}{what[1:]}"
@@ -78,12 +81,12 @@ def _unreadable(error: YAMLError | UnicodeDecodeError) -> str:
         for path in (path for root in _own() for path in sorted(root.rglob("*.yaml"))):
             with contextlib.suppress(OSError):
                 if path.read_bytes() == error.object:
-                    return f"{path} is not written in UTF-8: save it as that"
-        return f"a configuration is not written in UTF-8: {error}"
+                    return f"{path} is not encoded in UTF-8: save it as UTF-8"
+        return f"a configuration file is not encoded in UTF-8: {error}"
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is None:
-        return f"a configuration is no YAML: {str(error).splitlines()[0]}"
-    return f"{mark.name}, line {mark.line + 1}: {problem or 'this is no YAML'}"
+        return f"a configuration file is not valid YAML: {str(error).splitlines()[0]}"
+    return f"{mark.name}, line {mark.line + 1}: {problem or 'this is not valid YAML'}"
 
 
 def options_of(group: str) -> list[str]:
@@ -146,6 +149,11 @@ def _unknown_key(key: str, config_name: str, words: Iterable[str]) -> str:
     group = key.rpartition(".")[0]
     if (CONF / group).is_dir() and group and group in container:
         options = sorted(option for option in container[group] if option != "_target_")
+        if key.rpartition(".")[2] in _fields(group, container[group].get("_target_")):
+            return (
+                f"{group}={known.hydra.runtime.choices.get(group)} does not list the option {key}: "
+                f"add it to the YAML file with its default value, or write +{key}=VALUE"
+            )
         others = [alias.partition(".")[2] for alias in ALIASES if alias.startswith(f"{group}.")]
         return _unknown_of(group, known.hydra.runtime.choices, key, options, others)
     keys = sorted(
@@ -161,6 +169,15 @@ def _unknown_key(key: str, config_name: str, words: Iterable[str]) -> str:
     ]
     hint = f"; did you mean {near[0]}?" if near else "; --help explains them all"
     return f"there is no option {key!r}{hint}"
+
+
+def _fields(group: str, target: str | None) -> set[str]:
+    """The options of the class that a component's file names; none where it names none."""
+    if target is None:
+        return set()
+    with contextlib.suppress(UserError):
+        return {option.name for option in fields(locate(target, group, Component))}
+    return set()
 
 
 def _unknown_of(

@@ -65,9 +65,12 @@ class CPR(Method):
             from pytorch_cpr import AdamCPR
         warnings.filterwarnings("ignore", "`torch._utils.is_compiling` is deprecated")
 
+        options = make_optimizer().defaults
         optimizer: Optimizer = AdamCPR(
             model,
             lr=given.lr,
+            betas=options["betas"],
+            eps=options["eps"],
             kappa_init_method=self.kappa_init,
             kappa_init_param=self.kappa_init_param,
             foreach=True,  # its loop over single weights never finds inflection_point's bound

@@ -22,13 +22,15 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def unused(config: Config, overrides: Sequence[str]) -> list[str]:
-    """The groups that `overrides` set and that the method of `config` does not use."""
-    options = identity(config)
+    """The groups and bounds that `overrides` set and that the method of `config` does not use."""
+    groups = {"alpha": ("alpha",), "fixed_lambda": ("fixed_lambda",)}
+    groups["protocol"] = ("protocol.lambda_min", "protocol.lambda_max")
     return [
-        group
-        for group in ("alpha", "fixed_lambda")
-        if group not in options
-        and any(override.startswith((f"{group}=", f"{group}.")) for override in overrides)
+        option
+        for group, options in groups.items()
+        if group not in config.method.uses
+        for option in options
+        if any(word.lstrip("+").startswith((f"{option}=", f"{option}.")) for word in overrides)
     ]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..config import Config
+from ..errors import require
 from ..models.initialization import select
 
 
@@ -36,11 +37,32 @@ def groups(config: Config, model: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def apply_lambda(optimizer: Optimizer, lambda_: float) -> None:
-    """Let the next step decay the weights with λ, in the groups that say what share of it."""
+def require_weight_decay(optimizer: Optimizer, config: Config) -> None:
+    """Refuse an optimizer that would train without λ; groups that say no factors have 1.
+
+    Raises:
+        UserError: it has no weight decay, or its groups are others than those that it was given.
+    """
+    name = type(optimizer).__name__
+    require(
+        "weight_decay" in optimizer.defaults,
+        f"{name} has no weight_decay, so λ would not act: choose an optimizer with one, such as "
+        f"optimizer=sgd",
+    )
+    given = all("decay" in group for group in optimizer.param_groups)
+    require(
+        given or not {"penalized", "lr_factor"} & config.control.identity().keys(),
+        f"{name} was not built from the parameter groups that its build() was given, so "
+        f"control.penalized and control.lr_factor would not act: leave them out",
+    )
     for group in optimizer.param_groups:
-        if "decay" in group:
-            group["weight_decay"] = 2 * lambda_ * group["decay"]
+        group.setdefault("decay", 1.0)
+
+
+def apply_lambda(optimizer: Optimizer, lambda_: float) -> None:
+    """Let the next step decay the weights with λ, each group with its share of it."""
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 2 * lambda_ * group["decay"]
 
 
 def learning_rate(optimizer: Optimizer) -> float:

@@ -315,13 +315,15 @@ class Trainer:
         if control.pulse_length:
             policy = pulse(policy, control.pulse_height, control.pulse_length)
         self.own = config.method.own_lambda
+        if not self.own:
+            optimizer.require_weight_decay(made, config)
         if (
             policy.measures
             and not policy.before_update
             and self.measure_every > self.steps_per_epoch
         ):
             raise UserError(
-                f"an epoch has {self.steps_per_epoch} steps, so that method.measure_every="
+                f"an epoch has {self.steps_per_epoch} steps, so method.measure_every="
                 f"{self.measure_every} would never measure: use method.measure_every="
                 f"{self.steps_per_epoch} or less, or a smaller batch_size"
             )
@@ -478,7 +480,7 @@ class Trainer:
         """
         if state["data"] != self.data.digest:
             raise UserError(
-                f"{self.folder} was started on other data: give these another name with "
+                f"{self.folder} was started on different data: give yours another name with "
                 f"data.name=NAME"
             )
         known = state["measurements"], state["evaluations"]
