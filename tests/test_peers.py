@@ -398,7 +398,13 @@ def test_cpr_finds_its_bound() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 2))
     circumstances: Any = SimpleNamespace(lr=0.01)
-    optimizer, policy = CPR().build(circumstances, model, lambda: pytest.fail("it has its own"))
+    optimizer, policy = CPR().build(
+        circumstances,
+        model,
+        lambda: torch.optim.AdamW(model.parameters(), betas=(0.8, 0.9), eps=1e-6),
+    )
+    assert optimizer.defaults["betas"] == (0.8, 0.9)
+    assert optimizer.defaults["eps"] == 1e-6
     images = torch.randn(64, 10)
     for _ in range(900):
         optimizer.zero_grad()
