@@ -53,7 +53,7 @@ def lies(work: Callable[[], None], changes: Sequence[Tensor]) -> Callable[[], No
     ("record", "why"),
     [
         (cannot, "RuntimeError: operation not permitted when stream is capturing"),
-        (lies, "its first repetition differs from the step itself"),
+        (lies, "its first replay differs from the step itself"),
     ],
 )
 @pytest.mark.parametrize("batchnorm", ["on", "off"])
@@ -126,37 +126,64 @@ def test_a_loss_that_is_not_finite_is_noticed_at_the_epochs_end(
 GIVEN = {"SLURM_JOB_GPUS": "0"}
 
 
+SEEN = "echo 'X, 550.54'"
+"""An nvidia-smi that sees a GPU."""
+MISMATCH = "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18"
+NOT_LOADED = "echo 'NVIDIA-SMI has failed because it could not reach the driver.' >&2; exit 9"
+NOTHING = "echo 'No devices were found'; exit 6"
+HAS_NO = "is built without CUDA: install PyTorch for"
+
+
 @pytest.mark.parametrize(
     ("environment", "cuda", "smi", "said"),
     [
         ({}, None, "", ""),
-        ({"CUDA_VISIBLE_DEVICES": "0"}, None, "", ""),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, None, "", "given a GPU (CUDA_VISIBLE_DEVICES=0), but this"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-a"}, "13.0", "", "needs a driver for CUDA 13.0"),
         (GIVEN, None, "", "this job was given a GPU (SLURM_JOB_GPUS=0), but this PyTorch"),
         (GIVEN, "13.0", "", "needs a driver for CUDA 13.0"),
-        ({}, "13.0", "there is a GPU, X with driver 525", "X with driver 525, but PyTorch"),
-        ({}, None, "there is a GPU, X with driver 525", "is built without CUDA: install one"),
-        ({"CUDA_VISIBLE_DEVICES": "7"}, "13.0", "there is a GPU, X", "'7' hides it"),
-        ({**GIVEN, "CUDA_VISIBLE_DEVICES": "0"}, "13.0", "there is a GPU, X", "needs a driver"),
-        ({"CUDA_VISIBLE_DEVICES": "GPU-a"}, "13.0", "there is a GPU, X", "needs a driver"),
-        ({"CUDA_VISIBLE_DEVICES": ""}, "13.0", "there is a GPU, X", ""),
-        ({"CUDA_VISIBLE_DEVICES": "-1"}, "13.0", "there is a GPU, X", ""),
+        ({"SLURM_STEP_GPUS": "0,1"}, None, "", "given a GPU (SLURM_STEP_GPUS=0,1)"),
+        ({"SLURM_GPUS": "1"}, None, "", "given a GPU (SLURM_GPUS=1)"),
+        ({"SLURM_GPUS_PER_NODE": "a100:2"}, None, "", "given a GPU (SLURM_GPUS_PER_NODE=a100:2)"),
+        ({}, "13.0", SEEN, "X with driver 550.54, but PyTorch"),
+        ({}, "13.0", SEEN, "index-url https://download.pytorch.org/whl/cu126; or train on the CPU"),
+        ({}, "13.0", "echo 'X, 470.82'", "/whl/cu118; or train on the CPU"),
+        ({}, "12.6", "echo 'X, 390.1'", "install PyTorch for your driver's CUDA, as https://py"),
+        ({}, None, SEEN, HAS_NO),
+        ({}, None, "echo 'X, 580.95'", "/whl/cu130; or train on the CPU"),
+        ({"CUDA_VISIBLE_DEVICES": "7"}, "13.0", SEEN, "'7' hides it"),
+        ({**GIVEN, "CUDA_VISIBLE_DEVICES": "0"}, "13.0", SEEN, "needs a driver"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-a"}, "13.0", SEEN, "needs a driver"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, "13.0", SEEN, ""),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, "13.0", SEEN, ""),
         ({"SLURM_GPUS_ON_NODE": "0"}, None, "", ""),
+        ({"SLURM_GPUS_ON_NODE": "0", "SLURM_GPUS_PER_NODE": "1"}, None, "", ""),
+        ({}, "13.0", MISMATCH, "does not work (Failed to initialize NVML: Driver/library version"),
+        ({}, "13.0", NOT_LOADED, "could not reach the driver): restart the machine or reinstall"),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, "13.0", MISMATCH, "restart the machine or reinstall"),
+        ({}, "13.0", NOTHING, ""),
+        (GIVEN, "13.0", NOTHING, "this job was given a GPU (SLURM_JOB_GPUS=0), but PyTorch"),
     ],
 )
 def test_a_gpu_that_torch_does_not_see(
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     environment: dict[str, str],
     cuda: str | None,
     smi: str,
     said: str,
 ) -> None:
-    for name in (*hardware.SLURM_GPUS, "CUDA_VISIBLE_DEVICES"):
+    for name in hardware.GIVEN:
         monkeypatch.delenv(name, raising=False)
+    if smi:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{smi}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", cuda)
-    monkeypatch.setattr(hardware, "nvidia_smi", lambda: smi)
+    monkeypatch.setattr(hardware, "_is_on_the_bus", lambda: True)
     monkeypatch.setattr(visible_gpus, "_installed", lambda: [("0", "GPU-aaaa")])
     assert hardware.device(config("device=cpu")) == CPU
     if not said:
@@ -167,6 +194,20 @@ def test_a_gpu_that_torch_does_not_see(
     assert said in str(caught.value)
     assert "device=cpu" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_driver_that_fails_where_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A login node whose image has the driver's tools."""
+    for name in hardware.GIVEN:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{NOT_LOADED}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(hardware, "_is_on_the_bus", lambda: False)
+    assert hardware.device(config()) == CPU
 
 
 def test_the_chosen_gpu_becomes_the_current_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +355,7 @@ def recorded(trainer: Trainer, said: list[str]) -> RecordedGradients:
     ("name", "why"),
     [
         ("Draws", "the network draws random numbers on the CPU"),
-        ("Replaces", "the network puts new tensors in the place of its buffers"),
+        ("Replaces", "the network replaces its buffers by new tensors"),
     ],
 )
 def test_what_a_graph_cannot_repeat_is_done_without(

@@ -362,7 +362,7 @@ def test_peers_cannot_be_replayed(run_command: Command, tmp_path: Path) -> None:
     trace.write_text("epoch,step,lambda,train_loss,train_accuracy\n0,5,0.1,2.3,10\n")
     done = run_command("replay", f"trace={trace}", "method=cosine")
     assert done.returncode == 2
-    assert "looks at no measurements" in done.stderr
+    assert "does not use measurements" in done.stderr
     assert "Traceback" not in done.stderr
 
 

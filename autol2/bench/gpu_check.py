@@ -21,7 +21,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from ..cli.command import command
-from ..config import Config, parse
+from ..config import Config, PrecisionConfig, parse
 from ..data.dataset import Dataset, load
 from ..errors import UserError, first_line
 from ..runs import checkpoint
@@ -46,7 +46,7 @@ def main(cfg: DictConfig) -> int:
         return _in_a_job(Path(config.outputs) / "gpu-check")
     device = hardware.prepare(config)
     print(f"device: {device}, {hardware.environment(device)['hardware']}")
-    print(hardware.nvidia_smi() or "nvidia-smi: not there")
+    print(hardware.nvidia_smi()[0] or "nvidia-smi finds no GPU")
     print(f"PyTorch {torch.__version__}, for CUDA {torch.version.cuda or 'none'}")
     failed = 0
     with tempfile.TemporaryDirectory(prefix="autol2-gpu-check-") as folder:
@@ -94,9 +94,11 @@ def check(
     yield "a resumed run, bits", _different(plain, stopped)
     yield "a resumed run, records", runs.different_records("eager", "stopped")
     if device.type == "cuda":
-        once = replace(config, epochs=1)
+        once = replace(config, epochs=1, precision=PrecisionConfig("fp32"))
+        hardware.prepare(once)  # no TF32
         here = runs.trained("here", once, device)
         there = runs.trained("there", replace(once, device="cpu"), torch.device("cpu"))
+        hardware.prepare(config)
         distance = _distance(here, there)
         yield (
             "GPU against CPU after an epoch",

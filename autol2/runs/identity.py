@@ -23,7 +23,7 @@ def identity(config: Config) -> dict[str, Any]:
 
 def unused(config: Config, overrides: Sequence[str]) -> list[str]:
     """The groups and bounds that `overrides` set and that the method of `config` does not use."""
-    groups = {"alpha": ("alpha",), "fixed_lambda": ("fixed_lambda",)}
+    groups: dict[str, tuple[str, ...]] = {"alpha": ("alpha",), "fixed_lambda": ("fixed_lambda",)}
     groups["protocol"] = ("protocol.lambda_min", "protocol.lambda_max")
     return [
         option

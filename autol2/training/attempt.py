@@ -14,8 +14,9 @@ from ..config import Config
 from ..data.dataset import Dataset
 from ..errors import UserError
 from ..runs import checkpoint
-from ..runs.code import own_code
+from ..runs.code import changed_module, own_code
 from ..runs.identity import digest, flat
+from ..runs.records import Changed
 from ..runs.result import result
 from ..runs.run import Held, Run
 from ..runs.state import summary
@@ -42,7 +43,7 @@ def attempt(run: Run, data: Dataset, device: torch.device) -> int:
         if run.finished and not run.config.rerun:
             print(f"{run.folder}: already {summary(run.state)}")  # by another process, just now
             return 0
-        if run.finished:
+        if run.finished or changed_module(run.state, run.config):  # and so with ``rerun=true``
             run.set_aside()
         try:
             one = Attempt(run, Trainer(run.config, data, run.folder, device))
@@ -75,7 +76,7 @@ class Attempt:
     def __init__(self, run: Run, trainer: Trainer) -> None:
         self.run, self.trainer, self.config = run, trainer, run.config
         self.environment = environment(trainer.device)
-        if not checkpoint.restore(run.folder, self._resume, self._warn):
+        if not self._restored():
             trainer.begin()
         self.first = self.saved = trainer.step
         self.progress = RunProgress(trainer.steps, self.first)
@@ -197,14 +198,24 @@ class Attempt:
         self.last_saving = self.saved_at - before
         self.spent_saving += self.last_saving
 
+    def _restored(self) -> bool:
+        """Whether the run resumes; with ``rerun=true`` it does not need its records to."""
+        try:
+            return checkpoint.restore(self.run.folder, self._resume, self._warn)
+        except Changed:
+            if not self.config.rerun:
+                raise
+        self.run.set_aside()
+        return False
+
     def _resume(self, state: dict[str, Any]) -> None:
         self.trainer.load_state_dict(state)
         for what, now in self.environment.items():
             then = state["environment"][what]
             if now != then:
                 self._warn(
-                    f"{what} was {then} and is now {now}: the run goes on, but its figures are "
-                    f"not bit for bit those that it would have had"
+                    f"{what} was {then} and is now {now}: the run continues, but its results are "
+                    f"not bit-identical to those of an uninterrupted run"
                 )
 
     # ---------------------------------------------------------------- ends

@@ -8,6 +8,7 @@ graph writes them; the optimizer's step is done outside of it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -48,9 +49,21 @@ def record_cuda_graph(work: Callable[[], None], changes: Sequence[Tensor]) -> Ca
     try:
         with torch.cuda.graph(graph):
             work()
+    except BaseException:
+        _free_generator()
+        raise
     finally:
         torch.cuda.set_stream(here)  # which a capture that fails may not have left
     return graph.replay
+
+
+def _free_generator() -> None:
+    """Give the device's generator a state of its own: where a capture cannot be ended, older
+    versions of PyTorch leave it in the capture, and dropout fails (pytorch#171263)."""
+    index = torch.cuda.current_device()
+    with contextlib.suppress(RuntimeError, AttributeError):
+        fresh = torch.Generator(f"cuda:{index}")
+        torch.cuda.default_generators[index].graphsafe_set_state(fresh)
 
 
 class _Recording(NamedTuple):
@@ -134,7 +147,7 @@ class RecordedGradients:
         try:
             work()
             if list(map(id, self._changes())) != list(map(id, changes)):
-                raise RuntimeError("the network puts new tensors in the place of its buffers")
+                raise RuntimeError("the network replaces its buffers by new tensors")
             if chance.moved_on_cpu(random, chance.state(device), device):
                 raise RuntimeError("the network draws random numbers on the CPU")
             expected = [*self._gradients(), *(tensor.detach().clone() for tensor in changes)]
@@ -146,7 +159,7 @@ class RecordedGradients:
             repeat()
             found = [*self._gradients(), *changes]
             if not all(map(_same_bits, expected, found)):
-                raise RuntimeError("its first repetition differs from the step itself")
+                raise RuntimeError("its first replay differs from the step itself")
         finally:  # also where it fails half-way: the step is done then as if nothing had been tried
             restore()
         return recording
@@ -162,7 +175,7 @@ class RecordedGradients:
     def _refuse(self, why: str) -> None:
         self.refused = why
         self._recordings.clear()
-        self._warn(f"no CUDA graph, so that each step is launched piece by piece ({why})")
+        self._warn(f"not using a CUDA graph; operations are launched one by one ({why})")
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:

@@ -18,8 +18,17 @@ from ..config import Config
 from ..errors import UserError
 from .visible_gpus import gpus
 
-SLURM_GPUS = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE")
-"""SLURM sets these in a job that was given GPUs."""
+GIVEN = (
+    *("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE"),
+    *("SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "CUDA_VISIBLE_DEVICES"),
+)
+"""Environment variables that are set where a job was given GPUs."""
+NO_DRIVER = (9, 12, 15, 18)
+"""nvidia-smi's exit statuses for a driver that is not loaded, not there, has lost its GPU, or has
+another version than its library."""
+WHEELS = ((580, "cu130"), (525, "cu126"), (450, "cu118"))
+"""The oldest driver for each CUDA that PyTorch is built for, by CUDA's minor version
+compatibility."""
 
 
 def device(config: Config) -> torch.device:
@@ -81,38 +90,72 @@ def unseen_gpu() -> str:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None and hidden.strip() in ("", "-1", "NoDevFiles"):
         return ""  # GPUs are hidden on purpose
-    found = nvidia_smi()
-    given = [name for name in SLURM_GPUS if os.environ.get(name)]
+    found, driver = nvidia_smi()
+    given = [name for name in GIVEN if os.environ.get(name)]
     if os.environ.get("SLURM_GPUS_ON_NODE") == "0":
         given = []
     if not found and not given:
         return ""
     there = found or f"this job was given a GPU ({given[0]}={os.environ[given[0]]})"
+    if found and not driver:
+        return f"{there}: restart the machine or reinstall the driver"
+    if not found and os.path.exists("/dev/kfd"):  # AMD's
+        return f"{there}, but this PyTorch ({torch.__version__}) cannot use it: {_install('rocm')}"
     if torch.version.cuda is None:
         return (
-            f"{there}, but this PyTorch ({torch.__version__}) is built without CUDA: install one "
-            f"that has it, as https://pytorch.org says"
+            f"{there}, but this PyTorch ({torch.__version__}) is built without CUDA: "
+            f"{_install(driver)}"
         )
     if hidden is not None and found and not gpus():
         return f"{there}, but CUDA_VISIBLE_DEVICES={hidden!r} hides it from PyTorch"
     return (
         f"{there}, but PyTorch {torch.__version__}, which needs a driver for CUDA "
-        f"{torch.version.cuda}, cannot use it: update the driver, or install PyTorch for an older "
-        f"CUDA, as https://pytorch.org says"
+        f"{torch.version.cuda}, cannot use it: update the driver, or {_install(driver)}"
     )
 
 
-def nvidia_smi() -> str:
-    """The first GPU and its driver, as nvidia-smi has them; empty where there is none."""
+def _install(driver: str) -> str:
+    """How to get a PyTorch for `driver`: NVIDIA's by its version, or ``rocm``; empty if unknown."""
+    number = re.match(r"\d+", driver)
+    known = [wheel for oldest, wheel in WHEELS if number and int(number[0]) >= oldest]
+    if not known:
+        platform = "ROCm" if driver == "rocm" else "your driver's CUDA"
+        return f"install PyTorch for {platform}, as https://pytorch.org says"
+    return (
+        f"install PyTorch for its CUDA: pip install --force-reinstall torch torchvision "
+        f"--index-url https://download.pytorch.org/whl/{known[0]}"
+    )
+
+
+def nvidia_smi() -> tuple[str, str]:
+    """The first GPU in words and its driver's version, as nvidia-smi has them.
+
+    Both are empty where there is no GPU, the version alone where the driver does not work.
+    """
     if shutil.which("nvidia-smi") is None:
-        return ""
+        return "", ""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
     except (OSError, subprocess.SubprocessError):
-        return ""
-    name, comma, driver = done.stdout.strip().partition("\n")[0].rpartition(", ")
-    return f"there is a GPU, {name} with driver {driver}" if comma else ""
+        return "", ""
+    line = (done.stdout.strip() or done.stderr.strip()).partition("\n")[0]
+    if done.returncode in NO_DRIVER and _is_on_the_bus():
+        return f"there is an NVIDIA GPU whose driver does not work ({line.rstrip('.')})", ""
+    name, comma, driver = line.rpartition(", ")
+    if done.returncode or not comma:
+        return "", ""
+    return f"there is a GPU, {name} with driver {driver}", driver
+
+
+def _is_on_the_bus() -> bool:
+    """Whether the machine has an NVIDIA GPU, whatever its driver says."""
+    for vendor in Path("/sys/bus/pci/devices").glob("*/vendor"):
+        with contextlib.suppress(OSError):
+            kind = vendor.with_name("class").read_text().strip()
+            if vendor.read_text().strip() == "0x10de" and kind.startswith("0x03"):
+                return True
+    return False
 
 
 def prepare(config: Config) -> torch.device:

@@ -11,7 +11,7 @@ from dataclasses import fields
 from ..component import Component
 from ..config import Config
 from ..errors import UserError
-from ..runs.code import own_code
+from ..runs.code import changed_module
 from ..runs.identity import identity, unused
 from ..runs.run import Run
 from ..runs.state import read_state, summary
@@ -34,7 +34,7 @@ def train(config: Config, overrides: Sequence[str] = ()) -> int:
         _refuse_other_code(run)
     if run.finished and not config.rerun:
         refuse_other_data(run)
-        print(f"{run.folder}: already {summary(run.state)}; rerun=true does it over")
+        print(f"{run.folder}: already {summary(run.state)}; rerun=true repeats it")
         return 0
     require_installed(config)
     # Only now what takes seconds to import.
@@ -71,21 +71,19 @@ def _refuse_mixture(run: Run, digest: str) -> None:
                 continue
             if there["digest"] != digest:
                 raise UserError(
-                    f"{folder} was made from other data, those in {there.get('root')}, and a "
-                    f"study compares like with like: give these another name with data.name=NAME"
+                    f"{folder} was trained on different data with the same name, from "
+                    f"{there.get('root')}: give yours another name with data.name=NAME"
                 )
             return
 
 
 def _refuse_other_code(run: Run) -> None:
     """Refuse to go on with a run, or to pass off its result, when the user's code has changed."""
-    before = run.state.get("code") or {}
-    for module, digest in own_code(run.config).items():
-        if before.get(module, digest) != digest:
-            raise UserError(
-                f"{run.folder} was made with another {module}, whose source has changed since: "
-                f"rerun=true does it over, study=NAME keeps it beside the new one"
-            )
+    if module := changed_module(run.state, run.config):
+        raise UserError(
+            f"{run.folder} was trained with an earlier version of {module}: "
+            f"rerun=true repeats it, study=NAME keeps it and starts a new one"
+        )
 
 
 def refuse_other_data(run: Run) -> None:
@@ -102,8 +100,8 @@ def refuse_other_data(run: Run) -> None:
     if same_place and source.place and not os.path.exists(source.place):  # nor to be seen by us
         return
     if not source.holds(recorded["digest"]):
-        where = "which lay in the same folder" if same_place else f"those in {recorded['root']}"
+        where = "which were in the same folder" if same_place else f"from {recorded['root']}"
         raise UserError(
-            f"{run.folder} was made from other data, {where}: "
-            f"give these another name with data.name=NAME"
+            f"{run.folder} was trained on different data, {where}: "
+            f"give yours another name with data.name=NAME"
         )

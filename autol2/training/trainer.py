@@ -28,7 +28,7 @@ from ..recipe.augmentations.augmentation import generator as step_generator
 from ..rules.auto_l2 import sign_flip
 from ..rules.method import LambdaPolicy
 from ..rules.schedules import pulse
-from ..runs.records import Records
+from ..runs.records import Records, require_unchanged
 from . import network, optimizer
 from .graph import RecordedGradients, Work
 from .network import layers
@@ -136,6 +136,7 @@ class Trainer:
         self.changes: list[str] = []
         """Lines about changes of λ that nobody has taken yet."""
         self.last_loss = math.nan
+        self.last_lambda = 0.0
         self.last_accuracy = math.nan
 
     # ---------------------------------------------------------------- one step
@@ -245,7 +246,7 @@ class Trainer:
             lambda_ = (
                 own_lambdas[place] if self.own else self.policy.lambda_at(epoch_start + position)
             )
-            self.last_loss = loss
+            self.last_loss, self.last_lambda = loss, lambda_
             if diverged is None and not math.isfinite(loss):
                 diverged = Diverged(epoch_start + position + 1, lambda_)
             if self._measured(epoch_start + position):
@@ -331,8 +332,8 @@ class Trainer:
 
     @property
     def lambda_(self) -> float:
-        """λ of the next step."""
-        return self.policy.lambda_at(self.step)
+        """λ of the next step; where the optimizer finds it, of the last step that was read back."""
+        return self.last_lambda if self.own else self.policy.lambda_at(self.step)
 
     def _apply_lambda(self) -> None:
         if self.own:
@@ -380,7 +381,7 @@ class Trainer:
         row: list[object] = [
             epoch,
             position + 1,
-            self.lambda_,
+            float(self.own_lambdas[position]) if self.own else self.lambda_,
             self.lrs[position],
             train_loss / sum(sizes),
             100.0 * train_hits / sum(sizes),
@@ -467,6 +468,7 @@ class Trainer:
             "last_accuracy": self.last_accuracy,
             "data": self.data.digest,
             "last_loss": self.last_loss,
+            "last_lambda": self.last_lambda,
             "measurements": self.measurements.position,
             "evaluations": self.evaluations.position,
         }
@@ -475,7 +477,7 @@ class Trainer:
         """Continue from `state`; the records are cut back to it.
 
         Raises:
-            ValueError: the records on disk do not begin with those of `state`.
+            Changed: the records on disk do not begin with those of `state`.
             UserError: the run was started on other data.
         """
         if state["data"] != self.data.digest:
@@ -484,6 +486,7 @@ class Trainer:
                 f"data.name=NAME"
             )
         known = state["measurements"], state["evaluations"]
+        require_unchanged(self.folder / "epochs.csv", known[1])  # before the other is cut back
         self.measurements = Records(self.folder / "measurements.csv", MEASUREMENTS, known[0])
         columns = self.evaluation_columns
         self.evaluations = Records(self.folder / "epochs.csv", columns, known[1])
@@ -506,7 +509,8 @@ class Trainer:
         self._apply_lambda()
         set_buffers(self.model, state["buffers"])
         chance.restore(state["chance"], self.device)
-        self.last_loss, self.last_accuracy = state["last_loss"], state["last_accuracy"]
+        self.last_loss, self.last_lambda = state["last_loss"], state["last_lambda"]
+        self.last_accuracy = state["last_accuracy"]
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
