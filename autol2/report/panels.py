@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ FEW = 4
 """Evaluations that this panel shows at least; without more of them there is none."""
 APART = 10.0
 """Points (of accuracy) below the best at which a curve leaves that panel."""
+CROWDED = 5
+"""Curves of a row of which the panel of the end shows no bands: they would hide each other."""
 POINTS = 100
 """Of a curve that are drawn, about; the panel of the end has its own."""
 
@@ -60,7 +63,7 @@ def histories(name: str, title: str, rows: Sequence[Row], length: int, folder: P
     label_of = {id(curve): label for curve, label in zip(curves, labels, strict=True)}
     figure = plot.new_figure(HEIGHT * len(rows) + 0.4)
     grid = figure.subplots(len(rows), 2 if since is None else 3, squeeze=False)
-    left_out = False
+    left_out = no_bands = False
     for panels, (heading, of_row) in zip(grid, rows, strict=True):
         plot.heading(panels[0], heading)
         for curve in of_row:
@@ -72,11 +75,12 @@ def histories(name: str, title: str, rows: Sequence[Row], length: int, folder: P
             panels[0].set_ylim(0, 100)
         if since is not None:
             for curve in of_row:
-                _accuracy(panels[1], curve, reach, None, since)
+                _accuracy(panels[1], curve, reach, None, since, len(of_row) < CROWDED)
             _dress(panels[1], "test accuracy (%)")
             panels[1].set_title("end of training")
             panels[1].set_xlim(since, reach + (reach - since) * 0.04)
-            left_out |= _close_up(panels[1], of_row, since)
+            left_out |= _close_up(panels[1], of_row, since, reach)
+            no_bands |= len(of_row) >= CROWDED
         _dress(panels[-1], "λ")
         _logarithmic(panels[-1], min(starts, default=5) / length, max(1.0, reach) * 1.05)
     caption = (
@@ -84,13 +88,14 @@ def histories(name: str, title: str, rows: Sequence[Row], length: int, folder: P
         f"epoch. {counted}"
     )
     if any(len(curve.runs) > 2 for curve in curves):
-        caption += " Band: 95 % interval of that mean (t distribution)."
+        caption += " Band: 95 % interval of that mean (t distribution)"
+        caption += ", not drawn in the enlarged panel." if no_bands else "."
     if any(len(curve.runs) > 1 for curve in curves):
-        caption += " λ: median of the seeds, and from the lowest to the highest."
+        caption += " λ: median of the seeds, with the range from the lowest to the highest."
     if left_out:
         caption += f" Curves more than {APART:g} points below the best leave the enlarged panel."
     if any(curve.ended for curve in curves):
-        caption += " Thin lines: runs that ended before the others, which no mean includes."
+        caption += " Thin lines: runs that ended before the others and are not part of a mean."
     if marked:
         caption += " Crosses and thin dashes: the published runs."
         grid[0][0].plot([], [], color="0.3", label="published run", **CROSS, **PUBLISHED)
@@ -217,9 +222,9 @@ def _course(
 
 
 def _accuracy(
-    axes: Axes, curve: Curve, reach: float, label: str | None, since: float = 0.0
+    axes: Axes, curve: Curve, reach: float, label: str | None, since: float = 0.0, band: bool = True
 ) -> None:
-    _course(axes, curve, "test_accuracy", label, since)
+    _course(axes, curve, "test_accuracy", label, since, band)
     for run in (*curve.runs, *curve.ended):
         if run.diverged and evaluated(run):
             _cross_out(axes, curve, run.diverged, run.epochs["test_accuracy"][-1])
@@ -232,23 +237,27 @@ def _accuracy(
         axes.plot(list(seen), list(seen.values()), zorder=3, **how)
 
 
-def _close_up(axes: Axes, curves: Sequence[Curve], since: float) -> bool:
+def _close_up(axes: Axes, curves: Sequence[Curve], since: float, reach: float) -> bool:
     """Show what is near the best curve since an epoch; whether a curve is left out by that."""
-    lows, highs, lasts = [], [], []
+    lows, highs, lasts, marks = [], [], [], []
+    banded = len(curves) < CROWDED
     for curve in curves:
         frame = over_seeds(curve, "test_accuracy")
         frame = frame[frame.index >= since] if len(frame) else frame
         if frame.empty:
             continue
         mean, low, high = plot.mean_and_band(frame.to_numpy().T)
-        lows.append(float(np.nanmin([mean, low])))
-        highs.append(float(np.nanmax([mean, high])))
+        lows.append(float(np.nanmin([mean, low] if banded else mean)))
+        highs.append(float(np.nanmax([mean, high] if banded else mean)))
         lasts.append(float(mean[-1]))
+        columns = [column for epoch, column in MARKS.items() if since <= epoch <= reach]
+        marks += [float(mark[name]) for _, mark in curve.marks.iterrows() for name in columns]
     if not lasts:
         return False
     near = [last > max(lasts) - APART for last in lasts]
-    lowest = min(value for value, shown in zip(lows, near, strict=True) if shown)
-    highest = max(value for value, shown in zip(highs, near, strict=True) if shown)
+    marks = [value for value in marks if math.isfinite(value)]
+    lowest = min([value for value, shown in zip(lows, near, strict=True) if shown] + marks)
+    highest = max([value for value, shown in zip(highs, near, strict=True) if shown] + marks)
     bottom, top = max(lowest, max(lasts) - APART), min(highest, max(lasts) + APART)
     margin = 0.06 * (top - bottom) or 0.5
     axes.set_ylim(bottom - margin, top + margin)

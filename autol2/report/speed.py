@@ -62,7 +62,8 @@ def target(named: float | None, strongest: Scores | None) -> float:
         return named
     if strongest is None or no_yardstick(strongest):
         return math.nan
-    return float(np.mean(list(strongest.by_seed.values()))) - SHORT_OF
+    # Rounded as it is said: an evaluation of exactly 60.2 % reaches 60.2 %.
+    return round(float(np.mean(list(strongest.by_seed.values()))) - SHORT_OF, 6)
 
 
 def of_run(history: Curves, steps_per_epoch: int | None, seconds: float) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from ..component import Component, locate
 
 SYMBOLS = {"fixed_lambda.value": "λ", "alpha.percent": "α", "protocol.lambda_max": "largest λ"}
 UNITS = {"alpha.percent": " %"}
+CONTROLS = ("penalized", "parameters", "scale", "lr_factor", "pulse_height", "pulse_length")
+"""The options ``control.…``, as they stand in an arm's name."""
 
 
 def number(value: float) -> str:
@@ -67,11 +69,26 @@ def listed(names: Sequence[str], most: int) -> str:
 
 
 def arm_name(label: str) -> str:
-    """An arm of the tables, with λ as people write it: ``fixed λ 1e-05`` is ``λ = 1e-5``."""
+    """An arm of the tables in words: ``fixed λ 1e-05 scale=0.1`` is ``λ = 1e-5, weights × 0.1 at
+    the start``."""
     name = re.sub(
         r"\bλ (\d+(?:\.\d+)?(?:e[+-]?\d+)?)", lambda found: f"λ = {number(float(found[1]))}", label
     )
-    return name.removeprefix("fixed ") if name.startswith("fixed λ =") else name
+    name = name.removeprefix("fixed ") if name.startswith("fixed λ =") else name
+    controls = dict(re.findall(rf" ({'|'.join(CONTROLS)})=(\S+)", name))
+    if not controls:
+        return name
+    name = re.sub(rf" ({'|'.join(CONTROLS)})=\S+", "", name)
+    where = controls.get("parameters", "weights")
+    said = {
+        "scale": f"{where} × {controls.get('scale')} at the start",
+        "lr_factor": f"lr × {controls.get('lr_factor')}"
+        + (f" of {where}" if "parameters" in controls else ""),
+        "pulse_length": f"λ = {controls.get('pulse_height', '0')} for "
+        f"{plural(int(controls.get('pulse_length', 0)), 'step')}",
+        "penalized": f"penalty on {controls.get('penalized')} only",
+    }
+    return ", ".join([name, *(words for option, words in said.items() if option in controls)])
 
 
 @functools.cache
