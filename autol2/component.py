@@ -11,6 +11,7 @@ a component takes one module and one YAML file, inside of the package or outside
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
 
@@ -56,6 +57,16 @@ class Options:
                 continue
             known[one.name] = value.identity() if isinstance(value, Options) else value
         return known
+
+
+def without_effect(options: Options, prefix: str = "") -> Iterator[str]:
+    """The full names of the options, and groups of them, that can change no number of a run."""
+    for one in fields(options):
+        value = getattr(options, one.name)
+        if NO_EFFECT in one.metadata:
+            yield f"{prefix}{one.name}"
+        elif isinstance(value, Options):
+            yield from without_effect(value, f"{prefix}{one.name}.")
 
 
 @dataclass
@@ -119,7 +130,7 @@ def locate(path: str, group: str, base: type[Component]) -> type[Component]:
     require(found is not None, f"{said}: {module} has no class {name}")
     require(
         isinstance(found, type) and issubclass(found, base) and is_dataclass(found),
-        f"{said} is no dataclass derived from {base.__module__}.{base.__qualname__}",
+        f"{said} is not a dataclass derived from {base.__module__}.{base.__qualname__}",
     )
     kind: type[Component] = found
     return kind

@@ -78,6 +78,14 @@ def test_a_sweep_and_a_report_of_ones_own(tmp_path: Path) -> None:
     assert "warm" in page
 
 
+def test_an_option_without_effect_makes_no_runs(tmp_path: Path) -> None:
+    words = ("-m", "--config-dir", "conf", "data=stripes", "data.workers=1,2")
+    done = run_own(tmp_path, *words, "hydra.launcher.dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert "data.workers is not part of a run's identity" in done.stdout
+    assert "1 run to do" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
@@ -88,7 +96,7 @@ def test_a_sweep_and_a_report_of_ones_own(tmp_path: Path) -> None:
         ("warmup.Nothing", "method: _target_=warmup.Nothing: warmup has no class Nothing"),
         (
             "linear.Linear",
-            "method: _target_=linear.Linear is no dataclass derived from autol2.rules",
+            "method: _target_=linear.Linear is not a dataclass derived from autol2.rules",
         ),
         (
             "Warmup",

@@ -80,28 +80,28 @@ def test_quoted_text_is_read_as_it_is(text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["T =3"], "'T =3' is no setting"),
-        ([" lr=3"], "is no setting"),
-        (["lr"], "'lr' is no setting: they are written NAME=VALUE"),
-        (["=3"], "is no setting"),
-        (["alpha@x=5"], "without spaces or @"),
-        (["~epochs"], "~epochs: options cannot be taken away; give epochs another value"),
-        (["~method=fixed"], "options cannot be taken away"),
+        (["T =3"], "'T =3' is not a valid option"),
+        ([" lr=3"], "is not a valid option"),
+        (["lr"], "'lr' is not a valid option: options are written as NAME=VALUE"),
+        (["=3"], "is not a valid option"),
+        (["alpha@x=5"], "the name has no spaces or @"),
+        (["~epochs"], "~epochs: options cannot be deleted; give epochs another value"),
+        (["~method=fixed"], "options cannot be deleted"),
         (["alpha=[5]"], "alpha is a number or a name"),
         (["alpha={a:1}"], "alpha is a number or a name"),
         (["-m", "alpha=[5],[10]"], "alpha is a number or a name"),
-        (["method=[fixed,auto_l2]"], "method is one name; for several in turn"),
-        (["-m", "experiment=[alpha,decay_factor]"], "experiment is one name"),
-        (["-m", "method=[fixed],auto_l2"], "method is one name"),
-        (["-m", "hydra/launcher=[submitit_local]"], "hydra/launcher is one name"),
+        (["method=[fixed,auto_l2]"], "method takes one name; to use several in turn"),
+        (["-m", "experiment=[alpha,decay_factor]"], "experiment takes one name"),
+        (["-m", "method=[fixed],auto_l2"], "method takes one name"),
+        (["-m", "hydra/launcher=[submitit_local]"], "hydra/launcher takes one name"),
         (["-m", "alpha=5,five"], "mixes numbers and names"),
-        (["outputs=\udcff"], r"outputs=\xff is no UTF-8"),
+        (["outputs=\udcff"], r"outputs=\xff is not valid UTF-8"),
         (["--experimental-rerun", "x"], "the same command again does what is missing"),
         (["--experimental-rerun=x"], "the same command again does what is missing"),
-        (["-m", "--cfg", "job"], "-m and --cfg: one at a time"),
-        (["-m", "--info"], "one at a time"),
-        (["-m", "--cfg=job"], "-m and --cfg=job: one at a time"),
-        (["-c", "job", "--info", "config"], "one at a time"),
+        (["-m", "--cfg", "job"], "-m and --cfg cannot be combined"),
+        (["-m", "--info"], "cannot be combined: use one"),
+        (["-m", "--cfg=job"], "-m and --cfg=job cannot be combined"),
+        (["-c", "job", "--info", "config"], "cannot be combined: use one"),
         (["--nonsense"], "there is no flag --nonsense"),
         (["-x=3"], "there is no flag -x=3"),
         (["--cfg"], "--cfg needs a value"),
@@ -185,10 +185,10 @@ def test_a_component_of_a_users_own_keeps_text_too() -> None:
 
 
 def test_a_command_like_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["x", "-m", "-cd", "conf", "--config-name=mine", "seed=1"])
+    monkeypatch.setattr("sys.argv", ["x", "-m", "-cd", "conf", "--config-dir=more", "seed=1"])
     assert sources(["hydra.searchpath=[x]", "hydra.verbose=true"]) == (
         f"--config-dir={os.getcwd()}/conf",
-        "--config-name=mine",
+        f"--config-dir={os.getcwd()}/more",
         "hydra.searchpath=[x]",
     )
     options = {"study": "m-12", "lr": 0.1, "data": {"root": "/a b"}}

@@ -109,12 +109,13 @@ def _run(task: Task, config_name: str) -> int:
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise UserError("the working folder is gone: cd to one that is there") from None
+        raise UserError("the working directory no longer exists: cd to an existing one") from None
     for name in MAY_BE_EMPTY:
         if os.environ.get(name) == "":
             del os.environ[name]
     spec = task.__globals__.get("__spec__")  # its own, also where a profiler is __main__
-    module = spec.name.removesuffix(".__main__") if spec is not None else TRAIN
+    ours = spec is not None and spec.name.startswith(f"{TRAIN.partition('.')[0]}.")
+    module = spec.name.removesuffix(".__main__") if ours else TRAIN
     sys.argv[1:] = prepared(sys.argv[1:], module)
     _complete_numbers()
     _explain_options(inspect.getdoc(sys.modules[task.__module__]) or "")

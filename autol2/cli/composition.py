@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ..config import Config, parse_plain
+from .flags import config_dirs
 from .words import quoted
 
 
@@ -183,32 +184,13 @@ def sweep_loader(hydra_context: HydraContext) -> SweepLoader:
     return cast("SweepLoader", hydra_context.config_loader)
 
 
-SOURCES = {
-    "--config-dir": "--config-dir",
-    "-cd": "--config-dir",
-    "--config-path": "--config-path",
-    "-cp": "--config-path",
-    "--config-name": "--config-name",
-    "-cn": "--config-name",
-}
-"""Hydra's flags that say where configurations are, by the names that they may be given."""
-
-
 def sources(hydra_overrides: Iterable[str] = ()) -> tuple[str, ...]:
     """The words of the command line that say where configurations are, for a command like it.
 
     Args:
         hydra_overrides: those of Hydra's own options, of which one can say so.
     """
-    words = []
-    arguments = iter(sys.argv[1:])
-    for word in arguments:
-        flag, equals, value = word.partition("=")
-        if flag not in SOURCES:
-            continue
-        value = value if equals else next(arguments, "")
-        flag = SOURCES[flag]
-        words.append(f"{flag}={value if flag == '--config-name' else os.path.abspath(value)}")
+    words = [f"--config-dir={os.path.abspath(folder)}" for folder in config_dirs(sys.argv[1:])]
     words += [word for word in hydra_overrides if word.startswith("hydra.searchpath=")]
     return tuple(words)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import itertools
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from yaml import YAMLError
 
 from ..component import Component, locate
 from ..errors import UserError
+from .flags import config_dirs
 from .words import ALIASES, CONF, NUMERIC_GROUPS
 
 
@@ -102,10 +102,7 @@ def options_of(group: str) -> list[str]:
 
 def _own() -> list[Path]:
     """The folder of the user's own options, that of ``--config-dir``."""
-    words = sys.argv[1:]
-    given = [word.partition("=")[2] for word in words if word.startswith(("--config-dir=", "-cd="))]
-    given += [after for word, after in itertools.pairwise(words) if word in ("--config-dir", "-cd")]
-    return [Path(folder) for folder in given]
+    return [Path(folder) for folder in config_dirs(sys.argv[1:])]
 
 
 def _offending_choice() -> tuple[str, str] | None:

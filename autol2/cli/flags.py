@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from ..errors import require
 
-VALUES = ("--package", "-p", "--config-dir", "-cd")
+CONFIG_DIR = ("--config-dir", "-cd")
+VALUES = ("--package", "-p", *CONFIG_DIR)
 """Hydra's flags that take a value, whatever it is."""
 FIXED = ("--config-path", "-cp", "--config-name", "-cn")
 """Those that would change what a command is."""
@@ -39,6 +40,17 @@ SWEEPS = ("--multirun", "-m")
 ONE_RUN = ("--run", "-r")
 
 
+def config_dirs(arguments: Iterable[str]) -> list[str]:
+    """The folders of ``--config-dir``, as the user typed them."""
+    words = iter(arguments)
+    found = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in CONFIG_DIR:
+            found.append(value if equals else next(words, ""))
+    return found
+
+
 def only_shows(arguments: Iterable[str]) -> bool:
     """Whether a command with these words does no work, but is for what it prints."""
     return any(word.partition("=")[0] in SHOWS or DRY_RUN.match(word) for word in arguments)
@@ -62,8 +74,8 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         flag = LONG.get(flag, flag)
         require(
             flag != "--experimental-rerun",
-            "--experimental-rerun is Hydra's: here the same command again does what is missing, "
-            "and rerun=true does a run over",
+            "--experimental-rerun is not supported: the same command again does what is missing, "
+            "and rerun=true repeats a run",
         )
         require(
             flag in VALUES or flag in FIXED or flag in CHOICES or flag in SWITCHES,
@@ -71,7 +83,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         )
         require(
             flag not in FIXED,
-            f"{flag} is of no use here, since each command has its own configuration: "
+            f"{flag} is not supported, because each command has its own configuration: "
             f"--config-dir FOLDER adds options of your own",
         )
         require(
@@ -94,21 +106,22 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             flags.append(words.pop(0))
     require(
         not {"--package", "-p"} & set(flags) or any(flag.startswith("--cfg") for flag in flags),
-        "--package says what --cfg is to show: there is no --cfg",
+        "--package selects what --cfg shows: add --cfg, as in --cfg job",
     )
     require(
         "--resolve" not in flags or any(flag.startswith(("--cfg", "-c")) for flag in flags),
-        "--resolve says how --cfg is to show the options: there is no --cfg",
+        "--resolve changes how --cfg shows the options: add --cfg, as in --cfg job",
     )
     for word in overrides:
         require(
             not word.lstrip("+~").startswith("hydra.mode="),
-            f"{word}: -m makes a sweep, and a command without it is one run",
+            f"{word} is not supported: -m makes a sweep, and a command without -m is one run",
         )
     once = (*SHOWS[2:], *SWEEPS, *LONG, *ONE_RUN)
     alone = [flag for flag in flags if flag.partition("=")[0] in once]
     require(
         len(alone) < 2,
-        f"{' and '.join(alone)}: one at a time; --cfg and --info show what one run would be",
+        f"{' and '.join(alone)} cannot be combined: use one of them; --cfg and --info show the "
+        f"configuration of one run",
     )
     return flags, overrides

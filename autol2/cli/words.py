@@ -121,17 +121,18 @@ def _check(word: str, command: Callable[[str], str]) -> None:
         word.encode()
     except UnicodeEncodeError:
         shown = word.encode(errors="surrogateescape").decode(errors="backslashreplace")
-        raise UserError(f"{shown} is no UTF-8: choose names that are") from None
+        raise UserError(f"{shown} is not valid UTF-8: choose another name") from None
     key, equals, value = word.partition("=")
     if key.startswith("~"):
         raise UserError(
-            f"{word}: options cannot be taken away; give {key[1:]} another value, as in "
+            f"{word}: options cannot be deleted; give {key[1:]} another value, as in "
             f"{key[1:]}=VALUE"
         )
-    require(bool(equals), f"{word!r} is no setting: they are written NAME=VALUE")
+    require(bool(equals), f"{word!r} is not a valid option: options are written as NAME=VALUE")
     require(
         re.fullmatch(r"\+{0,2}[^\s=@]+", key) is not None,
-        f"{word!r} is no setting: they are written NAME=VALUE, the name without spaces or @",
+        f"{word!r} is not a valid option: options are written as NAME=VALUE, and the name has no "
+        f"spaces or @",
     )
     require(
         not (key.startswith("+") and key.lstrip("+") in GROUPS),
@@ -146,13 +147,13 @@ def _check(word: str, command: Callable[[str], str]) -> None:
     except HydraException:
         if function := re.match(rf"({'|'.join(FUNCTIONS)})\(", value):
             raise UserError(
-                f"{word}: {function[1]}(…) is not written like that; mind its brackets and commas"
+                f"{word}: {function[1]}(…) is not written correctly; check its brackets and commas"
             ) from None
         require(not value.endswith(","), f"{word} ends in a comma: leave it out")
         mended = f"{key}={quoted(value)}"
         raise UserError(
-            f"{word!r:.{MOST_SHOWN}} has characters that mean something to Hydra; to mean them as "
-            f"they are, quote twice: {command(mended)}"
+            f"{word!r:.{MOST_SHOWN}} contains characters that Hydra interprets; to use them "
+            f"literally, quote the value twice: {command(mended)}"
         ) from None
 
 
@@ -163,8 +164,8 @@ def _refuse_ignored(word: str) -> None:
     top, *rest = key.replace("/", ".").split(".")
     require(
         top != "hydra" or not rest or rest[0] in HEEDED,
-        f"{word}: there is no use for {key} here: outputs=FOLDER and study=NAME say where runs go, "
-        f"and hydra.launcher.… how a sweep does them",
+        f"{word}: {key} is not used here: outputs=FOLDER and study=NAME set where runs are stored, "
+        f"and hydra.launcher.… how a sweep runs them",
     )
 
 
@@ -177,7 +178,7 @@ def _refuse_odd(word: str, key: str, values: Sequence[object]) -> None:
     )
     require(
         not (key in GROUPS and any(isinstance(one, list) for one in values)),
-        f"{word}: {key} is one name; for several in turn write -m and {key}=NAME,NAME",
+        f"{word}: {key} takes one name; to use several in turn, write -m and {key}=NAME,NAME",
     )
 
 
@@ -192,13 +193,15 @@ def _refuse_several(
     ):
         return
     if any(flag.partition("=")[0] in (*CHOICES, *LONG, *ONE_RUN) for flag in flags):
-        raise UserError(f"{word} gives several values, and what is shown or done here is one run")
+        raise UserError(f"{word} gives several values, but this command handles a single run")
     if module == TRAIN:
         mended = _command(module, ["-m", *flags], overrides, place, word)
-        raise UserError(f"{word} gives several values, which makes a sweep of it: {mended}")
+        raise UserError(f"{word} gives several values, which makes this a sweep: {mended}")
     key, _, value = word.partition("=")
     mended = _command(module, flags, overrides, place, f"{key}={quoted(value)}")
-    raise UserError(f"{word} gives several values; to mean one, quote it twice: {mended}")
+    raise UserError(
+        f"{word} gives several values; if you mean a single value, quote it twice: {mended}"
+    )
 
 
 def _command(

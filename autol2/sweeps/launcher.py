@@ -25,12 +25,13 @@ from rich.table import Table
 
 from ..cli.composition import as_typed, restored, sources, sweep_loader
 from ..cli.progress import Terminal, counted
+from ..component import without_effect
 from ..config import Config
 from ..errors import UserError
 from ..runs.files import to_json
 from ..runs.identity import flat, run_id
 from ..runs.run import Run
-from ..runs.state import read_state
+from ..runs.state import last_attempt, percent, read_state
 from ..training.train import refuse_other_data
 from .batch import Batch, Task, hopeless
 from .manifest import add_to_manifest, read_manifest
@@ -63,7 +64,7 @@ class StudyLauncher(Launcher):
     """And the largest."""
     SCHEMA: ClassVar[type]
     """The dataclass of its options."""
-    WILL_BE: ClassVar = "begun"
+    WILL_BE: ClassVar = "started"
     """What happens to the runs that are missing."""
 
     def __init__(self, **options: Any) -> None:
@@ -131,12 +132,13 @@ class StudyLauncher(Launcher):
         if differing := _differences(tasks):
             if "data.root" in differing:
                 raise UserError(
-                    "runs of several data.root are the same runs under one data.name: give each "
-                    "folder a name of its own with data.name=NAME, in a command of its own"
+                    "runs with several data.root would count as the same runs under one data.name: "
+                    "run a separate command with its own data.name=NAME for each folder"
                 )
             self.console.print(
-                f"what runs are told apart by does not include {', '.join(differing)}: runs that "
-                f"differ in nothing else are one, done with the first value",
+                f"{', '.join(differing)} {'is' if len(differing) == 1 else 'are'} not part of a "
+                f"run's identity: runs that differ in nothing else count as one, which uses the "
+                f"first value",
                 markup=False,
             )
         return tasks
@@ -185,7 +187,7 @@ class StudyLauncher(Launcher):
             return how
         if job is not None and job.active:
             return RunStatus("queued", job.about)
-        return RunStatus("missing", "rerun=true does it over")
+        return RunStatus("missing", "rerun=true repeats it")
 
     def _config(self, task: Task) -> Config:
         return restored(task.config)
@@ -217,10 +219,10 @@ class StudyLauncher(Launcher):
     def _show(self, plan: Plan) -> None:
         if self.options["dry_run"]:
             table = Table(box=None, pad_edge=False)
-            for heading in ("run", "stands", "why", "will be"):
+            for heading in ("run", "status", "reason", "will be"):
                 table.add_column(heading)
             for task, how in plan:
-                will = self.WILL_BE if self._wanted(how) else "left"
+                will = self.WILL_BE if self._wanted(how) else "skipped"
                 table.add_row(task.run_id, how.status, how.why, will)
             self.console.print(table)
             self.console.print(expected(plan, sum(self._wanted(how) for _, how in plan)))
@@ -230,21 +232,21 @@ class StudyLauncher(Launcher):
 
     def _tell(self, task: Task, number: int, count: int) -> None:
         state = task.state
-        words = state.get("status", "never begun")
-        if "result" in state:
-            words += f", {state['result']['final_test_accuracy']:.2f} %"
+        words = state.get("status", "never started")
+        if state.get("result"):
+            words += f", {percent(state, 'final_test_accuracy')}"
         self.console.print(f"[{number}/{count}] {task.run_id}: {words}", markup=False)
 
     def _sum_up(self, tasks: list[Task], wanted: list[Task]) -> None:
         open_ = [task for task in tasks if not task.finished(task.state)]
         done = len(tasks) - len(open_)
-        self.console.print(f"{done} of {len(tasks)} runs have come to a result", markup=False)
+        self.console.print(f"{done} of {len(tasks)} runs have a result", markup=False)
         if not open_:
             return
         if why := hopeless(wanted):
             raise Failed(
-                f"the first {HOPELESS} runs all failed, so no more were begun; see {open_[0].log}: "
-                f"{why}"
+                f"the first {HOPELESS} runs all failed, so no more were started; see "
+                f"{open_[0].log}: {why}"
             )
         failed = [task for task in open_ if task.state.get("status") == "failed"]
         first = (failed or open_)[0]
@@ -253,33 +255,26 @@ class StudyLauncher(Launcher):
         except UserError:  # SLURM does not answer just now
             how = status_of(first.state, None, self.options["max_retries"])
         log = f"; see {first.log}" if os.path.exists(first.log) else ""
-        again = "; the same command goes on with it" if how.wanted else ""
+        again = "; the same command continues it" if how.wanted else ""
         raise Failed(
-            f"{len(open_)} without one, among them {first.run_id}: "
+            f"{len(open_)} without a result, among them {first.run_id}: "
             f"{how.status}, {how.why}{again}{log}"
         )
 
 
 def _differences(tasks: Iterable[Task]) -> list[str]:
-    """The options in which runs differ that are the same by their identity, and that are used."""
+    """The options without effect in which runs differ that are the same by their identity."""
     first: dict[str, dict[str, Any]] = {}
     found: dict[str, None] = {}
+    ignored: set[str] = set()
     for task in tasks:
         other = first.setdefault(task.folder, task.config)
         if other is task.config or other == task.config:
             continue
         one, two = flat(task.config), flat(other)
         found.update(dict.fromkeys(key for key in one if one[key] != two.get(key)))
-    return [
-        key for key in found if key in _CIRCUMSTANCES or key.partition(".")[0] in _CIRCUMSTANCES
-    ]
-
-
-_CIRCUMSTANCES = (
-    *("device", "cuda_graph", "threads", "rerun", "checkpoint", "logger"),
-    *("data.root", "data.cache", "data.url"),
-)
-"""Options that change no number, so that they are no part of a run's identity."""
+        ignored.update(without_effect(restored(task.config)))
+    return [key for key in found if key in ignored or key.partition(".")[0] in ignored]
 
 
 def _unlike_first(tasks: Sequence[Task]) -> list[Task]:
@@ -327,18 +322,18 @@ def expected(plan: Sequence[tuple[Task, RunStatus]], count: int) -> str:
     if not count:
         return "nothing to do"
     if not spent:
-        return f"{counted(count)} to do; how long they take is not known before one is finished"
+        return f"{counted(count)} to do; there is no time estimate until one run is finished"
     of_unit = {unit: [hours for one, hours in spent if one == unit] for unit, _ in spent}
     unit = max(of_unit, key=lambda one: len(of_unit[one]))
     hours = count * sum(of_unit[unit]) / len(of_unit[unit])
-    return f"{counted(count)} to do, about {hours:.2g} {unit}-hours in all"
+    return f"{counted(count)} to do, about {hours:.2g} {unit}-hours in total"
 
 
 def _spent(state: Mapping[str, Any]) -> tuple[str, float]:
     """What a finished run took: its unit, GPU or core, and hours of it."""
-    attempts = state["attempts"]
-    on_gpu = attempts[-1].get("device") == "cuda"
+    on_gpu = last_attempt(state).get("device") == "cuda"
     seconds = sum(
-        one.get("seconds", 0.0) * (1 if on_gpu else one.get("threads", 1)) for one in attempts
+        (one.get("seconds") or 0.0) * (1 if on_gpu else one.get("threads") or 1)
+        for one in state.get("attempts", [])
     )
     return "GPU" if on_gpu else "core", seconds / 3600

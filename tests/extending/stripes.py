@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autol2.component import option
 from autol2.data.images import Images
 from autol2.data.source import DataSource
 
@@ -14,6 +15,8 @@ class Stripes(DataSource):
 
     count: int = 256
     """Training images; there are a quarter as many to test with."""
+    workers: int = option(1, no_effect="how fast the images are made")
+    """Processes that make the images."""
 
     name = "stripes"
 
