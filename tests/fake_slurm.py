@@ -28,9 +28,10 @@ from autol2.runs.run import Run
 from autol2.runs.state import FINISHED
 from autol2.sweeps import slurm
 from autol2.sweeps import slurm_launcher as launch_slurm
-from autol2.sweeps.batch import Batch, Task
+from autol2.sweeps.batch import Batch
 from autol2.sweeps.job import BEGINS
 from autol2.sweeps.run_status import status_of
+from autol2.sweeps.task import Task
 
 ACTIVE = ("PENDING", "RUNNING")
 

@@ -19,7 +19,9 @@ from autol2.runs.files import to_json
 from autol2.runs.run import Held
 from autol2.runs.state import read_state
 from autol2.sweeps import batch
-from autol2.sweeps.batch import Batch, Task
+from autol2.sweeps import process as process_module
+from autol2.sweeps.batch import Batch
+from autol2.sweeps.task import Task
 
 REAL = batch.Process
 
@@ -224,7 +226,7 @@ def test_a_clusters_signal_before_a_run_can_save_itself_is_no_kill(
 ) -> None:
     """A cluster signals all processes of a job, also one that was forked just now."""
     server = Mock(fork=lambda request: 4711, poll=lambda pid: -number)
-    monkeypatch.setattr(batch, "SERVER", server)
+    monkeypatch.setattr(process_module, "SERVER", server)
     process = REAL(tasks[0], "", 1, ".")
     assert process.poll() == -number
     process.mend(-number)

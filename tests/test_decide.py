@@ -29,10 +29,11 @@ from autol2.runs.files import to_json
 from autol2.runs.state import FINISHED, read_state
 from autol2.sweeps import batch as batch_module
 from autol2.sweeps import slurm as real_slurm
-from autol2.sweeps.batch import Batch, Task
+from autol2.sweeps.batch import Batch
 from autol2.sweeps.manifest import add_to_manifest, read_manifest
 from autol2.sweeps.run_status import kills
 from autol2.sweeps.slurm_launcher import SlurmLauncher
+from autol2.sweeps.task import Task
 
 from .conftest import few
 from .fake_slurm import ENDS, FATES, FakeJob, Scheduler, let_wait, refused
@@ -401,7 +402,7 @@ def test_a_refusal_at_once(sweep: Sweep, slurm: Scheduler, study: Path) -> None:
     [
         ("squeue", refused("Unable to contact slurm controller", ["squeue"]), "Unable to contact"),
         ("squeue", subprocess.TimeoutExpired("squeue", 60), "squeue does not answer"),
-        ("squeue", FileNotFoundError(), "squeue is not on this machine"),
+        ("squeue", FileNotFoundError(), "squeue is not available here"),
         ("squeue", BlockingIOError(11, "Resource temporarily unavailable"), "cannot be run: Res"),
     ],
 )
@@ -719,10 +720,10 @@ def test_waiting(sweep: Sweep, slurm: Scheduler, monkeypatch: pytest.MonkeyPatch
         "squeue says: squeue: error: Unable to contact slurm controller; still waiting",
         "[2/4] s2: failed",
         "[3/4] s1: diverged",
-        "2 of 4 runs have come to a result",
+        "2 of 4 runs have a result",
     ]
     assert re.fullmatch(
-        r"error: 2 without one, among them .*-s2-.*: failed, ValueError: bad\n", error
+        r"error: 2 without a result, among them .*-s2-.*: failed, ValueError: bad\n", error
     )
 
 
@@ -756,7 +757,7 @@ def test_waiting_for_what_an_earlier_command_submitted(
     let_wait(monkeypatch, [ctrl_c])
     status, _, error = sweep(2, detach=False)
     assert (status, error.count("\n")) == (130, 1)
-    assert "no longer waiting; the jobs go on" in error
+    assert "no longer waiting; the jobs continue" in error
 
     def all_(*what: str) -> None:
         for job in slurm.arrays[0]:
@@ -766,7 +767,7 @@ def test_waiting_for_what_an_earlier_command_submitted(
     slept = let_wait(monkeypatch, [lambda: all_("starts", "begins"), lambda: all_("completes")])
     status, said, _ = sweep(2, detach=False)
     assert (status, len(slept)) == (0, 2)
-    assert said.splitlines()[-1] == "2 of 2 runs have come to a result"
+    assert said.splitlines()[-1] == "2 of 2 runs have a result"
     assert said.count("completed") == 2
     assert len(slurm.arrays) == 1
 
@@ -776,10 +777,10 @@ def test_waiting_for_what_an_earlier_command_submitted(
     [
         (
             "node gone for good",
-            "stopped, job 1 is gone: node fail; the same command goes on with it",
+            "stopped, job 1 is gone: node fail; the same command continues it",
         ),
-        ("cancelled", "stopped, interrupted: SIGTERM; the same command goes on with it"),
-        ("out of memory", "failed, out of memory, says SLURM of job 1"),
+        ("cancelled", "stopped, interrupted: SIGTERM; the same command continues it"),
+        ("out of memory", "failed, out of memory, according to SLURM (job 1)"),
     ],
 )
 def test_waiting_in_vain(

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from autol2.runs.state import FINISHED, read_state
-from autol2.sweeps.batch import Task
 from autol2.sweeps.launcher import expected
 from autol2.sweeps.run_status import Job, RunStatus, common_error, kills, status_of
+from autol2.sweeps.task import Task
 
 from .conftest import PROJECT, SMALL, Command, run_autol2
 
@@ -109,9 +109,9 @@ def test_reasons() -> None:
     assert status_of(STATES["failed"](), None).why == "ValueError: bad"
     assert status_of({}, JOBS["gone"]).why == "job 7_1 is gone"
     assert status_of({}, JOBS["cancelled"]).why == "job 7_1 is gone: cancelled"
-    assert status_of({}, JOBS["out of memory"]).why == "out of memory, says SLURM of job 7_1"
+    assert status_of({}, JOBS["out of memory"]).why == "out of memory, according to SLURM (job 7_1)"
     again = STATES["killed again and again"]()
-    assert status_of(again, None).why == "killed 4 times without getting further"
+    assert status_of(again, None).why == "killed 4 times without making progress"
     assert status_of(again, None, retries=4).wanted
     assert status_of(STATES["interrupted"](), None).why == "interrupted: SIGTERM"
 
@@ -185,11 +185,11 @@ def test_a_sweep_does_what_is_missing(tmp_path: Path) -> None:
     words = "-m", "method=fixed,auto_l2", "seed=range(2)", *SMALL
     dry = run_autol2("train", tmp_path, *words, "hydra.launcher.dry_run=true")
     assert dry.returncode == 0
-    assert dry.stdout.count("missing  never begun  begun") == 4
+    assert dry.stdout.count("missing  never started  started") == 4
     assert not any(tmp_path.iterdir())
     first = run_autol2("train", tmp_path, *words)
     assert first.returncode == 0, first.stderr
-    assert first.stdout.splitlines()[-1] == "4 of 4 runs have come to a result"
+    assert first.stdout.splitlines()[-1] == "4 of 4 runs have a result"
     assert list(states(tmp_path).values()) == ["completed"] * 4
     more = run_autol2("train", tmp_path, *words[:2], "seed=range(3)", *SMALL)
     assert "6 runs: 4 done, 2 missing" in more.stdout
@@ -202,7 +202,7 @@ def test_what_goes_into_a_pipe_is_not_cut(run_command: Command) -> None:
     words = "-m", "experiment=explain", "seed=0", *SMALL, "hydra.launcher.dry_run=true"
     done = run_command("train", *words, COLUMNS="")
     assert done.returncode == 0, done.stderr
-    names = [line.split()[0] for line in done.stdout.splitlines() if "never begun" in line]
+    names = [line.split()[0] for line in done.stdout.splitlines() if "never started" in line]
     assert len(names) == 8
     assert all(re.fullmatch(r"\S+-s0-[0-9a-f]{10}", name) for name in names), names
 
@@ -220,7 +220,7 @@ def test_a_failing_run_leaves_the_others_alone(tmp_path: Path) -> None:
     words = "-m", *SMALL, "model.width=4,100000,5"
     done = run_autol2("train", tmp_path, *words)
     assert done.returncode == 1
-    assert "2 of 3 runs have come to a result" in done.stdout
+    assert "2 of 3 runs have a result" in done.stdout
     assert len(done.stderr.splitlines()) == 1
     assert sorted(states(tmp_path).values()) == ["completed", "completed", "failed"]
     again = run_autol2("train", tmp_path, *words)
@@ -302,7 +302,7 @@ def test_a_run_that_exits_without_a_word_has_failed(tmp_path: Path) -> None:
     done, found = sweep_with(hook, tmp_path, "seed=0,1", *LONG)
     assert done.returncode == 1, done.stdout + done.stderr
     assert [one["status"] for one in found] == ["failed", "completed"]
-    assert "the process exited with status 7 without a word; see " in done.stderr
+    assert "the process exited with status 7 without a message; see " in done.stderr
     assert len(done.stderr.splitlines()) == 1
     again, found = sweep_with("", tmp_path, "seed=0,1", *LONG)
     assert again.returncode == 1
@@ -330,7 +330,7 @@ def test_a_run_that_is_killed_again_and_again_is_left(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert [one["status"] for one in found] == ["interrupted", "completed"]
     assert [one["why"] for one in found[0]["attempts"]] == ["killed by SIGKILL"] * 2
-    assert "killed 2 times without getting further" in done.stderr
+    assert "killed 2 times without making progress" in done.stderr
     again, _ = sweep_with("", tmp_path, *words)
     assert again.returncode == 1
     assert "2 runs: 1 done, 1 failed" in again.stdout
@@ -381,7 +381,7 @@ def test_a_study_whose_processes_do_not_even_begin_ends_early(tmp_path: Path) ->
     assert len(found) == 3
     assert all("import of torch halted" in one["error"] for one in found)
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: the first 3 runs all failed, so no more were begun; see ")
+    assert line.startswith("error: the first 3 runs all failed, so no more were started; see ")
     assert "import of torch halted" in line
     again, found = sweep_with("", tmp_path, "seed=range(8)", *SMALL)
     assert again.returncode == 1  # of the failed ones, which are left
@@ -422,7 +422,7 @@ def test_a_signal_stops_and_the_command_goes_on(tmp_path: Path, number: signal.S
         seen += piece
     os.close(master)
     assert process.wait(60) == 128 + number
-    assert "interrupted; every run is saved, and the same command goes on" in seen.decode()
+    assert "interrupted; every run is saved, and the same command continues them" in seen.decode()
     assert "Traceback" not in seen.decode()
     assert "interrupted" in states(tmp_path).values()
     assert set(states(tmp_path).values()) <= {"interrupted", *FINISHED}
@@ -520,12 +520,12 @@ def test_expected_hours_are_those_of_a_device(tmp_path: Path) -> None:
         (tmp_path / str(place)).mkdir()
         (tmp_path / str(place) / "run.json").write_text(json.dumps(state))
         plan.append((Task(str(tmp_path / str(place)), ()), RunStatus("done", "completed")))
-    assert expected(plan, 3) == "3 runs to do, about 4.5 core-hours in all"
+    assert expected(plan, 3) == "3 runs to do, about 4.5 core-hours in total"
     for place, _ in enumerate(plan):
         (tmp_path / str(place) / "run.json").write_text(json.dumps(spent("cuda", 4, 900)))
-    assert expected(plan, 1) == "1 run to do, about 0.5 GPU-hours in all"
+    assert expected(plan, 1) == "1 run to do, about 0.5 GPU-hours in total"
     assert expected(plan, 0) == "nothing to do"
-    assert expected([], 1) == "1 run to do; how long they take is not known before one is finished"
+    assert expected([], 1) == "1 run to do; there is no time estimate until one run is finished"
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 from autol2.errors import UserError
 from autol2.sweeps import local_launcher, machine
-from autol2.sweeps.batch import Task
+from autol2.sweeps.task import Task
 from autol2.training import visible_gpus
 
 TWO = "0, GPU-aaaa-1\n1, GPU-bbbb-2\n"

@@ -16,11 +16,11 @@ import pytest
 from autol2.config import UserError
 from autol2.data.source import DataSource
 from autol2.sweeps import batch, job, nodes_data, sbatch, slurm, submission
-from autol2.sweeps.batch import Task
 from autol2.sweeps.job import JobBatch
 from autol2.sweeps.run_status import Job, status_of
 from autol2.sweeps.sbatch import SlurmConf
 from autol2.sweeps.slurm_launcher import _pause, _waiting
+from autol2.sweeps.task import Task
 from autol2.sweeps.vain import job_of
 
 
@@ -39,28 +39,34 @@ def told(named: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"nodes": 2}, "nodes=2: a run is one process.* for AutoL2 in your own loop"),
+        ({"nodes": 2}, "nodes=2: a run is one process.* use AutoL2 in your own loop"),
         ({"tasks_per_node": 4}, "tasks_per_node=4: a run is one process"),
         ({"additional_parameters": {"nodes": 2}}, "nodes=2: a run is one process"),
         ({"additional_parameters": {"ntasks-per-node": 2}}, "tasks_per_node=2"),
-        ({"additional_parameters": {"ntasks": 2}}, "ntasks is not for the user to set"),
-        ({"additional_parameters": {"ntasks-per-gpu": 2}}, "ntasks-per-gpu is not for the user"),
-        ({"additional_parameters": {"no-requeue": True}}, "no-requeue is not for the user to set"),
-        ({"additional_parameters": {"requeue": False}}, "requeue is not for the user to set"),
+        ({"additional_parameters": {"ntasks": 2}}, "ntasks is set by autol2 and cannot be changed"),
+        ({"additional_parameters": {"ntasks-per-gpu": 2}}, "ntasks-per-gpu is set by autol2"),
+        (
+            {"additional_parameters": {"no-requeue": True}},
+            "no-requeue is set by autol2 and cannot be changed",
+        ),
+        (
+            {"additional_parameters": {"requeue": False}},
+            "requeue is set by autol2 and cannot be changed",
+        ),
         ({"srun_args": ["--ntasks=2"]}, "--ntasks=2 would start a run several times"),
         ({"srun_args": ["-n2"]}, "-n2 would start a run several times"),
-        ({"signal_delay_s": 240 * 60}, "leaves nothing of a time limit of 14400 seconds"),
-        ({"timeout_min": 1, "signal_delay_s": 60}, "leaves nothing of a time limit of 60 seconds"),
+        ({"signal_delay_s": 240 * 60}, "must be below the time limit of 14400 seconds"),
+        ({"timeout_min": 1, "signal_delay_s": 60}, "must be below the time limit of 60 seconds"),
         ({"timeout_min": 9999, "signal_delay_s": 65536}, "at most 65535"),
         ({"additional_parameters": {"time": "1:00"}}, "use hydra.launcher.timeout_min"),
-        ({"additional_parameters": {"array": "0-5"}}, "array is not for the user"),
-        ({"additional_parameters": {"parsable": True}}, "parsable is not for the user"),
-        ({"additional_parameters": {"test-only": True}}, "test-only is not for the user"),
-        ({"additional_parameters": ["reservation"]}, "are names and values, as in"),
+        ({"additional_parameters": {"array": "0-5"}}, "array is set by autol2"),
+        ({"additional_parameters": {"parsable": True}}, "parsable is set by autol2"),
+        ({"additional_parameters": {"test-only": True}}, "test-only is set by autol2"),
+        ({"additional_parameters": ["reservation"]}, "must be names with values, as in"),
         ({"additional_parameters": {"reservation": ["a"]}}, "must be one word or number"),
         ({"additional_parameters": {"mcs_label": "a\n#SBATCH --x"}}, "must be one word or number"),
         ({"comment": "a\nb"}, "hydra.launcher.comment must be on one line"),
-        ({"additional_parameters": {"cpus-per-task": "many"}}, "is a whole number, not many"),
+        ({"additional_parameters": {"cpus-per-task": "many"}}, "must be a whole number, not many"),
     ],
 )
 def test_options_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
@@ -304,8 +310,8 @@ def in_vain(
     [
         ("FAILED", "", "No module named 'x'\nsrun: error: n1: task 0: Exited", "No module named"),
         ("", "", "srun: error: n1: task 0: Exited", "srun: error"),
-        ("FAILED", "", "", "without a word"),
-        ("FAILED", None, "", "without a word"),
+        ("FAILED", "", "", "without a message"),
+        ("FAILED", None, "", "without a message"),
         ("COMPLETED", "begins run-a\nbegins run-b\n", "disk full", "disk full"),
         (
             "COMPLETED",

@@ -22,8 +22,8 @@ from autol2.cli import command as commands
 from autol2.cli.composition import restored
 from autol2.errors import UserError
 from autol2.runs.state import read_state
-from autol2.sweeps.batch import Task
 from autol2.sweeps.launcher import Failed, StudyLauncher, _unlike_first
+from autol2.sweeps.task import Task
 
 from .conftest import SMALL, Command, few
 
@@ -121,12 +121,15 @@ def test_a_message_names_what_the_run_has(sweep: Sweep) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["hydra/sweeper=search", "experiment=choice(alpha)", "lr=0.1,1"], "a search has one exp"),
-        pytest.param(["experiment=glob(*)"], "for the whole sweep", marks=pytest.mark.slow),
+        (
+            ["hydra/sweeper=search", "experiment=choice(alpha)", "lr=0.1,1"],
+            "a search takes one exp",
+        ),
+        pytest.param(["experiment=glob(*)"], "applies to the whole sweep", marks=pytest.mark.slow),
         (["experiment=alpha,search_alpha"], "experiment=search_alpha sets hydra.sweeper"),
-        (["lr=interval(0,1)"], "is for a search: use hydra/sweeper=search"),
+        (["lr=interval(0,1)"], "needs a search: use hydra/sweeper=search"),
         (["seed=range(0)"], "there is nothing to sweep over"),
-        (["data.root=/a,/b"], "several data.root are the same runs under one data.name"),
+        (["data.root=/a,/b"], "several data.root would count as the same runs under one data.name"),
         (["hydra.sweeper.max_batch_size=0"], "hydra.sweeper.max_batch_size must be at least 1"),
         (["hydra.sweeper.max_batch_size=-1", "seed=0,1"], "must be at least 1"),
         (
@@ -135,18 +138,27 @@ def test_a_message_names_what_the_run_has(sweep: Sweep) -> None:
         ),
         (["+hydra.launcher.foo=1"], "there is no option hydra.launcher.foo"),
         (["+hydra.launcher.n_job=1"], "did you mean hydra.launcher.n_jobs?"),
-        (["experiment=search_alpha", "study=a,b"], "a search has one study, not study=a,b"),
+        (["experiment=search_alpha", "study=a,b"], "a search takes one study, not study=a,b"),
         (["experiment=search_alpha", "hydra.sweeper.n_trials=0"], "n_trials must be at least 1"),
         (["experiment=search_alpha", "hydra.sweeper.n_jobs=0"], "n_jobs must be at least 1"),
         (["hydra/sweeper=search", "lr=0.1"], "there is nothing to search"),
-        (["experiment=search_alpha", "hydra.launcher.dry_run=true"], "a search needs what its"),
-        (["experiment=search_alpha", "hydra.launcher.detach=true"], "a search needs what its"),
-        (["experiment=search_alpha", "hydra.sweeper.storage=foo://x"], "trials cannot be kept in"),
-        (["experiment=search_alpha", "hydra.sweeper.storage=/dev/full"], "full: it is no file"),
+        (
+            ["experiment=search_alpha", "hydra.launcher.dry_run=true"],
+            "a search needs the results of its",
+        ),
+        (
+            ["experiment=search_alpha", "hydra.launcher.detach=true"],
+            "a search needs the results of its",
+        ),
+        (
+            ["experiment=search_alpha", "hydra.sweeper.storage=foo://x"],
+            "trials cannot be stored in",
+        ),
+        (["experiment=search_alpha", "hydra.sweeper.storage=/dev/full"], "full: it is not a file"),
         (["experiment=search_alpha", "hydra.sweeper.storage=/proc/x"], "in /proc/x: [Errno 2]"),
         (["experiment=search_alpha", "hydra.sweeper.sampler.seed=-1"], "at least 0 and below 2^31"),
         (["experiment=search_alpha", "hydra.sweeper.sampler.seed=2147483648"], "below 2^31"),
-        (["experiment=search_alpha", "hydra/launcher=basic"], "=basic knows no studies"),
+        (["experiment=search_alpha", "hydra/launcher=basic"], "=basic does not support studies"),
         (["seed=0,1", "hydra/launcher=basic"], "a sweep needs submitit_local, submitit_slurm or"),
     ],
 )
@@ -175,10 +187,11 @@ def test_what_is_no_part_of_the_identity_is_told(
 ) -> None:
     sweep("device=cpu,auto", "threads=1,2")
     said = capsys.readouterr().out
-    assert "does not include threads, device" in said or "does not include device, threads" in said
+    told = " are not part of a run's identity"
+    assert f"threads, device{told}" in said or f"device, threads{told}" in said
     assert "1 run: 1 missing" in said
     sweep("method=fixed", "alpha=0,5")
-    assert "does not include" not in capsys.readouterr().out
+    assert "not part of a run's identity" not in capsys.readouterr().out
 
 
 def test_batches_go_on_after_one_that_failed(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +311,9 @@ def test_a_full_disk_under_a_search_is_one_line(
 
     searching(monkeypatch)
     monkeypatch.setattr("optuna.study.Study.tell", full)
-    with pytest.raises(UserError, match=r"trials cannot be kept in .*: .*No space left on device"):
+    with pytest.raises(
+        UserError, match=r"trials cannot be stored in .*: .*No space left on device"
+    ):
         sweep("experiment=search_alpha")
 
 
@@ -344,7 +359,7 @@ def test_a_failed_trial_does_not_end_a_search(
     said = capsys.readouterr().out
     assert len(state["runs"]) == 8
     assert any(alpha > 25 for alpha, _ in state["runs"])
-    assert "failed; the search goes on" in said
+    assert "failed; the search continues" in said
     assert "best of 8 trials" in said
 
 
@@ -377,7 +392,7 @@ def test_a_trial_that_makes_no_sense_has_failed(
     searching(monkeypatch)
     sweep("experiment=search_alpha", "epochs=5,0", "hydra.sweeper.n_trials=6")
     said = capsys.readouterr().out
-    assert "epochs must be at least 1, not 0; the search goes on" in said
+    assert "epochs must be at least 1, not 0; the search continues" in said
     assert "best of 6 trials" in said
 
 

@@ -114,8 +114,9 @@ def _run(task: Task, config_name: str) -> int:
         if os.environ.get(name) == "":
             del os.environ[name]
     spec = task.__globals__.get("__spec__")  # its own, also where a profiler is __main__
-    ours = spec is not None and spec.name.startswith(f"{TRAIN.partition('.')[0]}.")
-    module = spec.name.removesuffix(".__main__") if ours else TRAIN
+    module = spec.name.removesuffix(".__main__") if spec is not None else TRAIN
+    if not module.startswith(f"{TRAIN.partition('.')[0]}."):
+        module = TRAIN
     sys.argv[1:] = prepared(sys.argv[1:], module)
     _complete_numbers()
     _explain_options(inspect.getdoc(sys.modules[task.__module__]) or "")

@@ -88,8 +88,8 @@ LAYERS = {
 """Of the paper's network, in words."""
 EXPLAIN = "Length of the weights and their effective learning rate lr/‖w‖² after each epoch."
 BELOW_BATCHNORM = (
-    " Below batch-norm the length does not change what the network computes, only how fast it "
-    "turns: an early shrinking acts as a higher learning rate."
+    " Below batch-norm, the length of the weights does not change what the network computes, only "
+    "how fast it changes: shrinking the weights early acts like a higher learning rate."
 )
 ARMS = 10
 """That a row of panels shows at most."""
@@ -130,7 +130,7 @@ def all_figures(
         ("best_step", speed_figure.to_best),
     ):
         say(name)
-        drawings += draw(made, histories, styles, folder)
+        drawings += draw(made, styles, folder)
     known = (histories[run_id] for run_id in runs["run_id"])
     seen = runs[[bool(one.lambdas or one.epochs.get("epoch")) for one in known]]
     if seen.empty:

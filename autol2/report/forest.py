@@ -17,7 +17,6 @@ from . import plot
 from .arms import FIGURE
 from .colours import SOFT, TEXT
 from .plot import Drawing
-from .runs import Curves
 from .tables import Tables
 from .words import arm_name, signed, yardstick
 
@@ -35,9 +34,7 @@ SEED_LINE = Line2D([], [], color=SOFT, label="one seed", **SEED)
 
 
 @plot.settings()
-def differences(
-    made: Tables, histories: Mapping[str, Curves], colours: Mapping[str, str], folder: Path
-) -> list[Drawing]:
+def differences(made: Tables, colours: Mapping[str, str], folder: Path) -> list[Drawing]:
     """Draw each schedule less its strongest rival: every seed, the mean and its interval.
 
     Beside it stands the probability that the schedule comes out above the rival on a seed.
@@ -101,9 +98,9 @@ def differences(
                     ):
                         _beyond(left, at, below, colours[arm["arm"]])
     caption = (
-        f"Each schedule less the {yardstick(arms)} on the same seeds: right of 0 the schedule is "
-        "better. Dots: single seeds; squares: their mean, with its 95 % interval where three "
-        "seeds or more allow one, adjusted as the p beside it."
+        f"Difference between each schedule and the {yardstick(arms)} on the same seeds: right of "
+        "0, the schedule is better. Dots: single seeds; squares: their mean, with its 95 % "
+        "interval if there are at least three seeds, adjusted like the p next to it."
     )
     if "margin" in arms and arms["margin"].notna().any():
         caption += f" Shaded: within ±{arms['margin'].max():g} points, which counts as equivalent."
@@ -111,8 +108,8 @@ def differences(
         caption += f" Differences beyond {APART:g} points (◀ ▶) are given only as numbers."
     if with_chances:
         caption += (
-            " Probability of improvement: how often a seed of the schedule comes out above one of "
-            "that fixed λ, with its 95 % interval; 0.5 is no difference."
+            " Probability of improvement: how often a seed of the schedule is better than one of "
+            "that fixed λ, with its 95 % interval; 0.5 means no difference."
         )
     alt = f"Forest plot of differences in test accuracy to the {yardstick(arms)}. " + "; ".join(
         f"{name}: "
@@ -152,9 +149,7 @@ def parts_of(name: str, arms: pd.DataFrame) -> list[Part]:
 
 
 @plot.settings()
-def accuracies(
-    made: Tables, histories: Mapping[str, Curves], colours: Mapping[str, str], folder: Path
-) -> list[Drawing]:
+def accuracies(made: Tables, colours: Mapping[str, str], folder: Path) -> list[Drawing]:
     """Draw each arm's test accuracies: every seed, the mean and the interquartile mean."""
     arms = made.summary
     if arms.empty:
@@ -199,12 +194,12 @@ def _accuracies(
         keys.append(key("D", 1.0, "interquartile mean and its 95 % interval"))
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
     caption = (
-        "The test accuracy that arms are compared by, of each seed, with its mean over seeds"
+        "The test accuracy by which arms are compared, for each seed, with its mean over seeds"
         + " and the mean of the middle half of them" * with_middle
-        + f". The axis ends {APART:g} points below the best mean; what lies below is counted."
+        + f". The axis ends {APART:g} points below the best mean; seeds below it are counted."
     )
     if "diverged" in arms and arms["diverged"].any():
-        caption += " A run that diverged is at chance level, and no part of a mean."
+        caption += " A run that diverged is at chance level and not part of a mean."
     alt = f"Dot plot of each arm's test accuracy {part.heading}: " + ", ".join(
         f"{arm_name(arm['arm'])} {arm['mean']:.2f} % over {arm['n']:g} seed{'s' * (arm['n'] > 1)}"
         for _, arm in arms.iterrows()

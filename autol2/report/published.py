@@ -12,8 +12,6 @@ from .runs import SHRINKING_STEPS
 
 K, EPOCH, EPOCHS, LR = 5, 391, 200, 0.01
 """Steps between measurements and of an epoch, epochs, and the learning rate."""
-FIRST = K / EPOCH
-"""Where the paper's λ panels begin."""
 MARKS = {
     1: "epoch_1",
     10: "epoch_10",

@@ -17,7 +17,6 @@ from . import forest, plot, speed
 from .colours import CURVES, SOFT, TEXT
 from .forest import AROUND, LOW_ROW, SEED, SEED_LINE, Part
 from .plot import Drawing
-from .runs import Curves
 from .tables import Tables
 from .words import arm_name, number, plural, yardstick
 
@@ -28,9 +27,7 @@ PANELS = 4
 
 
 @plot.settings()
-def to_target(
-    made: Tables, histories: Mapping[str, Curves], colours: Mapping[str, str], folder: Path
-) -> list[Drawing]:
+def to_target(made: Tables, colours: Mapping[str, str], folder: Path) -> list[Drawing]:
     """Draw how many epochs each seed of each arm takes to reach its target accuracy."""
     arms = made.summary
     if arms.empty:
@@ -59,19 +56,20 @@ def _to_target(part: Part, runs: pd.DataFrame, colours: Mapping[str, str], folde
     left.set_xlabel(f"epochs to {to}")
     left.set_xlim(0, 1.05 * left.get_xlim()[1])
     _differences(right, shown, "epochs_to_target_difference", colours)
-    right.set_xlabel(f"less those of the\n{yardstick(shown)}\n(left of 0: faster)")
+    right.set_xlabel(f"difference from the\n{yardstick(shown)}\n(left of 0: faster)")
     keys = [SEED_LINE, MEAN]
     if late:
-        keys.append(Line2D([], [], color=SOFT, label="not reached by its end", **NOT_REACHED))
+        keys.append(Line2D([], [], color=SOFT, label="not reached by the end", **NOT_REACHED))
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
     caption = (
-        f"Epochs until the test accuracy first reaches {to}, and less those of the strongest "
-        "fixed λ on the same seeds, with an interval adjusted as that of the accuracies."
+        f"Left: epochs until the test accuracy first reaches {to}. Right: difference from the "
+        f"{yardstick(shown)} on the same seeds, with an interval adjusted like that of the "
+        "accuracies."
     )
     if late:
         caption += (
-            " A run that never reaches it counts with all of its epochs, so that means are too "
-            "low and differences lean towards none."
+            " A run that never reaches it counts with all of its epochs, so means are too low and "
+            "differences are biased towards zero."
         )
     alt = f"Dot plot of the epochs until {to} of test accuracy {part.heading}: {', '.join(words)}."
     title = part.titled("Speed of training")
@@ -79,9 +77,7 @@ def _to_target(part: Part, runs: pd.DataFrame, colours: Mapping[str, str], folde
 
 
 @plot.settings()
-def area(
-    made: Tables, histories: Mapping[str, Curves], colours: Mapping[str, str], folder: Path
-) -> list[Drawing]:
+def area(made: Tables, colours: Mapping[str, str], folder: Path) -> list[Drawing]:
     """Draw the mean test accuracy over training, which is the area under its curve."""
     arms = made.summary
     if arms.empty:
@@ -103,13 +99,14 @@ def _area(part: Part, runs: pd.DataFrame, colours: Mapping[str, str], folder: Pa
         words.append(f"{arm_name(arm['arm'])} {mean:.2f} %")
     left.set_xlabel("mean test accuracy over training (%)")
     _differences(right, shown, "area_difference", colours)
-    right.set_xlabel(f"less that of the\n{yardstick(shown)}\n(right of 0: higher)")
+    right.set_xlabel(f"difference from the\n{yardstick(shown)}\n(right of 0: higher)")
     keys = [SEED_LINE, MEAN]
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
     caption = (
-        "The area under the curve of test accuracy, divided by its length: who learns sooner has "
-        f"more of it, whatever the target. On the right less that of the {yardstick(shown)} on "
-        "the same seeds, in points, with an interval adjusted as that of the accuracies."
+        "Left: the area under the curve of test accuracy, divided by its length: an arm that "
+        "learns sooner has a larger value, whatever the target. Right: difference from the "
+        f"{yardstick(shown)} on the same seeds, in points, with an interval adjusted like that of "
+        "the accuracies."
     )
     alt = f"Dot plot of the mean test accuracy over training {part.heading}: {', '.join(words)}."
     title = part.titled("Accuracy over training")
@@ -138,9 +135,7 @@ def _differences(axes: Axes, arms: pd.DataFrame, column: str, colours: Mapping[s
 
 
 @plot.settings()
-def to_best(
-    made: Tables, histories: Mapping[str, Curves], colours: Mapping[str, str], folder: Path
-) -> list[Drawing]:
+def to_best(made: Tables, colours: Mapping[str, str], folder: Path) -> list[Drawing]:
     """Draw steps to the best test accuracy against λ, of every run of a fixed λ."""
     fits = pd.concat([fits for _, fits in forest.groups(made.fits)] or [made.fits]).head(PANELS)
     if fits.empty:
@@ -160,12 +155,12 @@ def to_best(
     for axes in panels[len(fits) :]:
         axes.set_axis_off()
     caption = (
-        "Steps to the best test accuracy at each fixed λ above 0; the best of test accuracies "
-        "tells a time here, not a result. Dots: runs; hollow ones were still getting better when "
-        "training ended, and are not part of the fit t* = c/λ (dashed; Lewkowycz and Gur-Ari, "
-        "2020). The law holds where a free fit of the slope comes to about -1; where its interval "
-        "leaves that out, no line is drawn. Leaving hollow dots out flattens the slope. "
-        "python -m autol2.forecast takes averaged accuracies, so that its c is a smaller one."
+        "Steps to the best test accuracy at each fixed λ above 0; here the maximum test accuracy "
+        "is used only to find a time, not as a result. Dots: runs; hollow ones were still "
+        "improving when training ended and are not part of the fit t* = c/λ (dashed; Lewkowycz "
+        "and Gur-Ari, 2020). The law holds if a free fit gives a slope of about -1; if its "
+        "interval does not contain -1, no line is drawn. Leaving hollow dots out flattens the "
+        "slope. python -m autol2.forecast uses averaged accuracies, so its c is smaller."
     )
     alt = "Steps to the best test accuracy against λ, logarithmic axes. " + "; ".join(said) + "."
     title = "Steps to the best accuracy against λ"
@@ -207,7 +202,7 @@ def _to_best(axes: Axes, runs: pd.DataFrame, fit: pd.Series) -> str:
         f"{steps:.0f} at λ = {number(float(str(value)))}" for value, steps in medians.items()
     )
     if np.isnan(fit["constant"]):
-        return f"{shown}; too few ended after their best to fit"
+        return f"{shown}; too few runs ended after their best for a fit"
     constant = float(f"{fit['constant']:.2g}")
     words = f"t* = {number(constant)}/λ"
     if speed.holds(fit):

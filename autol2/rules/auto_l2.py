@@ -30,8 +30,6 @@ import torch
 from torch.optim import Optimizer
 
 from .controller import Controller, Decision
-from .convert import convert as convert
-from .groups import apply_lambda as apply_lambda
 from .groups import sign_flip as sign_flip
 from .groups import warn
 from .lambda_scheduler import LambdaScheduler
@@ -206,8 +204,8 @@ class AutoL2(LambdaScheduler):
         epoch = self.steps_per_epoch
         if epoch is not None and epoch < self.measure_every and self._counts_epochs:
             raise ValueError(
-                f"an epoch of {epoch} steps is never measured with "
-                f"measure_every={self.measure_every}: λ could not move; try measure_every={epoch}"
+                f"an epoch of {epoch} steps is never measured with measure_every="
+                f"{self.measure_every}: λ could never change; try measure_every={epoch}"
             )
         self.apply()
 
@@ -247,7 +245,7 @@ class AutoL2(LambdaScheduler):
         _one_number("count", count)
         loss, error, count = kept(loss), None if error is None else kept(error), kept(count)
         if not isinstance(count, torch.Tensor) and not float(count) >= 0:
-            raise ValueError(f"count is how many samples or tokens there were, not {count}")
+            raise ValueError(f"count must be the number of samples or tokens, not {count}")
         if not self._checked and float(count):
             self._checked = True
             if error is not None:
@@ -356,7 +354,7 @@ class AutoL2(LambdaScheduler):
                 self._checked = True
                 warn(
                     "step() was called without a loss and nothing was added before it: λ cannot "
-                    "move; call step(loss, error), or add(loss, error) for each batch"
+                    "change; call step(loss, error), or add(loss, error) for each batch"
                 )
             return self._stay("nothing was counted")
         if not math.isfinite(loss):
@@ -389,7 +387,7 @@ class AutoL2(LambdaScheduler):
                 f"the optimizer's weight_decay is {self._groups.decays()}, but AutoL2 has set "
                 f"{', '.join(f'{2 * self._lambda_of(n):g}' for n in self._groups.indices())}: "
                 f"after optimizer.load_state_dict, load AutoL2's state of the same checkpoint too; "
-                f"a group that something else decays says auto_l2=False"
+                f"set auto_l2=False in a group whose weight_decay something else sets"
             )
 
     def _stay(self, reason: str) -> Decision:
@@ -426,8 +424,8 @@ class AutoL2(LambdaScheduler):
         unknown = settings.keys() - (known.keys() - {"protocol"})
         if unknown:
             raise ValueError(
-                f"parameter group {index} has auto_l2={dict(settings)}: there is no setting "
-                f"{', '.join(sorted(unknown))} of a group; there are "
+                f"parameter group {index} has auto_l2={dict(settings)}: a group has no setting "
+                f"{', '.join(sorted(unknown))}; choose from "
                 f"{', '.join(name for name in known if name != 'protocol')}"
             )
         return Rule(**{**known, **settings})
@@ -465,7 +463,7 @@ class AutoL2(LambdaScheduler):
             if saved.keys() != own:
                 raise ValueError(
                     f"saved with settings of their own for parameter groups {sorted(saved)}, not "
-                    f"{sorted(own)}; accept_changes=True goes on with the new ones"
+                    f"{sorted(own)}; accept_changes=True continues with the new ones"
                 )
         restored = {}
         self._before_restoring = {}
@@ -502,5 +500,5 @@ def _one_number(name: str, value: object) -> None:
 def _share(error: float) -> float:
     """`error`, within [0, 1] but for its rounding."""
     if not (-ROUNDING <= error <= 1 + ROUNDING or math.isnan(error)):
-        raise ValueError(f"error is a share of the batch, from 0 to 1, not {error:g}")
+        raise ValueError(f"error must be a share of the batch, from 0 to 1, not {error:g}")
     return min(max(error, 0.0), 1.0) if not math.isnan(error) else error

@@ -34,13 +34,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .rule import LAMBDA_MAX as LAMBDA_MAX
-from .rule import METHODS as METHODS
-from .rule import PROTOCOLS as PROTOCOLS
-from .rule import Method as Method
-from .rule import Protocol as Protocol
-from .rule import Rule as Rule
-from .rule import plain
+from .rule import Rule, plain
 
 Event = Literal["none", "decayed", "raised"]
 
@@ -369,7 +363,7 @@ class Controller:
         differences = self.rule.differences(state["rule"])
         if differences and not accept_changes:
             raise ValueError(
-                f"saved under another rule: {differences}; accept_changes=True goes on under the "
+                f"saved under another rule: {differences}; accept_changes=True continues under the "
                 f"new one"
             )
         if self.rule.method == "fixed":

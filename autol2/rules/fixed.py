@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .controller import Rule
 from .method import Circumstances, LambdaPolicy, Method
+from .rule import Rule
 from .schedules import Schedule
 
 

@@ -37,7 +37,7 @@ class Groups:
 
     def __init__(self, optimizer: Optimizer, all_parameters: bool | None = None) -> None:
         if all_parameters not in (None, True, False):
-            raise ValueError(f"all_parameters is True, False or None, not {all_parameters!r}")
+            raise ValueError(f"all_parameters must be True, False or None, not {all_parameters!r}")
         self.optimizer, self.all_parameters = optimizer, all_parameters
         self.set_: list[bool] = []
         """Of each group, whether its decay is set."""
@@ -75,7 +75,7 @@ class Groups:
         spared = zero if beside and not self.all_parameters else []
         if spared and self.all_parameters is None:
             warn(
-                f"weight_decay stays 0 in parameter group {_listed(spared)}, beside others that "
+                f"weight_decay stays 0 in parameter group {_listed(spared)}, while other groups "
                 f"have some: all_parameters=True decays them too, all_parameters=False (or "
                 f"auto_l2=False in the group) leaves them alone without this warning",
                 UserWarning,
@@ -90,7 +90,8 @@ class Groups:
                 flag = {name: _plain(value) for name, value in flag.items()}
             else:
                 raise ValueError(
-                    f"parameter group {index} has {FLAG}={flag!r}: it is True, False or settings"
+                    f"parameter group {index} has {FLAG}={flag!r}: it must be True, False or a "
+                    f"dictionary of settings"
                 )
             if groups[index].get(FLAG, NO_DECAY) != NO_DECAY:
                 groups[index][FLAG] = flag  # the optimizer saves it
@@ -116,7 +117,7 @@ class Groups:
         if isinstance(decay, torch.Tensor) and not decay.is_floating_point():
             raise ValueError(
                 f"{name} has a weight_decay of {decay.dtype} in parameter group {index}, which "
-                f"holds no fractions: give it a float"
+                f"cannot hold fractions: give it a float"
             )
         if isinstance(decay, torch.Tensor):  # torch lets groups share it
             group["weight_decay"] = decay.clone()
@@ -184,13 +185,6 @@ class Groups:
         return [float(self.optimizer.param_groups[n]["weight_decay"]) for n in self.indices()]
 
 
-def apply_lambda(optimizer: Optimizer, lambda_: float) -> None:
-    """Set ``weight_decay`` to 2·`lambda_` in every parameter group without ``auto_l2=False``."""
-    for group in optimizer.param_groups:
-        if group.get(FLAG, True) is not False:
-            _set(group, lambda_)
-
-
 def sign_flip(groups: Iterable[Mapping[str, Any]]) -> str | None:
     """A warning where decay takes all of the weights or more in one of `groups`, else None.
 
@@ -213,8 +207,8 @@ def sign_flip(groups: Iterable[Mapping[str, Any]]) -> str | None:
             if momentum:
                 return (
                     f"lr·weight_decay/(1 - momentum) = {decay:.3g} is at least 1 {strength}, "
-                    f"momentum = {momentum:g}): the pushes of successive steps add up to more than "
-                    f"the weights, so they swing through 0; lower lr or lambda_max"
+                    f"momentum = {momentum:g}): successive steps together remove more than the "
+                    f"weights, so the weights oscillate around 0; lower lr or lambda_max"
                 )
             return (
                 f"lr·weight_decay = {decay:.3g} is at least 1 {strength}): each step "

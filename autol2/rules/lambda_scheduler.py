@@ -137,8 +137,8 @@ class LambdaScheduler(LRScheduler, ABC):
                 expected = sorted({2 * self._saved_lambda_of(n) for n in self._groups.indices()})
                 raise ValueError(
                     f"the optimizer's weight_decay is {self._groups.decays()}, but the restored λ "
-                    f"asks for {', '.join(f'{one:g}' for one in expected)}: load the optimizer's "
-                    f"state first, from the checkpoint that this state is from"
+                    f"needs {', '.join(f'{one:g}' for one in expected)}: load the optimizer's "
+                    f"state first, from the same checkpoint as this state"
                 )
         except ValueError:
             self.__dict__.update(before)
@@ -174,8 +174,8 @@ class LambdaScheduler(LRScheduler, ABC):
         other_schedule = accept_changes and not self.needs_state and "kind" in state
         if (lacking or unknown) and not other_schedule:
             raise ValueError(
-                f"not a state of {type(self).__name__} with these settings: it lacks "
-                f"{', '.join(lacking) or 'nothing'}, and has {', '.join(unknown) or 'nothing'} too"
+                f"not a state of {type(self).__name__} with these settings: missing "
+                f"{', '.join(lacking) or 'nothing'}, unexpected {', '.join(unknown) or 'nothing'}"
             )
         self._groups.recall(state["optional"], len(state["groups"]))
         if not accept_changes:
@@ -192,8 +192,8 @@ class LambdaScheduler(LRScheduler, ABC):
                 if name == "groups":
                     what = "other parameter groups decayed (all_parameters, auto_l2=False): groups"
                 raise ValueError(
-                    f"saved with {what}={state[name]}, not {own[name]}; accept_changes=True goes "
-                    f"on with the new one"
+                    f"saved with {what}={state[name]}, not {own[name]}; accept_changes=True "
+                    f"continues with the new one"
                 )
 
     # ---------------------------------------------------------------- the optimizer

@@ -63,7 +63,8 @@ class Alpha(Options):
     """The percentage threshold α of Methods 1 and 3 (paper, Algorithms 2 and 4)."""
 
     percent: float = 5.0
-    """α in percent: loss and error must be worse (or better) than their minimum by that much."""
+    """α in percent. A change counts only if loss or error is worse (or better) than its minimum by
+    at least this much."""
 
     def __post_init__(self) -> None:
         require(
@@ -74,7 +75,7 @@ class Alpha(Options):
 
 @dataclass
 class FixedLambda(Options):
-    """The constant λ of the methods that keep one."""
+    """The constant λ, for methods that use one."""
 
     value: float = 5e-4
     """λ; for SGD the same as a weight decay of 2λ."""
@@ -92,7 +93,7 @@ class FixedLambda(Options):
 
 @dataclass
 class ProtocolOptions(Options):
-    """Which reading of the paper's rules is meant (see README, "Protocols")."""
+    """Which version of the paper's rules to use (see README, "Protocols")."""
 
     name: str = "published"
     """published (what produced the paper's figures), pseudocode (as printed), corrected (as meant)
@@ -177,7 +178,7 @@ class Method(Component):
             UserError: it looks at none.
         """
         raise UserError(
-            f"method={self.name} looks at no measurements: choose {', '.join(METHODS[:-1])} or "
+            f"method={self.name} does not use measurements: choose {', '.join(METHODS[:-1])} or "
             f"{METHODS[-1]}"
         )
 
@@ -200,7 +201,7 @@ class Adaptive(Method):
     decay_factor: float = 0.1
     """λ is multiplied by this when it decays and divided by it when it is raised; within (0, 1)."""
     cooldown: float = 0.1
-    """After a change λ rests for ``cooldown / λ`` steps."""
+    """After a change, λ stays constant for ``cooldown / λ`` steps."""
     raise_when_converged: int = option(0, neutral=0)
     """Raise λ after this many measurements in a row without a new minimum of loss or error
     (the paper's future work); 0 never does."""

@@ -65,7 +65,7 @@ class Rule:
         checks = {
             f"method must be one of {', '.join(METHODS)}": self.method in METHODS,
             f"protocol must be one of {', '.join(PROTOCOLS)}": self.protocol in PROTOCOLS,
-            f"protocol original has no method {self.method}: it is that of auto_l2 alone": (
+            f"protocol original has no method {self.method}: it only has auto_l2": (
                 self.protocol != "original" or self.method in ("auto_l2", "fixed")
             ),
             "alpha must be a percentage of at least 0": 0 <= self.alpha < math.inf,

@@ -167,8 +167,8 @@ class FollowLR(WeightDecaySchedule):
             raise ValueError(f"parameter group {index} has no learning rate to follow")
         if not float(first) > 0:
             raise ValueError(
-                f"parameter group {index} has learning rate {float(first):g}, to which no other "
-                f"can be compared: give reference_lr, the learning rate that initial_lambda is for"
+                f"parameter group {index} has learning rate {float(first):g}, which cannot be a "
+                f"reference: give reference_lr, the learning rate that initial_lambda is for"
             )
         return float(first)
 

@@ -39,9 +39,9 @@ class GridConf:
 
     _target_: str = "hydra_plugins.autol2_launchers.Grid"
     params: dict[str, str] = field(default_factory=dict)
-    """What an experiment sweeps over, as on the command line."""
+    """Options that an experiment sweeps over and their values, written as on the command line."""
     max_batch_size: int | None = None
-    """So many runs are planned and done before the next are looked at; null for all of them."""
+    """Plan and finish this many runs before planning the next; null for all runs at once."""
 
 
 class StudySweeper(Sweeper):
@@ -71,8 +71,8 @@ class StudySweeper(Sweeper):
         if not isinstance(launcher, StudyLauncher):
             chosen = config.hydra.runtime.choices["hydra/launcher"]
             raise UserError(
-                f"hydra/launcher={chosen} knows no studies: a sweep needs submitit_local, "
-                f"submitit_slurm or one like them"
+                f"hydra/launcher={chosen} does not support studies: a sweep needs submitit_local, "
+                f"submitit_slurm or a launcher derived from them"
             )
         self.launcher = launcher
 
@@ -158,13 +158,13 @@ class GridSweeper(StudySweeper):
             for part in settings:
                 if part != "params" and settings[part] != ours[part]:
                     raise UserError(
-                        f"{word} sets {part}, which holds for the whole sweep: leave it out, or "
-                        f"sweep over {key} in commands of their own"
+                        f"{word} sets {part}, which applies to the whole sweep: leave it out, or "
+                        f"use a separate command for each {key}"
                     )
         by_itself = {key for key, _ in own}
         if len(by_itself) > 1:
             raise UserError(
-                f"{' and '.join(sorted(by_itself))} have sweeps of their own: sweep over one of "
+                f"{' and '.join(sorted(by_itself))} each define a sweep: sweep over only one of "
                 f"them at a time"
             )
         found: list[list[str]] = []
@@ -183,8 +183,8 @@ class GridSweeper(StudySweeper):
         for groups in {self.loader.groups(run) for run in runs}:
             if self._settings(self.loader.with_hydra(self.config, groups)) not in known:
                 raise UserError(
-                    f"{' '.join(groups)} changes how the sweep is done (hydra.sweeper or "
-                    f"hydra.launcher), which a choice within a sweep cannot"
+                    f"{' '.join(groups)} changes how the sweep runs (hydra.sweeper or "
+                    f"hydra.launcher), which a choice within a sweep cannot do"
                 )
 
     def _settings(self, config: DictConfig) -> dict[str, Any]:
@@ -218,11 +218,11 @@ def choices(override: Override) -> list[str]:
         return [str(override.input_line)]
     if not override.is_discrete_sweep():
         raise UserError(
-            f"{override.input_line} is for a search: use hydra/sweeper=search, or name the values"
+            f"{override.input_line} needs a search: use hydra/sweeper=search, or list the values"
         )
     swept = override.value()
     if isinstance(swept, RangeSweep) and swept.step == 0:
-        raise UserError(f"{override.input_line} never arrives with a step of 0")
+        raise UserError(f"{override.input_line} never ends: its step is 0")
     values = list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
     _refuse_many(str(override.input_line), len(values))
     text = str(override.input_line).partition("=")[2]
@@ -235,15 +235,15 @@ def choices(override: Override) -> list[str]:
             values = own
         elif function != "choice" and plain and sorted(values) != sorted(own):
             raise UserError(
-                f"{override.input_line} compares values as numbers, which would not keep their "
-                f"text: name them in the order that you want"
+                f"{override.input_line} reads its values as numbers, which would change how they "
+                f"are written: list them in the order that you want"
             )
     return [f"{key}={value}" for value in values]
 
 
 def _refuse_many(what: str, count: int) -> None:
     if count > MOST:
-        raise UserError(f"{what} has over {MOST:,} values, more runs than a sweep can have")
+        raise UserError(f"{what} has over {MOST:,} values, which is more than a sweep can have")
 
 
 ConfigStore.instance().store("grid_schema", GridConf, group="hydra/sweeper")

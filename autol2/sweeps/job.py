@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import slurm
-from .batch import Batch, Task
+from .batch import Batch
+from .task import Task
 
 BEGINS = "begins "
 """What a job says of each of its runs, when it comes to it."""

@@ -33,9 +33,10 @@ from ..runs.identity import flat, run_id
 from ..runs.run import Run
 from ..runs.state import last_attempt, percent, read_state
 from ..training.train import refuse_other_data
-from .batch import Batch, Task, hopeless
+from .batch import Batch, hopeless
 from .manifest import add_to_manifest, read_manifest
 from .run_status import HOPELESS, Job, RunStatus, status_of
+from .task import Task
 from .vain import job_of
 
 Plan = list[tuple[Task, RunStatus]]

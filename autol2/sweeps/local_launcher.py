@@ -18,10 +18,11 @@ from ..errors import UserError, unwritable
 from ..training.signals import caught
 from ..training.train import require_installed
 from ..training.visible_gpus import gpus
-from .batch import Batch, Task
+from .batch import Batch
 from .launcher import Interrupted, Plan, StudyLauncher, remember
 from .machine import cores
 from .run_status import RETRIES, in_background, status_of
+from .task import Task
 
 
 @dataclass
@@ -30,19 +31,19 @@ class LocalConf:
 
     _target_: str = "hydra_plugins.autol2_launchers.SubmititLocal"
     n_jobs: int = 0
-    """Runs at a time; 0 for `runs_per_job` a GPU, or as many as there are cores for."""
+    """Number of parallel runs; 0 for `runs_per_job` per GPU, or as many as the cores allow."""
     cpus_per_task: int = 0
-    """CPU threads of each run; 0 shares the cores out among them."""
+    """CPU threads of each run; 0 divides the cores among the runs."""
     runs_per_job: int = 1
-    """Runs at the same time on one GPU."""
+    """Number of parallel runs on one GPU."""
     detach: bool = False
-    """Return at once; the runs go on."""
+    """Return immediately while the runs continue in the background."""
     dry_run: bool = False
-    """Show what would be done, and do nothing."""
+    """Show what would run, and start nothing."""
     retry_failed: bool = False
-    """Do runs over that ended with an error."""
+    """Repeat runs that ended with an error."""
     max_retries: int = RETRIES
-    """How often a run that was killed is done again without having got further."""
+    """How often to retry a killed run that has made no further progress."""
 
 
 class LocalLauncher(StudyLauncher):
@@ -100,7 +101,7 @@ class LocalLauncher(StudyLauncher):
 
             batch.work(look)
         if stopped:
-            words = "interrupted; every run is saved, and the same command goes on"
+            words = "interrupted; every run is saved, and the same command continues them"
             raise Interrupted(words, stopped[0])
 
     def _detach(self, batch: Batch) -> None:
@@ -117,7 +118,7 @@ class LocalLauncher(StudyLauncher):
         process = {"host": socket.gethostname(), "pid": int(job.job_id), "since": time.time()}
         remember((task, {"process": process}) for task in batch.tasks)
         self.console.print(
-            f"{counted(len(batch.tasks))} to do in the background, by process {job.job_id}; "
+            f"{counted(len(batch.tasks))} in the background, in process {job.job_id}; "
             f"see python -m autol2.status study={batch.tasks[0].study.name}",
             markup=False,
         )

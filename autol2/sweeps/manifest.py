@@ -10,6 +10,15 @@ from typing import Any
 from ..errors import UserError, unwritable
 from ..runs.files import to_json, write_atomically
 from ..runs.lock import locked
+from ..runs.state import SECONDS, misshapen
+
+ENTRY: dict[str, Any] = {
+    **{"overrides": [str], "job": str, "log": str, "submitted": SECONDS},
+    **{"tried": int, "in_vain": int},
+    "submitting": {"folder": str, "cluster": str, "place": int, "of": int},
+    "process": {"host": str, "pid": int, "since": SECONDS},
+}
+"""What is read of a run's entry, where it is there; of its parts, all."""
 
 
 def read_manifest(study: Path, *, strict: bool = False) -> dict[str, dict[str, Any]]:
@@ -22,18 +31,32 @@ def read_manifest(study: Path, *, strict: bool = False) -> dict[str, dict[str, A
     path = study / "study.json"
     try:
         runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        if not (isinstance(runs, dict) and all(isinstance(one, dict) for one in runs.values())):
-            raise TypeError("it is no list of runs")
+        if not isinstance(runs, dict):
+            raise TypeError("it is not a list of runs")
+        for run, entry in runs.items():
+            if wrong := _wrong(entry):
+                raise TypeError(f"run {run}: {wrong}")
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         if strict:
             raise UserError(
                 f"{path} cannot be read ({getattr(error, 'strerror', None) or error}), and it says "
-                f"which runs are queued: mend it, or delete it when none of them is"
+                f"which runs are queued: repair it, or delete it once no runs are queued"
             ) from error
         return {}
     return runs
+
+
+def _wrong(entry: Any) -> str:
+    """What in a run's entry cannot be used; empty where nothing."""
+    if not isinstance(entry, dict):
+        return f"its entry is {entry!r:.40}"
+    for name in ("submitting", "process"):
+        part = entry.get(name)
+        if isinstance(part, dict) and any(part.get(key) is None for key in ENTRY[name]):
+            return f"{name} is {part!r:.40}"
+    return misshapen(entry, ENTRY)
 
 
 def add_to_manifest(study: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:

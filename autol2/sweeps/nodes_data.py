@@ -26,7 +26,7 @@ def prepare(wanted: Iterable[DataSource], say: Callable[[str], None]) -> None:
     for _, source in sorted(different.items()):
         place = source.place
         if place is not None and len(place.parts) > 2 and not Path(*place.parts[:2]).exists():
-            say(f"{place} is not on this machine: whether the data are there, the nodes will see")
+            say(f"{place} is not on this machine: the nodes will check whether the data are there")
             continue
         if found := source.prepare():
             say(found)

@@ -85,11 +85,11 @@ def status_of(state: Mapping[str, Any], job: Job | None, retries: int = RETRIES)
     if status == "failed":
         return RunStatus("failed", last_line(state.get("error", "")))
     if job is not None and job.state == "OUT_OF_MEMORY":
-        return RunStatus("failed", f"out of memory, says SLURM of job {job.name}")
+        return RunStatus("failed", f"out of memory, according to SLURM (job {job.name})")
     silent = status == "running"  # to the last
     taken_away = silent and job is not None and job.state in TAKEN_AWAY
     if (times := kills(state)) > retries and not taken_away:
-        return RunStatus("failed", f"killed {times} times without getting further")
+        return RunStatus("failed", f"killed {times} times without making progress")
     if status == "interrupted":
         return RunStatus("stopped", f"interrupted: {_last(state).get('why')}")
     if job is not None and job.in_vain > retries:
@@ -103,7 +103,7 @@ def status_of(state: Mapping[str, Any], job: Job | None, retries: int = RETRIES)
         return RunStatus("stopped", f"job {job.name} is gone" + f": {ended}" * bool(ended))
     if status == "running":
         return RunStatus("stopped", "no sign of life")
-    return RunStatus("missing", "never begun")
+    return RunStatus("missing", "never started")
 
 
 def in_background(how: RunStatus, entry: Mapping[str, Any]) -> RunStatus:
@@ -113,7 +113,7 @@ def in_background(how: RunStatus, entry: Mapping[str, Any]) -> RunStatus:
         return how
     if process["host"] != socket.gethostname() or not lives(process["pid"], process["since"]):
         return how
-    return RunStatus("queued", f"in the background, by process {process['pid']}")
+    return RunStatus("queued", f"in the background, in process {process['pid']}")
 
 
 def _in_a_job_elsewhere(state: Mapping[str, Any]) -> bool:
@@ -149,7 +149,7 @@ def kills(state: Mapping[str, Any]) -> int:
 def alive(state: Mapping[str, Any]) -> bool:
     """Whether a run that says it is running still does: by its process here, else its heartbeat."""
     last, updated = _last(state), float(state.get("updated", 0.0))
-    if last.get("host") == socket.gethostname() and "pid" in last:
+    if last.get("host") == socket.gethostname() and last.get("pid") is not None:
         return lives(int(last["pid"]), updated)
     return time.time() - updated < PATIENCE
 

@@ -19,13 +19,14 @@ class SlurmConf:
 
     _target_: str = "hydra_plugins.autol2_launchers.SubmititSlurm"
     submitit_folder: str | None = None
-    """For job scripts and what jobs print; the study's .launch/jobs if none is named."""
+    """Folder for job scripts and the jobs' output; by default .launch/jobs of the study."""
     timeout_min: int = 240
-    """Time limit of a job. It is no limit for a run: a job saves and requeues itself before."""
+    """Time limit of a job. It does not limit a run: before it is reached, the job saves and
+    requeues itself."""
     cpus_per_task: int | None = 4
-    """CPU cores of a job, shared out among its runs."""
+    """CPU cores of a job, divided among its runs."""
     gpus_per_node: int | None = None
-    """GPUs of a job. Naming `gres` or one of the next two instead drops it."""
+    """GPUs of a job. Not passed on if you ask for GPUs with `gres` or `gpus_per_task` instead."""
     gpus_per_task: int | None = None
     """sbatch's --gpus-per-task."""
     cpus_per_gpu: int | None = None
@@ -41,7 +42,7 @@ class SlurmConf:
     mem_per_cpu: str | None = None
     """sbatch's --mem-per-cpu, instead of `mem_gb`."""
     name: str = "autol2"
-    """What the queue calls the jobs: --job-name."""
+    """Name of the jobs in the queue: sbatch's --job-name."""
     partition: str | None = None
     """sbatch's --partition."""
     qos: str | None = None
@@ -53,19 +54,19 @@ class SlurmConf:
     constraint: str | None = None
     """sbatch's --constraint."""
     exclude: str | None = None
-    """Nodes to keep away from: sbatch's --exclude."""
+    """Nodes not to use: sbatch's --exclude."""
     nodelist: str | None = None
     """Nodes to choose from: sbatch's --nodelist."""
     exclusive: Any = None
-    """true for nodes of one's own, or what sbatch's --exclusive takes."""
+    """true to share nodes with no other job, or another value of sbatch's --exclusive."""
     dependency: str | None = None
-    """What must have ended before, as in afterok:4711: sbatch's --dependency."""
+    """Jobs that must have ended first, as in afterok:4711: sbatch's --dependency."""
     gres: str | None = None
-    """GPUs where the cluster counts them so, as in gpu:1, or what else it has."""
+    """Generic resources, as in gpu:1, if the cluster allocates GPUs this way: sbatch's --gres."""
     mail_type: str | None = None
-    """When SLURM is to send mail, as in END,FAIL: sbatch's --mail-type."""
+    """When SLURM sends mail, as in END,FAIL: sbatch's --mail-type."""
     mail_user: str | None = None
-    """To whom: sbatch's --mail-user."""
+    """Recipient of the mail: sbatch's --mail-user."""
     wckey: str | None = None
     """sbatch's --wckey."""
     signal_delay_s: int = 120
@@ -73,9 +74,9 @@ class SlurmConf:
     max_num_timeout: int = 1000
     """How often a job may requeue itself at its time limit."""
     array_parallelism: int = 256
-    """Jobs of the sweep that run at the same time."""
+    """How many jobs of the sweep may run at the same time."""
     stderr_to_stdout: bool = False
-    """One file for all that a job prints."""
+    """Write standard output and standard error of a job to the same file."""
     setup: list[str] = field(default_factory=list)
     """Shell lines before the job, as in module load …"""
     use_srun: bool = True
@@ -85,18 +86,18 @@ class SlurmConf:
     additional_parameters: Any = None
     """Any other option of sbatch, as in {reservation: NAME}."""
     runs_per_job: int = 1
-    """Runs of one job, one after the other."""
+    """Number of runs in each job, one after another."""
     side_by_side: int = 1
-    """So many of a job's runs at the same time, on the same GPU."""
+    """How many of a job's runs execute at the same time on the same GPU."""
     detach: bool = False
-    """Return when the runs are submitted."""
+    """Return as soon as the runs are submitted."""
     dry_run: bool = False
-    """Show what would be done, and do nothing."""
+    """Show what would run, and submit nothing."""
     retry_failed: bool = False
-    """Do runs over that ended with an error."""
+    """Repeat runs that ended with an error."""
     max_retries: int = RETRIES
-    """How often a run that was killed is done again without having got further; what a node lost is
-    requeued by SLURM, without a limit."""
+    """How often to retry a killed run that has made no further progress; SLURM requeues jobs lost
+    to a node failure without limit."""
 
 
 FAMILIES = (
@@ -149,7 +150,7 @@ def check(options: Mapping[str, Any]) -> dict[str, Any]:
     additional = options["additional_parameters"] or {}
     if not isinstance(additional, Mapping):
         raise UserError(
-            "hydra.launcher.additional_parameters are names and values, as in "
+            "hydra.launcher.additional_parameters must be names with values, as in "
             "'hydra.launcher.additional_parameters={reservation: NAME}'"
         )
     for key, value in additional.items():
@@ -157,12 +158,12 @@ def check(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in OURS:
             instead = {"time": "hydra.launcher.timeout_min", "signal": "signal_delay_s"}.get(name)
             raise UserError(
-                f"hydra.launcher.additional_parameters.{key} is not for the user to set"
-                + (f": use {instead}" if instead else "")
+                f"hydra.launcher.additional_parameters.{key} is set by autol2"
+                + (f": use {instead}" if instead else " and cannot be changed")
             )
         require(
             name not in NOT_SBATCH,
-            f"hydra.launcher.additional_parameters.{key} is none of sbatch's: use "
+            f"hydra.launcher.additional_parameters.{key} is not an option of sbatch: use "
             f"hydra.launcher.{name}",
         )
         require(
@@ -178,8 +179,8 @@ def check(options: Mapping[str, Any]) -> dict[str, Any]:
         require(
             found[name] in (None, 1, "1", "1-1"),
             f"hydra.launcher.{name}={found[name]}: a run is one process, so a job has one node and "
-            f"one task; distributed training is for AutoL2 in your own loop "
-            f"(autol2/integrations/README.md), and more runs at a time for array_parallelism and "
+            f"one task; for distributed training, use AutoL2 in your own loop "
+            f"(autol2/integrations/README.md), and for more runs at a time array_parallelism and "
             f"side_by_side",
         )
     for name, least in LEAST.items():
@@ -197,12 +198,12 @@ def check(options: Mapping[str, Any]) -> dict[str, Any]:
     limit = 60 * found["timeout_min"]
     require(
         found["signal_delay_s"] < limit,
-        f"hydra.launcher.signal_delay_s={found['signal_delay_s']} leaves nothing of a time limit "
-        f"of {limit} seconds: give the job more with hydra.launcher.timeout_min",
+        f"hydra.launcher.signal_delay_s={found['signal_delay_s']} must be below the time limit of "
+        f"{limit} seconds: give the job more time with hydra.launcher.timeout_min",
     )
     require(
         found["signal_delay_s"] <= 65535,
-        "hydra.launcher.signal_delay_s must be at most 65535, as SLURM has it",
+        "hydra.launcher.signal_delay_s must be at most 65535, which is SLURM's limit",
     )
     for name, value in found.items():
         if isinstance(value, str):
@@ -224,7 +225,7 @@ def _number(name: str, value: Any) -> Any:
     try:
         return int(value) if name in ("cpus_per_task", "gpus_per_node", "cpus_per_gpu") else value
     except (TypeError, ValueError):
-        raise UserError(f"hydra.launcher.{name} is a whole number, not {value}") from None
+        raise UserError(f"hydra.launcher.{name} must be a whole number, not {value}") from None
 
 
 def named(overrides: Collection[str], options: Mapping[str, Any]) -> set[str]:

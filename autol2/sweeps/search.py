@@ -27,10 +27,10 @@ from ..runs.files import to_json, write_atomically
 from ..runs.identity import digest
 from ..runs.lock import exclusive
 from ..runs.state import FINISHED
-from .batch import Task
 from .grid import StudySweeper, choices, product
 from .launcher import Failed
 from .run_status import HOPELESS, common_error, last_line
+from .task import Task
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -51,24 +51,24 @@ class SamplerConf:
     """Where trials come from: Optuna's tree-structured Parzen estimator."""
 
     seed: int = 0
-    """With the same one, a search that was stopped goes on as if it had not been."""
+    """Seed of the sampler. With the same seed, an interrupted search continues unchanged."""
 
 
 @dataclass
 class SearchConf:
-    """How values are searched for that make runs accurate."""
+    """How to search for the option values that give the highest accuracy."""
 
     _target_: str = "hydra_plugins.autol2_launchers.Search"
     params: dict[str, str] = field(default_factory=dict)
-    """What is searched, as on the command line."""
+    """Options to search and their values, written as on the command line."""
     rivals: dict[str, str] = field(default_factory=dict)
-    """A sweep that is done first, in the same study, to compare with what is found."""
+    """A sweep that runs first, in the same study, to compare the search's result with."""
     n_trials: int = 20
-    """How many values are tried in all, earlier commands' included."""
+    """Total number of trials, including those of earlier commands."""
     n_jobs: int = 4
-    """Trials of one round, done at the same time as far as the launcher can."""
+    """Number of trials per round; they run in parallel as far as the launcher allows."""
     storage: str | None = None
-    """Where trials are kept: a file, or a database as Optuna names it (sqlite:///FILE); null for
+    """Where trials are stored: a file, or a database URL as for Optuna (sqlite:///FILE); null for
     search.journal in the study's folder."""
     sampler: SamplerConf = field(default_factory=SamplerConf)
 
@@ -110,7 +110,7 @@ class SearchSweeper(StudySweeper):
         for option in ("detach", "dry_run"):
             if self.launcher.options[option]:
                 raise UserError(
-                    f"a search needs what its runs come to: hydra.launcher.{option}=false"
+                    f"a search needs the results of its runs: set hydra.launcher.{option}=false"
                 )
 
     def sweep(self, arguments: list[str]) -> None:
@@ -127,7 +127,7 @@ class SearchSweeper(StudySweeper):
             self.study = self._open(optuna, digest(_identity(space, example)))
             self._do_rivals(space)
             self._search(optuna, space)
-            self._say_best(final=True)
+            self._say_best()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -163,7 +163,7 @@ class SearchSweeper(StudySweeper):
             if not override.is_sweep_override():
                 space.fixed.append(str(override.input_line))
             elif key in ("study", "outputs", "experiment"):
-                raise UserError(f"a search has one {key}, not {override.input_line}")
+                raise UserError(f"a search takes one {key}, not {override.input_line}")
             elif override.is_discrete_sweep() and len(words := choices(override)) < 2:
                 require(bool(words), f"{override.input_line} has no values")
                 space.fixed += words
@@ -183,7 +183,7 @@ class SearchSweeper(StudySweeper):
         with self._keeping():
             if "://" not in self.kept:
                 path = Path(self.kept)
-                require(path.is_file() or not path.exists(), "it is no file")
+                require(path.is_file() or not path.exists(), "it is not a file")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _cut_torn_line(path)
                 backend = optuna.storages.journal.JournalFileBackend(str(path))
@@ -200,7 +200,7 @@ class SearchSweeper(StudySweeper):
             yield
         except Exception as error:  # what a database and its driver raise is their business
             raise UserError(
-                f"trials cannot be kept in {self.kept}: {first_line(error)}; choose another "
+                f"trials cannot be stored in {self.kept}: {first_line(error)}; choose another "
                 f"place with hydra.sweeper.storage=FILE"
             ) from error
 
@@ -256,7 +256,7 @@ class SearchSweeper(StudySweeper):
                 with self._keeping():
                     self.study.tell(number, state=TrialState.FAIL)
                 self.launcher.console.print(
-                    f"trial {number}: {_words(params[number])}: {error}; the search goes on",
+                    f"trial {number}: {_words(params[number])}: {error}; the search continues",
                     markup=False,
                 )
                 finished = [one for one in self._trials() if one.state.is_finished()]
@@ -279,7 +279,7 @@ class SearchSweeper(StudySweeper):
         if any(state.get("status") not in FINISHED for state in states):
             with self._keeping():
                 self.study.tell(number, state=TrialState.FAIL)
-            console.print(f"{said}: failed; the search goes on", markup=False)
+            console.print(f"{said}: failed; the search continues", markup=False)
             finished = [one for one in self._trials() if one.state.is_finished()]
             why = common_error(states) or states[0].get("error", "no result")
             if len(finished) >= HOPELESS and all(one.state == TrialState.FAIL for one in finished):
@@ -320,16 +320,16 @@ class SearchSweeper(StudySweeper):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.folder / RECORD, to_json(found).encode())
 
-    def _say_best(self, *, final: bool) -> None:
+    def _say_best(self) -> None:
         self._record()
         best = self._best()
         count = counted(sum(one.state.is_finished() for one in self._trials()), "trial")
         if best is None:
-            raise Failed(f"no trial of {count} came to a result; they are kept in {self.kept}")
+            raise Failed(f"none of {count} has a result; they are stored in {self.kept}")
         objective = OBJECTIVES[self.study.user_attrs["objective"]]
         self.launcher.console.print(
             f"best of {count}: {_words(best.params)} with {best.value:.2f} % ({objective}); "
-            f"see {self.folder / RECORD}, trials are kept in {self.kept}",
+            f"see {self.folder / RECORD}; trials are stored in {self.kept}",
             markup=False,
         )
 

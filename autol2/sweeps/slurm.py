@@ -31,7 +31,7 @@ KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 AT_A_TIME = 500
 """Jobs that accounting is asked for in one command."""
 HELD = "it is held: scontrol release {0}"
-LESS = "scancel {0}, and ask for less"
+LESS = "scancel {0}, and request less"
 NEVER = {
     **dict.fromkeys(("JobHeldUser", "job requeued in held state", "JobHoldMaxRequeue"), HELD),
     "launch failed requeued held": "it could not be launched, and is held: scontrol release {0}",
@@ -262,8 +262,8 @@ def _ask(command: list[str]) -> str:
         )
     except FileNotFoundError:
         raise UserError(
-            f"{command[0]} is not on this machine: log in to a SLURM cluster, or sweep here with "
-            f"hydra/launcher=submitit_local"
+            f"{command[0]} is not available here: log in to a SLURM cluster, or run the sweep on "
+            f"this machine with hydra/launcher=submitit_local"
         ) from None
     except subprocess.CalledProcessError as error:
         raise UserError(f"{command[0]} says: {words(error.stderr)}") from None

@@ -17,13 +17,13 @@ from ..cli.progress import StudyProgress, counted
 from ..errors import UserError, unwritable
 from ..runs.lock import locked
 from . import nodes_data, sbatch, slurm
-from .batch import Task
 from .job import JobBatch
 from .launcher import Interrupted, Plan, StudyLauncher, remember
 from .run_status import HOPELESS, Job, status_of
 from .sbatch import SlurmConf
 from .states import States
 from .submission import Submission, reconciled
+from .task import Task
 
 SHARE = 0.05
 """Share of the waiting time by which the end of the jobs may be noticed late."""
@@ -61,18 +61,18 @@ class SlurmLauncher(StudyLauncher):
     def _jobs(self, submitted: Mapping[str, float | None]) -> dict[str, Job]:
         if not slurm.available():
             if self.options["dry_run"]:
-                self._say("sbatch is not on this machine: jobs that are under way are not known")
+                self._say("sbatch is not available here, so running jobs cannot be checked")
                 return {}
             raise UserError(
-                "sbatch is not on this machine: log in to a SLURM cluster, or sweep here with "
-                "hydra/launcher=submitit_local"
+                "sbatch is not available here: log in to a SLURM cluster, or run the sweep on this "
+                "machine with hydra/launcher=submitit_local"
             )
         try:
             return slurm.jobs(submitted)
         except UserError as error:
             if not self.options["dry_run"]:
                 raise UserError(f"{error}; is this a login node of the cluster?") from None
-            self._say(f"{error}: jobs that are under way are not known")
+            self._say(f"{error}: running jobs cannot be checked")
             return {}
 
     def _show(self, plan: Plan) -> None:
@@ -187,7 +187,8 @@ class SlurmLauncher(StudyLauncher):
                         time.sleep(_pause(time.monotonic() - began, len(open_)))
         except KeyboardInterrupt:
             raise Interrupted(
-                "no longer waiting; the jobs go on. The same command waits again, scancel ends them"
+                "no longer waiting; the jobs continue. The same command waits again; scancel ends "
+                "the jobs"
             ) from None
 
     def _ask(self, names: set[str]) -> dict[str, Job] | None:

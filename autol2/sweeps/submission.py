@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from . import sbatch, slurm
-from .batch import Task
 from .job import JobBatch
+from .task import Task
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor

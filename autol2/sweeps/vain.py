@@ -35,7 +35,7 @@ def job_of(
     log, tried = Path(known["log"]), len(state.get("attempts", []))
     if tried > known.get("tried", 0) or not _in_vain(run, job, log):
         return job
-    words = _words_of(run, log) or last_words(log) or "without a word"
+    words = _words_of(run, log) or last_words(log) or "without a message"
     return replace(job, in_vain=known.get("in_vain", 0) + 1, words=f"{words}; see {log}")
 
 
