@@ -53,15 +53,15 @@ class StatusConfig:
     """The options of the command."""
 
     study: str | None = None
-    """The study; the one that was worked on last if none is named."""
+    """Name of the study; by default, the one that was changed last."""
     outputs: str = "outputs"
-    """Where studies are kept."""
+    """Folder in which studies are stored."""
     watch: bool = False
     """Keep the table up to date until Ctrl-C."""
     every: float = 5.0
-    """Seconds between two looks of `watch`; refreshing takes at most a fifth of the time."""
+    """Seconds between two updates of `watch`; updating takes at most a fifth of the time."""
     rows: int = 50
-    """Maximum rows for each status; 0 for all of them. JSON has all."""
+    """Maximum number of rows for each status; 0 for all rows. JSON always has all rows."""
     format: str = "table"
     """table or json."""
 
@@ -145,7 +145,7 @@ def watch(folder: Path, config: StatusConfig, console: Console) -> None:
         UserError: `console` is no terminal.
     """
     if not console.is_terminal:
-        raise UserError("watch=true needs a terminal; for a script there is format=json")
+        raise UserError("watch=true needs a terminal: in a script, use format=json")
     states, queue = States(), Queue(QUEUE_EVERY)
     with Live(console=console, auto_refresh=False) as live:
         try:
@@ -187,7 +187,7 @@ def look(folder: Path, states: States | None = None, queue: Queue | None = None)
     try:
         expected = read_manifest(folder, strict=True)
     except UserError as error:
-        expected, damaged = {}, f"{error}. Runs that never began are not in this list"
+        expected, damaged = {}, f"{error}. Runs that never started are not in this list"
     found = {record.run_id: record for record in records(folder, states)}
     unsure = {
         str(entry["job"]): entry.get("submitted")
@@ -249,8 +249,9 @@ def _runs(job: Job | None) -> bool:
 
 def _where(state: Mapping[str, Any]) -> str:
     where = state.get("diverged") or {}
-    step, lambda_ = where.get("step"), _figure(_number(where.get("lambda")), "g")
-    return f"loss not finite at step {step}, with λ = {lambda_}"
+    lambda_ = _figure(_number(where.get("lambda")), "g")
+    with_lambda = f", with λ = {lambda_}" if lambda_ else ""
+    return f"loss not finite at step {where.get('step')}{with_lambda}"
 
 
 def _number(value: Any) -> float | None:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from autol2.forecast import said
 from autol2.report.forecast import Peak, best_lambdas, fit, forecasts, peak
 from autol2.report.lambda_figures import all_figures, training_lengths
+from autol2.runs.state import FIGURES
 from autol2.sweeps.study import Record
 
 from .conftest import Command
@@ -125,6 +127,8 @@ def record(tmp_path: Path, accuracies: list[float], **identity: object) -> Recor
         "steps_per_epoch": 2,
         "identity": known | identity,
         "data": {"classes": 10},
+        "config": {"lr": 0.2},
+        "result": dict.fromkeys(FIGURES, 50.0),
     }
     return Record(folder, state)
 
@@ -182,6 +186,42 @@ def test_methods_that_move_lambda_have_no_peak(tmp_path: Path) -> None:
     assert peak(record(tmp_path, [10], method={"name": "auto_l2"}), 0.5) is None
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("steps_per_epoch", None),
+        ("steps_per_epoch", 0),
+        ("result", {}),
+        ("data", {"classes": "ten"}),
+        ("identity.seed", None),
+        ("identity.lr", None),
+        ("identity.lr", "nan"),
+        ("identity.epochs", None),
+        ("identity.epochs", "four"),
+        ("identity.fixed_lambda", None),
+        ("identity.fixed_lambda", {"value": "inf"}),
+    ],
+)
+def test_a_run_json_that_lacks_something_has_no_peak(
+    tmp_path: Path, part: str, value: object
+) -> None:
+    whole = record(tmp_path, [10, 50, 79.4, 79.6, 80, 70, 60, 50])
+    assert peak(whole, 0.5) is not None
+    *parents, name = part.split(".")
+    (whole.state[parents[0]] if parents else whole.state)[name] = value
+    assert peak(whole, 0.5) is None
+
+
+@pytest.mark.parametrize(
+    "rows", ["", "0,1,10\n0,x,20\n", "0,2,10\n0,1,20\n", "0,1,10\n0,2,\n", "0,0,10\n0,1,20\n"]
+)
+def test_an_epochs_csv_that_is_damaged_has_no_peak(tmp_path: Path, rows: str) -> None:
+    one = record(tmp_path, [10, 20])
+    assert peak(one, 0.5) is not None
+    (one.folder / "epochs.csv").write_text(f"epoch,step,test_accuracy\n{rows}")
+    assert peak(one, 0.5) is None
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -198,7 +238,8 @@ def study(folder: Path, lambdas: list[float], **options: object) -> None:
         }
         state = {
             **{"status": "completed", "steps_per_epoch": 100, "data": {"classes": 10}},
-            **{"identity": known | options, "result": {"final_test_accuracy": 50.0}},
+            **{"identity": known | options, "config": {"lr": 0.2}},
+            "result": dict.fromkeys(FIGURES, 50.0),
         }
         (place / "run.json").write_text(json.dumps(state))
         rows = [
@@ -214,10 +255,29 @@ def test_the_command(tmp_path: Path, run_command: Command) -> None:
     assert done.returncode == 0, done.stderr
     told, *table = done.stdout.splitlines()
     assert told.startswith("lr 0.2: t* = c/λ with c = 1.89 steps (95 %: 1.8")
-    assert "from 3 runs at λ = 0.005 to 0.02; left free, t* goes as λ^-0.99 (-1" in told
+    assert (
+        "from 3 runs at λ = 0.005 to 0.02; with a free exponent, t* is proportional to λ^-0.99 (-1"
+        in told
+    )
     text = "\n".join(table)
     assert re.search(r"│ 10 +│ 0.0019 +│.*│ 0.01 \(of 4 tried\) +│ 0.19 ", text)
     assert re.search(r"│ 100 +│ 0.00019 +│ .* to .*│ +│ +│", text)
+
+
+def test_a_damaged_run_is_left_out(tmp_path: Path, run_command: Command) -> None:
+    """Of the forecast, and of the report's figures."""
+    study(tmp_path / "outputs" / "grid", [0.002, 0.005, 0.01, 0.02, 0.05])
+    path = tmp_path / "outputs" / "grid" / "fixed-0.05" / "run.json"
+    state = json.loads(path.read_text())
+    del state["steps_per_epoch"]
+    path.write_text(json.dumps(state))
+    done = run_command("forecast", "study=grid")
+    assert done.returncode == 0, done.stderr
+    assert "from 3 runs at λ = 0.005 to 0.02;" in done.stdout
+    done = run_command("report", "study=grid")
+    assert done.returncode == 0, done.stderr
+    runs = pd.read_csv(tmp_path / "outputs" / "grid" / "report" / "runs.csv", index_col="run_id")
+    assert runs.loc["fixed-0.05", "problem"] == "run.json cannot be used: it has no steps_per_epoch"
 
 
 @pytest.mark.parametrize(

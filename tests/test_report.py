@@ -22,10 +22,10 @@ from autol2.report.arms import in_order
 from autol2.report.beside import beside_published
 from autol2.report.published import path_of, published, shrinking_of
 from autol2.report.runs import CHANGES, Curves, _lambdas, curves
-from autol2.report.sound import FIGURES, fault
+from autol2.report.sound import fault
 from autol2.report.tables import Tables, tables
 from autol2.report.words import arm_name
-from autol2.runs.state import read_state
+from autol2.runs.state import FIGURES, read_state
 from autol2.sweeps.study import Record, records
 
 from .conftest import PROJECT, SMALL, Command, run_autol2
@@ -51,7 +51,7 @@ def report(study: Path) -> Path:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("No claim can be made: with 2 seeds in common p cannot fall below")
+    assert lines[0].startswith("No claim can be made: with 2 common seeds, p cannot fall below")
     assert lines[-1] == f"report: {study / 'report' / 'index.html'}"
     return study / "report"
 
@@ -333,8 +333,8 @@ def test_a_run_of_several_versions_is_told() -> None:
     table = tables([(Record(Path("x"), state), Curves())])
     warnings = page._warnings(table.runs, table.attempts)
     assert warnings == [
-        "Some runs were made from a source tree with uncommitted changes.",
-        "The runs were made with several PyTorch versions, 1 of them each with several.",
+        "Some runs used a source tree with uncommitted changes.",
+        "The runs used several PyTorch versions (1 run used more than one).",
     ]
     facts = dict(page._provenance(table))
     assert facts["torch"] == "2.11, 2.12"
@@ -350,7 +350,8 @@ def test_files_that_were_passed_over_are_told_with_counts_a_class() -> None:
         state["data"] = {"digest": "a" * 64, "passed_over": found}
     table = tables([(Record(Path(f"x{i}"), state), Curves()) for i, state in enumerate(states)])
     assert page._warnings(table.runs, table.attempts) == [
-        "Files beside the images were passed over: train/cat 1,200 .gif, 2 .avif; test/dog 1 .jp2."
+        "Some files in the image folders were ignored: train/cat 1,200 .gif, 2 .avif; "
+        "test/dog 1 .jp2."
     ]
     states[0]["data"]["passed_over"] = {"train/cat": 3, "test": {".gif": "x"}}
     tables([(Record(Path("x"), states[0]), Curves())])  # by an editor's hand
@@ -363,6 +364,7 @@ def sound_state(status: str = "completed") -> dict:
     """A run.json with what the report needs."""
     return {
         "status": status,
+        "updated": 1.0,
         "steps_per_epoch": 391,
         "config": {"lr": 0.01},
         "identity": identity("threshold", 0, alpha__percent=5.0),
@@ -463,13 +465,21 @@ HEADER = "epoch,step,lambda\n"
     [
         ("measurements.csv", b"\xff\xfe\n", "measurements.csv: "),
         ("measurements.csv", b"epoch,step\n0,5\n", "there is no column lambda"),
-        ("measurements.csv", f"{HEADER}0,5,nan\n".encode(), "not every λ is a number from 0"),
-        ("measurements.csv", f"{HEADER}0,5,-1\n".encode(), "not every λ is a number from 0"),
-        ("measurements.csv", f"{HEADER}0,5,1e99\n".encode(), "not every λ is a number from 0"),
+        (
+            "measurements.csv",
+            f"{HEADER}0,5,nan\n".encode(),
+            "not every λ is a number of at least 0",
+        ),
+        ("measurements.csv", f"{HEADER}0,5,-1\n".encode(), "not every λ is a number of at least 0"),
+        (
+            "measurements.csv",
+            f"{HEADER}0,5,1e99\n".encode(),
+            "not every λ is a number of at least 0",
+        ),
         ("measurements.csv", f"{HEADER}0,5,x\n".encode(), "could not convert"),
-        ("measurements.csv", f"{HEADER}0,5,1\n0,5,1\n".encode(), "its steps do not rise"),
-        ("measurements.csv", f"{HEADER}0,nan,1\n".encode(), "its steps do not rise"),
-        ("measurements.csv", f"{HEADER}0,inf,1\n".encode(), "its steps do not rise"),
+        ("measurements.csv", f"{HEADER}0,5,1\n0,5,1\n".encode(), "its steps do not increase"),
+        ("measurements.csv", f"{HEADER}0,nan,1\n".encode(), "its steps do not increase"),
+        ("measurements.csv", f"{HEADER}0,inf,1\n".encode(), "its steps do not increase"),
         ("epochs.csv", b"", "epochs.csv is missing or empty"),
         ("epochs.csv", b"epoch,step,test_accuracy\n", "epochs.csv has no rows"),
         ("epochs.csv", b"epoch,step,test_accuracy\n0,391,nan\n", "from 0 to 100"),
@@ -526,6 +536,15 @@ def test_a_run_json_that_makes_no_sense_is_told(path: str, value: object, words:
     history = Curves(problem=fault(state))
     found = Record(Path("x"), {} if fault(state) else state)
     assert tables([(found, history)]).runs["problem"].tolist() == [history.problem]
+
+
+def test_a_run_whose_lambda_diverged_has_records(tmp_path: Path) -> None:
+    """CPR takes λ from the weights: it is no number where those are none."""
+    (one,) = generate(tmp_path / "study", 1, 1)
+    (one.folder / "measurements.csv").write_text("epoch,step,lambda\n0,5,0.1\n0,10,nan\n")
+    diverged = {**sound_state("diverged"), "diverged": {"step": 10, "lambda": "nan"}}
+    ((_, history),) = curves([Record(one.folder, diverged)], tmp_path / "kept")
+    assert (history.problem, history.lambdas) == ("", [(5, 0.1), (5, 0.1)])
 
 
 def test_a_diverged_run_says_where() -> None:

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,7 +35,7 @@ from PIL import Image
 from autol2.cli.command import CONF, numbers_to_options
 from autol2.config import Config, parse
 from autol2.errors import UserError
-from autol2.runs import checkpoint, run
+from autol2.runs import checkpoint, code, run
 from autol2.runs.run import Held, Run
 from autol2.runs.state import read_state
 from autol2.train import train
@@ -554,12 +555,10 @@ def test_a_damaged_checkpoint_is_set_aside(
     [
         (lambda text: text[:-7], 35),  # a row past the checkpoint, written by half
         (lambda text: text + "1,2", 35),
-        (lambda text: text[: len(text) // 2], 0),  # rows that both checkpoints know are gone
-        (lambda text: text.replace("0.1", "0.2", 1), 0),
-        (lambda text: "", 0),
+        (lambda text: "".join(text.splitlines(True)[:6]), 28),  # only the one before knows these
     ],
 )
-def test_records_are_cut_back_or_made_anew(
+def test_records_are_cut_back(
     half_done: tuple[Config, Path, dict[str, Any]], damage: Any, from_step: int
 ) -> None:
     half, folder, expected = half_done
@@ -567,6 +566,74 @@ def test_records_are_cut_back_or_made_anew(
     path.write_text(damage(path.read_text()))
     assert finish(half) == 0
     assert read_state(folder)["attempts"][-1]["from_step"] == from_step
+    assert outcome(folder) == expected
+
+
+CHANGES = {
+    "line ends": lambda path: path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n")),
+    "half gone": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "a figure": lambda path: path.write_text(path.read_text().replace("0.", "1.", 1)),
+    "empty": lambda path: path.write_bytes(b""),
+    "deleted": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    few([*itertools.product(("epochs.csv", "measurements.csv"), CHANGES)], 2),
+)
+def test_changed_records_are_refused_and_stay(
+    half_done: tuple[Config, Path, dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    change: str,
+) -> None:
+    """What somebody saved again is not thrown away, nor are the checkpoints."""
+    half, folder, expected = half_done
+    CHANGES[change](folder / name)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+    with pytest.raises(UserError) as refused:
+        train(half)
+    assert str(refused.value) == (
+        f"{folder / name} was changed or deleted since the run was interrupted, so the run cannot "
+        f"continue: restore that file, or start over with rerun=true or study=NAME"
+    )
+    after = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+    assert after == before
+    assert finish(replace(half, rerun=True)) == 0
+    assert outcome(folder) == expected
+    assert [one["from_step"] for one in read_state(folder)["attempts"]] == [0]
+    (kept,) = folder.glob("replaced-*")
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == {
+        name: content for name, content in before.items() if name != "train.log"
+    }
+
+
+def test_with_the_checkpoint_damaged_too_changed_records_stay(
+    half_done: tuple[Config, Path, dict[str, Any]],
+) -> None:
+    half, folder, _ = half_done
+    _flip(folder / checkpoint.NAME)
+    CHANGES["line ends"](folder / "epochs.csv")
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+    with pytest.raises(UserError, match=r"epochs.csv was changed or deleted"):
+        train(half)
+    after = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+    assert after == before
+
+
+def test_a_run_of_changed_code_starts_over_with_rerun(
+    half_done: tuple[Config, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What two versions of a network did together is nobody's result."""
+    half, folder, expected = half_done
+    state = read_state(folder)
+    (folder / "run.json").write_text(json.dumps({**state, "code": {"ownnets": "before"}}))
+    monkeypatch.setattr(code, "own_code", lambda config: {"ownnets": "after"})
+    with pytest.raises(UserError, match="was trained with an earlier version of ownnets"):
+        train(half)
+    assert train(replace(half, rerun=True)) == 0
+    assert [one["from_step"] for one in read_state(folder)["attempts"]] == [0]
     assert outcome(folder) == expected
 
 
@@ -585,7 +652,7 @@ def test_other_data_are_refused(half_done: tuple[Config, Path, dict[str, Any]]) 
     state = checkpoint.read(folder / checkpoint.NAME)
     checkpoint.save(folder, {**state, "data": "of another data set"})
     before = (folder / "measurements.csv").read_bytes()
-    with pytest.raises(UserError, match=r"started on other data: .* data.name=NAME"):
+    with pytest.raises(UserError, match=r"started on different data: .* data.name=NAME"):
         train(half)
     assert (folder / "measurements.csv").read_bytes() == before
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pty
 import re
@@ -22,7 +23,7 @@ import pytest
 from autol2 import status
 from autol2.runs.files import to_json
 from autol2.runs.run import Run
-from autol2.runs.state import read_state
+from autol2.runs.state import content, flaw, read_state, summary
 from autol2.sweeps import slurm, states
 from autol2.sweeps.manifest import add_to_manifest
 from autol2.sweeps.run_status import Job
@@ -93,7 +94,7 @@ def test_the_table(study: Path) -> None:
     assert rows == {
         "failed-s0-0": "failed ValueError: bad [b]luck[/b]",
         "stopped-s0-0": "stopped interrupted: SIGTERM",
-        "missing-s0-0": "missing never begun",
+        "missing-s0-0": "missing never started",
         "diverged-s0-0": "diverged 1/9 1e+04 loss not finite at step 33, with λ = 10000",
         "done-s0-0": "done 9/9 0.0001 71.25",
     }
@@ -122,6 +123,68 @@ def test_a_run_that_cannot_be_read_is_told(study: Path) -> None:
     (study / "stopped-s0-0" / "run.json").write_text("{")
     (row,) = (row for row in status.look(study).rows if row.run_id == "stopped-s0-0")
     assert (row.status, row.why) == ("stopped", "run.json cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("state", "part"),
+    [
+        ({"status": "running", "updated": None}, "it has no updated"),
+        ({"status": "running", "updated": math.nan}, "updated is nan"),
+        ({"status": "running", "updated": -1e12}, "updated is -1000000000000.0"),
+        (
+            {"status": "running", "progress": {"seconds_left": "nan"}},
+            "progress.seconds_left is 'nan'",
+        ),
+        (
+            {"status": "running", "progress": {"seconds_left": math.inf}},
+            "progress.seconds_left is inf",
+        ),
+        ({"status": "running", "progress": {"lambda": "x"}}, "progress.lambda is 'x'"),
+        ({"status": "running", "attempts": [{"pid": "7"}]}, "attempts.pid is '7'"),
+        ({"status": "failed", "error": 3}, "error is 3"),
+        ({"status": 3}, "status is 3"),
+        ({"status": "completed", "attempts": None}, "it has no result"),
+        ({"status": "completed", "result": {"final_lambda": [1]}}, "result.final_lambda is [1]"),
+        ([1], "it is no object"),
+    ],
+)
+def test_one_run_json_that_makes_no_sense_is_one_row(study: Path, state: Any, part: str) -> None:
+    path = study / "stopped-s0-0" / "run.json"
+    if isinstance(state, dict):
+        attempts = [{"host": socket.gethostname(), "pid": os.getpid()}]
+        state = {"attempts": attempts, "updated": time.time(), **state}
+    path.write_text(json.dumps(state))
+    assert flaw(content(path.parent)) == part
+    rows = {row.run_id: (row.status, row.why) for row in status.look(study).rows}
+    assert rows.pop("stopped-s0-0") == ("stopped", "run.json cannot be read")
+    assert rows["failed-s0-0"] == ("failed", "ValueError: bad [b]luck[/b]")
+    assert len(rows) == 6
+
+
+@pytest.mark.parametrize(
+    ("process", "part"),
+    [
+        ({}, "process is {}"),
+        ({"host": "a", "pid": 1}, "process is {'host': 'a', 'pid': 1}"),
+        ({"host": "a", "pid": "1", "since": 1.0}, "process.pid is '1'"),
+        ([], r"process is \[\]"),
+    ],
+)
+def test_a_study_json_that_makes_no_sense_is_told(study: Path, process: Any, part: str) -> None:
+    (study / "study.json").write_text(json.dumps({"runs": {"stopped-s0-0": {"process": process}}}))
+    seen = status.look(study)
+    assert re.search(rf"study.json cannot be read \(run stopped-s0-0: {part}", seen.queue_problem)
+    assert seen.counts == {"running": 1, "failed": 1, "stopped": 2, "diverged": 1, "done": 1}
+
+
+def test_a_lambda_that_is_no_number(tmp_path: Path) -> None:
+    """As that of CPR, which it takes from weights that have diverged."""
+    where = {"step": 2, "epoch": 1, "lambda": math.nan}
+    write_run(tmp_path, "a-s0-0", {"status": "diverged", "diverged": where}, pid=1, silent=0)
+    (row,) = status.look(tmp_path).rows
+    assert (row.status, row.why) == ("diverged", "loss not finite at step 2")
+    told = "diverged: the loss is not finite at step 2 (epoch 1), with λ = nan"
+    assert summary(read_state(tmp_path / "a-s0-0")) == told
 
 
 def seen_by_another(function: Callable[[], Any]) -> str:
@@ -183,7 +246,7 @@ def test_what_another_user_lets_nobody_write_or_read_is_named(shared: Path) -> N
     lock.touch()
     lock.chmod(0)
     said = seen_by_another(lambda: add_to_manifest(shared / "one", {"b-s0-0": {}}))
-    assert f"{shared}/one cannot be written (its .study.lock is another user's, who lets" in said
+    assert f"{shared}/one cannot be written (its .study.lock belongs to another user and" in said
     config = Mock(outputs=str(shared), study="two")
     with patch("autol2.runs.run.run_id", lambda _: "b-s0-0"):
         run = Run(config)

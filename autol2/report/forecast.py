@@ -18,6 +18,7 @@ from scipy import stats
 
 from ..runs.identity import digest, flat
 from ..sweeps.study import Record
+from .sound import fault
 from .speed import lr_stays
 
 LEVEL = 0.95
@@ -134,21 +135,28 @@ def peak(record: Record, within: float) -> Peak | None:
         within: points of test accuracy below its best that count as its best.
     """
     state = record.state
+    if fault(state):
+        return None
     identity = state.get("identity") or {}
     options = flat(identity)
     unlike = flat(identity.get("control") or {})
     pulse = unlike.get("pulse_length", 0)
     if state.get("status") != "completed" or options.get("method.name") != "fixed" or pulse:
         return None
-    try:
-        rows = pd.read_csv(record.folder / "epochs.csv", usecols=["epoch", "step", "test_accuracy"])
-    except (OSError, ValueError):
+    numbers = [options.get(name) for name in ("lr", "epochs", "fixed_lambda.value")]
+    if not all(one is not None and math.isfinite(float(one)) for one in numbers):
         return None
-    if rows.empty:
+    names = ["epoch", "step", "test_accuracy"]
+    try:
+        rows = pd.read_csv(record.folder / "epochs.csv", usecols=names).astype(float)
+    except (OSError, ValueError):
         return None
     length = int(state["steps_per_epoch"])
     steps = (rows["epoch"] * length + rows["step"]).to_numpy()
     accuracies = rows["test_accuracy"].to_numpy()
+    rise = np.diff(steps, prepend=0.0) > 0
+    if rows.empty or not (rise.all() and np.isfinite(accuracies).all()):
+        return None
     best = float(accuracies.max())
     smooth = _smooth(steps, accuracies)
     first = int(np.argmax(smooth >= smooth.max() - within))
@@ -170,7 +178,7 @@ def peak(record: Record, within: float) -> Peak | None:
     )
 
 
-def _smooth(steps: NDArray[np.int64], accuracies: NDArray[np.float64]) -> NDArray[np.float64]:
+def _smooth(steps: NDArray[np.float64], accuracies: NDArray[np.float64]) -> NDArray[np.float64]:
     """At each of the rising `steps`, the mean of the `accuracies` within a factor of `AROUND`."""
     first = np.searchsorted(steps, steps / AROUND)
     last = np.searchsorted(steps, steps * AROUND, "right")

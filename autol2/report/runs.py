@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..runs.state import FINISHED
+from ..runs.state import FINISHED, content
 from ..sweeps.study import Record
 from .sound import fault
 
@@ -72,7 +72,7 @@ def curves(records: Iterable[Record], cache: Path) -> Iterator[tuple[Record, Cur
     """
     cache.mkdir(parents=True, exist_ok=True)
     for record in records:
-        if what := fault(record.state):
+        if what := fault(record.state or content(record.folder)):
             yield Record(record.folder, {}), Curves(problem=what)
             continue
         kept = cache / f"{record.run_id}.json"
@@ -116,6 +116,8 @@ def _read(record: Record) -> Curves:
         measurements = _rows(record.folder / "measurements.csv", MEASUREMENTS, begun)
         if state["status"] == "completed" and evaluations.empty:
             raise ValueError("epochs.csv has no rows")
+        if state["status"] == "diverged":  # and with it λ, where the optimizer finds that
+            measurements = measurements[measurements["lambda"].notna()]
         path, shrinking = _lambdas(measurements, length, lr)
         evaluations["epoch_done"] = _steps(evaluations, length, "epochs.csv") / length
         return Curves(
@@ -170,7 +172,7 @@ def _steps(rows: pd.DataFrame, length: int, name: str) -> np.ndarray:
     """The step of the run at each row; an error where they do not rise."""
     steps = (rows["epoch"] * length + rows["step"]).to_numpy()
     if not (np.diff(steps, prepend=-1) > 0).all() or (steps > 1e12).any():
-        raise ValueError(f"{name}: its steps do not rise")
+        raise ValueError(f"{name}: its steps do not increase")
     return steps
 
 
@@ -214,7 +216,7 @@ def _lambdas(
     steps = _steps(measurements, length, "measurements.csv")
     values = measurements["lambda"].to_numpy(float)
     if not ((values >= 0) & (values < LARGEST)).all():
-        raise ValueError("measurements.csv: not every λ is a number from 0")
+        raise ValueError("measurements.csv: not every λ is a number of at least 0")
     changes = [0, *((values[1:] != values[:-1]).nonzero()[0] + 1), len(values) - 1]
     if len(changes) > CHANGES:
         kept = np.geomspace(1, len(changes), CHANGES).astype(int) - 1

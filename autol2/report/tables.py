@@ -15,12 +15,12 @@ from ..data.images import in_words
 from ..runs.files import write_atomically
 from ..runs.identity import digest, flat
 from ..runs.result import late
+from ..runs.state import FIGURES
 from ..sweeps.run_status import last_line
 from ..sweeps.study import Record
 from . import speed
 from .arms import Question, in_order, summary
 from .runs import Curves, path_text
-from .sound import FIGURES
 from .words import called
 
 RULE = ("method.name", "alpha.percent", "fixed_lambda.value", "protocol.name")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from .files import write_atomically
+from .records import Changed
 
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 _DIGEST = 64
@@ -65,22 +66,32 @@ def restore(
 ) -> bool:
     """Hand the newest checkpoint that can be used to `use`; whether there was one.
 
-    A checkpoint that is damaged, or that `use` refuses with a ValueError, is set aside as
-    ``*.damaged`` with a warning, and the one before it is tried.
+    Where one is damaged, or `use` refuses it with a ValueError or with `Changed`, the one before it
+    is tried, and the first is set aside as ``*.damaged`` with a warning.
+
+    Raises:
+        Changed: none can be used, and one only because of the run's records. All is left as it is.
     """
-    for name in (NAME, PREVIOUS):
-        path = folder / name
-        if not path.exists():
-            continue
-        try:
-            use(read(path))
-        except (Damaged, ValueError) as error:
-            aside = path.with_name(f"{name}.damaged")
-            os.replace(path, aside)
-            warn(f"{path} cannot be used ({error}); it is kept as {aside.name}")
-        else:
-            return True
-    return False
+    refused: list[tuple[Path, Exception]] = []
+    found = False
+    for path in (folder / NAME, folder / PREVIOUS):
+        if not found and path.exists():
+            try:
+                use(read(path))
+                found = True
+            except (Damaged, ValueError, Changed) as error:
+                refused.append((path, error))
+    changed = [reason for _, reason in refused if isinstance(reason, Changed)]
+    if changed and not found:
+        raise Changed(
+            f"{changed[0]}, so the run cannot continue: restore that file, or start over with "
+            f"rerun=true or study=NAME"
+        )
+    for path, reason in refused:
+        aside = path.with_name(f"{path.name}.damaged")
+        os.replace(path, aside)
+        warn(f"{path} cannot be used ({reason}); it is kept as {aside.name}")
+    return found
 
 
 def prune(folder: Path, keep: str) -> None:

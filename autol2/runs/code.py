@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from ..component import Component
 from ..config import Config
@@ -29,6 +30,13 @@ def own_code(config: Config) -> dict[str, str]:
             content = Path(spec.origin).read_bytes()
             found[name] = hashlib.sha256(content).hexdigest()[:10]
     return found
+
+
+def changed_module(state: Mapping[str, Any], config: Config) -> str:
+    """A module of the user's that has changed since run.json was written; empty if none has."""
+    before = state.get("code") or {}
+    now = own_code(config).items()
+    return next((name for name, digest in now if before.get(name, digest) != digest), "")
 
 
 def _modules(config: Config) -> Iterator[str]:

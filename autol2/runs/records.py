@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from .files import sync
+
+
+class Changed(UserError):
+    """Records that are not those that a checkpoint was written with."""
+
+
+def require_unchanged(path: Path, known: dict[str, Any]) -> None:
+    """Check that the records in `path` begin as a checkpoint knows them.
+
+    Args:
+        path: the file.
+        known: its `Records.position` then.
+
+    Raises:
+        Changed: they do not, or there is no such file.
+    """
+    content = path.read_bytes()[: known["size"]] if path.exists() else b""
+    if (len(content), hashlib.sha256(content).hexdigest()) != (known["size"], known["sha256"]):
+        raise Changed(f"{path} was changed or deleted since the run was interrupted")
 
 
 class Records:
@@ -20,7 +39,7 @@ class Records:
         known: `position` of an earlier process; the file is cut back to it. None starts anew.
 
     Raises:
-        ValueError: the file does not begin with what `known` says.
+        Changed: the file does not begin with what `known` says.
     """
 
     def __init__(
@@ -33,13 +52,10 @@ class Records:
             self._file = path.open("w+b")
             self._write(",".join(columns) + "\n")
             return
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            self._count(file.read(known["size"]))
-        if self.position != known:
-            raise ValueError(f"{path} is not the file that the checkpoint was written with")
+        require_unchanged(path, known)
         self._file = path.open("r+b")
-        self._file.truncate(self._size)
-        self._file.seek(self._size)
+        self._count(self._file.read(known["size"]))
+        self._file.truncate()
 
     @property
     def position(self) -> dict[str, Any]:

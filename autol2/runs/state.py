@@ -3,51 +3,137 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 FINISHED = ("completed", "diverged")
 """The statuses of a run that is never done again."""
 
+FIGURES = (
+    "final_test_accuracy",
+    "best_test_accuracy",
+    "mean_last_tenth",
+    "best_epoch",
+    "final_test_loss",
+    "final_train_loss",
+    "final_train_accuracy",
+    "final_lambda",
+)
+"""What a completed run came to."""
+SECONDS = "seconds"
+"""The shape of a Unix time or a number of seconds that can be counted with."""
+LATEST = 1e11
+"""That a time can be: beyond, it is no date."""
+SHAPE: dict[str, Any] = {
+    "status": str,
+    "command": str,
+    "error": str,
+    "updated": SECONDS,
+    "steps_per_epoch": int,
+    "config": {"lr": float},
+    "data": {
+        **{"digest": str, "root": str, "train": int, "test": int, "classes": int},
+        "passed_over": {},
+    },
+    "code": {},
+    "method": {"label": str, "baseline": bool},
+    "identity": {
+        "seed": int,
+        "lr": float,
+        "epochs": int,
+        "method": {"name": str},
+        "batchnorm": {"enabled": bool},
+        "alpha": {"percent": float},
+        "fixed_lambda": {"value": float},
+        "precision": {"name": str},
+        "protocol": {"name": str},
+        "control": {},
+    },
+    "result": dict.fromkeys(
+        (*FIGURES, "final_validation_accuracy", "mean_last_tenth_validation"), float
+    ),
+    "diverged": {"step": int, "lambda": float},
+    "progress": {
+        **{"step": int, "steps": int, "epoch": int, "epochs": int},
+        **{"lambda": float, "test_accuracy": float, "seconds_left": SECONDS},
+    },
+    "attempts": [
+        {
+            "pid": int,
+            "host": str,
+            "started": str,
+            "ended": str,
+            "why": str,
+            "seconds": SECONDS,
+            "images_per_second": float,
+            "hardware": str,
+            "threads": int,
+            "torch": str,
+            "git": {"commit": str, "dirty": bool},
+            "versions": {"python": str},
+        }
+    ],
+}
+"""What is read of a run.json, where it is there."""
+
 
 def read_state(folder: Path) -> dict[str, Any]:
     """What a run's run.json says; empty where there is none or it cannot be used."""
+    state = content(folder)
+    return {} if flaw(state) else {name: one for name, one in state.items() if one is not None}
+
+
+def content(folder: Path) -> Any:
+    """What is in a run's run.json, of use or not; None where it cannot be read."""
     try:
-        state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return state if _usable(state) else {}
+        return None
 
 
-PARTS = ("result", "progress", "config", "identity", "data", "method", "diverged", "code")
-"""What of a run.json are objects."""
+def flaw(state: Any) -> str:
+    """Why no command can rely on the content of a run.json; empty where all can."""
+    if not isinstance(state, Mapping):
+        return "it is no object"
+    if wrong := misshapen(dict(state), SHAPE):
+        return wrong
+    if state.get("status") == "running" and state.get("updated") is None:
+        return "it has no updated"
+    if state.get("status") == "completed" and not (state.get("result") or state.get("attempts")):
+        return "it has no result"
+    return ""
 
 
-def _is_figure(value: Any) -> bool:
-    """Whether it is a number, or null, or one that is not finite, as JSON has it: a string."""
-    if isinstance(value, str):
-        return value.lstrip("-").lower() in ("nan", "inf", "infinity")
-    return value is None or isinstance(value, int | float)
+def misshapen(value: Any, shape: Any, path: str = "") -> str:
+    """What in `value`, of a JSON file, is not of `shape`, as in ``result.final_lambda is 'x'``.
+
+    A shape is a type, `SECONDS`, a dict of shapes by name, or a list of the one that all parts
+    have. What is None need not be there.
+    """
+    if value is None:
+        return ""
+    parts: list[tuple[Any, Any, str]] = []
+    if isinstance(shape, dict) and isinstance(value, dict):
+        parts = [(value.get(name), one, f"{path}.{name}") for name, one in shape.items()]
+    elif isinstance(shape, list) and isinstance(value, list):
+        parts = [("null" if one is None else one, shape[0], path) for one in value]
+    elif not _is_of_kind(value, shape):
+        return f"{path.removeprefix('.')} is {value!r:.40}"
+    return next(filter(None, (misshapen(*part) for part in parts)), "")
 
 
-def _usable(state: Any) -> bool:
-    """Whether it is the content of a run.json, as far as every command relies on it."""
-    if not isinstance(state, dict) or not isinstance(state.get("status", ""), str):
-        return False
-    attempts = state.get("attempts", [])
-    figures = state.get("result") or {}
-    return (
-        isinstance(attempts, list)
-        and all(isinstance(one, dict) for one in attempts)
-        and all(isinstance(one.get("pid") or 0, int) for one in attempts)
-        and isinstance(state.get("updated", 0.0), int | float)
-        and all(isinstance(state.get(one) or {}, dict) for one in PARTS)
-        and all(_is_figure(one) for one in figures.values())
-        and (state.get("status") != "completed" or bool(state.get("result") or attempts))
-    )
+def _is_of_kind(value: Any, kind: Any) -> bool:
+    if kind is float and isinstance(value, str):
+        return value in ("nan", "inf", "-inf")  # see `files.to_json`
+    if kind not in (float, SECONDS):
+        return type(value) is kind
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and (kind is float or 0 <= value <= LATEST)
 
 
-def last_attempt(state: dict[str, Any]) -> dict[str, Any]:
+def last_attempt(state: Mapping[str, Any]) -> dict[str, Any]:
     """What run.json says of the run's last attempt; empty before the first."""
     attempts = state.get("attempts") or [{}]
     last: dict[str, Any] = attempts[-1]
@@ -63,17 +149,26 @@ def holder(state: dict[str, Any]) -> str:
     return f"process {last.get('pid')} on {last.get('host')}{job} since {last.get('started')}"
 
 
-def summary(state: dict[str, Any]) -> str:
+def summary(state: Mapping[str, Any]) -> str:
     """How a finished run ended, in a line."""
     if state["status"] == "diverged":
-        where = state["diverged"]
+        where = state.get("diverged") or {}
         return (
-            f"diverged: the loss is not finite at step {where['step']} "
-            f"(epoch {where['epoch']}), with λ = {where['lambda']:g}"
+            f"diverged: the loss is not finite at step {where.get('step')} "
+            f"(epoch {where.get('epoch')}), with λ = {_number(where.get('lambda')):g}"
         )
-    figures = state["result"]
     return (
-        f"completed: test accuracy {figures['final_test_accuracy']:.2f} % "
-        f"(best epoch {figures['best_test_accuracy']:.2f} %, "
-        f"mean of the last tenth {figures['mean_last_tenth']:.2f} %)"
+        f"completed: test accuracy {percent(state, 'final_test_accuracy')} "
+        f"(best epoch {percent(state, 'best_test_accuracy')}, "
+        f"mean of the last tenth {percent(state, 'mean_last_tenth')})"
     )
+
+
+def percent(state: Mapping[str, Any], name: str) -> str:
+    """One of a run's `FIGURES`, as in ``71.25 %``."""
+    return f"{_number((state.get('result') or {}).get(name)):.2f} %"
+
+
+def _number(value: Any) -> float:
+    """A number of a run.json; NaN where there is none."""
+    return math.nan if value is None else float(value)

@@ -93,14 +93,14 @@ def refuse_other_data(run: Run) -> None:
         UserError: the finished `run` was made from other data, or with other code.
     """
     _refuse_other_code(run)
-    recorded, source = run.state.get("data"), run.config.data
-    if not recorded:
+    recorded, source = run.state.get("data") or {}, run.config.data
+    if not recorded.get("digest"):
         return
-    same_place = recorded["root"] == (str(source.place) if source.place else None)
+    same_place = recorded.get("root") == (str(source.place) if source.place else None)
     if same_place and source.place and not os.path.exists(source.place):  # nor to be seen by us
         return
     if not source.holds(recorded["digest"]):
-        where = "which were in the same folder" if same_place else f"from {recorded['root']}"
+        where = "which were in the same folder" if same_place else f"from {recorded.get('root')}"
         raise UserError(
             f"{run.folder} was trained on different data, {where}: "
             f"give yours another name with data.name=NAME"
