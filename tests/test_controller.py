@@ -6,12 +6,15 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterable
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autol2.rules.controller import METHODS, PROTOCOLS, Controller, Rule
+from autol2.rules.controller import Controller
+from autol2.rules.rule import METHODS, PROTOCOLS, Rule
 
 ADAPTIVE = METHODS[1:]
 PAPER = PROTOCOLS[:3]
@@ -419,6 +422,63 @@ def test_original(measurements: list[tuple[float, float]], expected: list[float]
         decision = controller.measure(loss, accuracy, 10 * number + 1, 1)
         after.append(round(decision.lambda_, 12))
     assert after == expected
+
+
+def as_released(
+    measurements: Iterable[tuple[float, float]], lambda_: float, every: int
+) -> list[tuple[int, float]]:
+    """Steps and values of λ, as the rule is written in ../shared/algorithms.md."""
+    losses: list[float] = []
+    accuracies: list[float] = []
+    least, most = math.inf, -math.inf
+    changed, changes = 0, []
+    for number, (loss, accuracy) in enumerate(measurements):
+        step = number * every
+        losses.append(loss)
+        accuracies.append(accuracy)
+        no_better = len(losses) > 2 and (min(losses[-2:]) >= least or max(accuracies[-2:]) <= most)
+        if no_better and step > 0.1 / lambda_ + changed:
+            lambda_, changed = lambda_ / 10, step
+            changes.append((step, lambda_))
+        elif len(losses) >= 2:
+            least, most = min(least, losses[-2]), max(most, accuracies[-2])
+    return changes
+
+
+def as_ours(
+    measurements: Iterable[tuple[float, float]], lambda_: float, every: int
+) -> list[tuple[int, float]]:
+    controller = Controller(Rule("auto_l2", "original", initial_lambda=lambda_))
+    changes = []
+    for number, (loss, accuracy) in enumerate(measurements):
+        decision = controller.measure(loss, accuracy, number * every + 1, 1)
+        if decision.event != "none":
+            changes.append((number * every, decision.lambda_))
+    return changes
+
+
+def test_original_as_released_on_a_constant_loss() -> None:
+    """0.1/λ is a whole number of steps: λ/10 is 0.001 where λ·0.1 would be a little more."""
+    found = as_ours([(1.0, 50.0)] * 12_000, 0.1, 10)
+    assert [step for step, _ in found] == [20, 40, 150, 1160, 11170, 111170]
+    assert [f"{value:.0e}" for _, value in found][:4] == ["1e-02", "1e-03", "1e-04", "1e-05"]
+    assert found == as_released([(1.0, 50.0)] * 12_000, 0.1, 10)
+
+
+@pytest.mark.parametrize("lambda_", [0.1, 0.05, 0.2, 1.0, 0.03])
+@pytest.mark.parametrize("every", [10, 5, 4, 1])
+def test_original_as_released_on_any_measurements(lambda_: float, every: int) -> None:
+    changes = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        count = int(rng.choice([30, 200, 1500]))
+        losses = rng.integers(1, 4, count) + rng.random(count)
+        accuracies = 100 * rng.integers(0, 129, count) / 128
+        measurements = list(zip(losses.tolist(), accuracies.tolist(), strict=True))
+        found = as_ours(measurements, lambda_, every)
+        assert found == as_released(measurements, lambda_, every), seed
+        changes += len(found)
+    assert changes > 40
 
 
 def test_original_rests_from_the_start() -> None:

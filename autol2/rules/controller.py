@@ -277,7 +277,11 @@ class Controller:
     # ------------------------------------------------------------ consequences
 
     def _decay(self, clock: int, why: str) -> Decision:
-        return self._change(self.lambda_ * self.rule.decay_factor, clock, "decayed", why)
+        factor = self.rule.decay_factor
+        lower = self.lambda_ * factor
+        if self.rule.protocol == "original":  # λ/10 is 0.01 where λ·0.1 is a little more
+            lower = self.lambda_ / (1 / factor)
+        return self._change(lower, clock, "decayed", why)
 
     def _raise(self, clock: int, why: str) -> Decision:
         return self._change(self.lambda_ / self.rule.decay_factor, clock, "raised", why)
