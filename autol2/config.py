@@ -57,12 +57,12 @@ class BatchnormConfig(Options):
     """Batch normalisation after each convolution, before its ReLU."""
 
     enabled: bool = omegaconf.MISSING
-    """What batchnorm=on and batchnorm=off set."""
+    """Set by batchnorm=on and batchnorm=off."""
 
 
 @dataclass
 class PrecisionConfig(Options):
-    """What the arithmetic of the forward and backward pass is done in."""
+    """Number format of the arithmetic in the forward and backward passes."""
 
     name: str = omegaconf.MISSING
     """fp32 (strict), tf32 (NVIDIA's, GPU only) or bf16 (autocast)."""
@@ -73,14 +73,14 @@ class PrecisionConfig(Options):
 
 @dataclass
 class EvaluationConfig(Options):
-    """How often the test set is evaluated; the end of the last epoch always is."""
+    """How often the test set is evaluated. It is always evaluated at the end of the last epoch."""
 
     every_epochs: int = 1
-    """At the end of every n-th epoch."""
+    """Evaluate at the end of every n-th epoch."""
     every_steps: int = 0
-    """And after every n-th step of an epoch (the paper's authors: 5); 0 for epochs only."""
+    """Also evaluate after every n-th step of an epoch (5 in the paper's runs); 0 for never."""
     batch_size: int = 250
-    """Images at a time."""
+    """Number of images per evaluation batch."""
 
     def __post_init__(self) -> None:
         require(self.every_epochs >= 1, "evaluation.every_epochs must be at least 1")
@@ -90,16 +90,17 @@ class EvaluationConfig(Options):
 
 @dataclass
 class CheckpointConfig(Options):
-    """How often a running run is saved. It is also saved at its end and when it is interrupted."""
+    """How often checkpoints are written during a run. A run is also saved at its end and when it
+    is interrupted."""
 
     every_steps: int = 0
-    """Every n-th step of the run; 0 for the end of each epoch, as long as saving takes less than
-    one hundredth of the time."""
+    """Save every n-th step of the run; 0 saves at the end of each epoch, provided that saving takes
+    less than one hundredth of the time."""
     every_minutes: float = 5.0
-    """And whenever this much time has passed since the last one."""
+    """Also save whenever this many minutes have passed since the last checkpoint."""
     keep: str = "both"
-    """What a finished run keeps: the last checkpoint, both that there may be (the one before is
-    there in case the last is damaged), or none."""
+    """Which checkpoints a finished run keeps: last (the newest), both (the newest and the one
+    before, in case the newest is damaged), or none."""
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 0, "checkpoint.every_steps must be at least 0")
@@ -120,12 +121,12 @@ class ControlConfig(Options):
     """Factor on these parameters at initialisation; the published Advance L2 run with batch-norm
     shrinks them by 0.084 (first attempt, product of 1 - lr·2λ)."""
     lr_factor: float = option(1.0, neutral=1.0)
-    """Factor on these parameters' learning rate; their λ is divided by it, so that the decay per
-    step stays. Below batch-norm, 1/scale² does what `scale` does."""
+    """Factor on the learning rate of these parameters. Their λ is divided by it, so that the decay
+    per step stays the same. Below batch-norm, 1/scale² has the same effect as `scale`."""
     pulse_height: float = 0.0
-    """λ of the first `pulse_length` steps, before fixed_lambda."""
+    """λ of the first `pulse_length` steps; after them, λ is fixed_lambda."""
     pulse_length: int = option(0, neutral=0)
-    """How many steps; 0 for no pulse."""
+    """Length of the pulse in steps; 0 for no pulse."""
 
     def __post_init__(self) -> None:
         require_choice("control.penalized", self.penalized, PARAMETERS)
@@ -205,27 +206,29 @@ class Config(RuleConfig):
     epochs: int = 200
     """Passes over the training set."""
     batch_size: int = 128
-    """Images a step; the last batch of an epoch may be smaller and is used."""
+    """Images per step. The last batch of an epoch may be smaller; it is not dropped."""
     lr: float = 0.01
-    """Learning rate; of a schedule, the highest."""
+    """Learning rate; with a schedule, its maximum."""
     seed: int = 0
-    """Decides the initial weights, the order of the images and all else that is drawn."""
+    """Determines the initial weights, the order of the images and all other random draws."""
     study: str = option("default", no_effect="where a run is kept")
-    """Runs that belong together; the folder below `outputs`."""
+    """Name of the set of runs that this run belongs to; its folder in `outputs`."""
     outputs: str = option("outputs", no_effect="where a run is kept")
-    """Where studies are kept."""
+    """Folder in which studies are stored."""
     device: str = option("auto", no_effect="hardware is recorded with each attempt")
-    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int = option(0, no_effect="hardware is recorded with each attempt")
-    """CPU threads; 0 leaves PyTorch's choice. The same count gives the same bits."""
+    """Number of CPU threads; 0 keeps PyTorch's default. Results are bit-identical only for the same
+    number of threads."""
     cuda_graph: str = option("auto", no_effect="a graph is used only if it gives the same bits")
-    """On a GPU: auto records forward and backward pass as a CUDA graph, and does without where that
-    fails or gives other bits; off launches each step piece by piece."""
+    """On a GPU: auto records the forward and backward passes as a CUDA graph, unless recording
+    fails or changes the result; off launches each operation separately."""
     cpu_kernels: bool = option(True, neutral=True)
     """On a CPU, train the paper's network with this package's own kernels (Winograd, fused
-    batch-norm: sums are reordered, about 1e-6) and keep freed memory in the process."""
+    batch-norm; they reorder sums, which changes results by about 1e-6) and keep freed memory in the
+    process."""
     rerun: bool = option(False, no_effect="it says what to do with a run that is there")
-    """Do a run over that is already finished."""
+    """Repeat a run that is already finished."""
 
     def __post_init__(self) -> None:
         control, method = self.control, self.method
@@ -250,7 +253,7 @@ class Config(RuleConfig):
         require(self.seed < 2**63, f"seed must be below 2^63, not {self.seed}")
         require(
             0 <= self.threads <= THREADS,
-            f"threads must lie within 0 and {THREADS}, not {self.threads}",
+            f"threads must be from 0 to {THREADS}, not {self.threads}",
         )
         method.check(
             Circumstances(self.alpha, self.fixed_lambda, self.protocol, self.epochs, self.lr)
@@ -323,7 +326,7 @@ def _options(group: str, kind: type[Options], text: str) -> Options:
     """The validated options of `group` in JSON, a component where its base class is one."""
     given = json.loads(text)
     if issubclass(kind, Component):
-        require("_target_" in given, f"{group} names no class: its file needs a _target_")
+        require("_target_" in given, f"{group} does not name a class: its file needs a _target_")
         kind = locate(str(given.pop("_target_")), group, kind)
     known = {one.name for one in fields(kind)}
     for key in given:

@@ -29,7 +29,7 @@ def unwritable(folder: Path, error: OSError) -> UserError:
     """What to raise where a study's `folder` cannot be written."""
     return UserError(
         f"{folder} cannot be written ({error.strerror or error}): "
-        f"choose another folder with outputs=FOLDER, or make room"
+        f"choose another folder with outputs=FOLDER, or free some disk space"
     )
 
 

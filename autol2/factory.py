@@ -58,8 +58,8 @@ def imported(said: str, module: str, name: str) -> Any:
         if absent is None or not f"{module}.".startswith(f"{absent}."):
             raise UserError(f"{said}: importing {module} {_raised(error)}") from error
         raise UserError(
-            f"{said}: there is no module {absent}; start the command where it is, "
-            f"or add its folder to PYTHONPATH"
+            f"{said}: there is no module {absent}; start the command in the folder that contains "
+            f"it, or add that folder to PYTHONPATH"
         ) from None
     for word in name.split("."):
         found = getattr(found, word, None)

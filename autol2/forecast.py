@@ -27,14 +27,14 @@ class ForecastConfig:
     """The options of the command."""
 
     study: str | None = None
-    """The study; the one that was worked on last if none is named."""
+    """Name of the study; by default, the one that was changed last."""
     outputs: str = "outputs"
-    """Where studies are kept."""
+    """Folder in which studies are stored."""
     epochs: int | None = None
-    """How long the runs are to last that a λ is wanted for; beside those that the study has."""
+    """Number of epochs to forecast the best λ for, beside the training lengths of the study."""
     within: float = WITHIN
-    """Points of test accuracy, averaged over a tenth of the time around, below its best at which a
-    run counts as being at its best."""
+    """A run counts as being at its best once its test accuracy (averaged over a tenth of the time
+    around) is at most this many points below its maximum."""
 
     def __post_init__(self) -> None:
         if self.study is not None:
@@ -66,7 +66,7 @@ def main(cfg: DictConfig) -> None:
         if rows:
             console.print(_table(rows))
         else:
-            console.print("for a λ: python -m autol2.forecast epochs=N", markup=False)
+            console.print("for a forecast: python -m autol2.forecast epochs=N", markup=False)
 
 
 def said(known: Fit, runs: list[Peak]) -> str:
@@ -77,14 +77,14 @@ def said(known: Fit, runs: list[Peak]) -> str:
     if not math.isnan(known.low):
         text += f" (95 %: {known.low:.3g} to {known.high:.3g})"
     else:
-        text += " (how sure that is takes three runs to tell)"
+        text += " (an interval needs at least three runs)"
     text += f", from {known.runs} run{'s' * (known.runs > 1)} at λ = {between}"
     if not math.isnan(known.slope):
-        text += f"; left free, t* goes as λ^{known.slope:.2f}"
+        text += f"; with a free exponent, t* is proportional to λ^{known.slope:.2f}"
     if not math.isnan(known.slope_low):
         text += f" ({known.slope_low:.2f} to {known.slope_high:.2f})"
     if not known.holds:
-        text += ": c/λ does not hold here, so do not rely on what it forecasts"
+        text += ": t* = c/λ does not hold here, so do not rely on the forecast"
     return text
 
 
@@ -111,12 +111,12 @@ def _why_not(study: str, found: list[Peak]) -> str:
         )
     if not any(one.constant_lr for one in found):
         return (
-            f"in {study} every learning rate moves, and t* = c/λ holds for a constant one: add "
-            f"runs with lr_schedule=constant"
+            f"in {study} no learning rate is constant, but t* = c/λ holds only for a constant one: "
+            f"add runs with lr_schedule=constant"
         )
     return (
         f"in {study} no run that learns is at its best before {BEFORE:.0%} of its steps and after "
-        f"the first evaluation: add runs at a larger λ, longer ones, or evaluation.every_steps=10"
+        f"the first evaluation: add runs at a larger λ, longer runs, or evaluation.every_steps=10"
     )
 
 

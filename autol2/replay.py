@@ -77,11 +77,11 @@ class ReplayConfig(RuleConfig):
     """The options of the command."""
 
     trace: str = ""
-    """The recording."""
+    """File with the recorded measurements, as CSV or CSV.gz."""
     out: str | None = None
-    """Where to write the controller's λ (epoch, step, lambda), if anywhere."""
+    """File to write the controller's λ to (epoch, step, lambda); null for none."""
     steps_per_epoch: int | None = None
-    """Steps of an epoch, for the protocols whose clock runs through; see `replay`."""
+    """Steps per epoch, for protocols whose clock does not restart at each epoch; see `replay`."""
 
     def __post_init__(self) -> None:
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
@@ -153,7 +153,7 @@ def read_trace(path: Path) -> list[Measurement]:
             )
         measurements.append(one)
     if not measurements:
-        raise UserError(f"trace={path} holds no measurements")
+        raise UserError(f"trace={path} contains no measurements")
     return measurements
 
 
@@ -173,11 +173,12 @@ def main(cfg: DictConfig) -> int:
     config = parse_as(ReplayConfig, cfg)
     if not config.trace:
         raise UserError(
-            "which recording? python -m autol2.replay trace=FILE method=combined alpha=5"
+            "no trace was given; for example: python -m autol2.replay trace=FILE method=combined "
+            "alpha=5"
         )
     trace, out = Path(config.trace), None if config.out is None else Path(config.out)
-    if out is not None and out.resolve() == trace.resolve():
-        raise UserError(f"out={out} is the recording itself: choose another file")
+    if out is not None and os.path.realpath(out) == os.path.realpath(trace):
+        raise UserError(f"out={out} is the input file itself: choose another file")
     rule = config.rule()
     steps = list(replay(rule, trace, config.steps_per_epoch))
     console = Console(highlight=False, soft_wrap=True)
@@ -187,8 +188,8 @@ def main(cfg: DictConfig) -> int:
     through = rule.method != "fixed" and rule.protocol != "published"
     if through and config.steps_per_epoch is None and _known_length(trace) is None:
         console.print(
-            f"taking an epoch to have {max(step.step for step in steps)} steps, the last one "
-            f"measured; steps_per_epoch=N if it has more"
+            f"assuming {max(step.step for step in steps)} steps per epoch, the last one measured; "
+            f"set steps_per_epoch=N if there are more"
         )
     agreeing = sum(step.agrees for step in steps)
     console.print(f"agrees with the recorded lambda: {agreeing}/{len(steps)} measurements")

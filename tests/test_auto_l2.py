@@ -580,7 +580,7 @@ def test_a_controller_of_ones_own() -> None:
     optimizer.load_state_dict(saved)
     resumed.load_state_dict(state)
     assert resumed.state_dict() == l2.state_dict()
-    with pytest.raises(ValueError, match="there is no setting alfa of a group"):
+    with pytest.raises(ValueError, match="a group has no setting alfa; choose from"):
         AutoL2(SGD([{"params": [one], "auto_l2": {"alfa": 1}}]))
 
 

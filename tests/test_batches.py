@@ -177,7 +177,7 @@ def test_a_group_with_a_decay_that_is_left_alone_spares_no_other() -> None:
     optimizer = sgd({"weight_decay": 0.01, "auto_l2": False}, {})
     assert AutoL2(optimizer).get_last_lambdas() == [None, 0.1]
     optimizer = sgd({"weight_decay": 0.01, "auto_l2": np.False_}, {"weight_decay": 0.02}, {})
-    with pytest.warns(UserWarning, match="group 2, beside others"):
+    with pytest.warns(UserWarning, match="group 2, while other groups"):
         assert AutoL2(optimizer).get_last_lambdas() == [None, 0.1, None]
 
 

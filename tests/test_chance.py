@@ -283,7 +283,7 @@ def test_networks_that_are_wrong_with_one_image() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return self.last(images.mean((2, 3))[..., None].squeeze())
 
-    with pytest.raises(UserError, match=r"makes \[10\] of 1 images .*, not scores \[1, 10\]"):
+    with pytest.raises(UserError, match=r"returns \[10\] for 1 images .*, not scores \[1, 10\]"):
         probed(Squeezes(), "it", (3, 8, 8), 10)
     with pytest.raises(UserError, match=r"a single image, .*\(its scores are \[10\]"):
         require_single_images(Squeezes(), torch.zeros(1, 3, 8, 8), 8)

@@ -106,13 +106,16 @@ def test_target_and_options_count() -> None:
             r"returned uint8 \[6, 12, 12\] as train_images: images must be uint8",
         ),
         (custom(labels="float64"), r"returned float64 \[6\] as train_labels: labels must be whole"),
-        (custom("below_zero"), "returned labels from -1 to 1 as train_labels: they count from 0"),
+        (
+            custom("below_zero"),
+            "returned labels from -1 to 1 as train_labels: they must count from 0",
+        ),
         (custom("other_shapes"), "training images .* and test images .* of different shapes"),
         (custom(extra=1), "returned 3 test images and 4 labels"),
         (custom(count=0), "returned 0 training images and 0 labels"),
         (custom(classes=1), "returned 1 class: there must be at least 2"),
-        (custom(names=["a", "b"]), "returned a label 2 and 2 classes"),
-        (custom("hungry"), "data=custom does not fit into memory: a data set is kept"),
+        (custom(names=["a", "b"]), "returned a label 2, but only 2 classes"),
+        (custom("hungry"), "data=custom does not fit into memory: a data set must fit"),
         (
             custom("changed", at=0, change="np.empty((2**40, 3, 640, 640), np.uint8)"),
             r"data=custom does not fit into memory \(Unable to allocate 1.17 EiB",
@@ -122,14 +125,23 @@ def test_target_and_options_count() -> None:
             "returned generator as train_images",
         ),
         (custom("changed", at=2, change="None"), "returned NoneType as test_images, not an array"),
-        (custom("changed", at=0, change="[x, x[:, :, :9]]"), "returned no array as train_images: "),
-        (custom("changed", at=0, change="torch.tensor(x).bfloat16()"), "no array as train_images"),
-        (custom("changed", at=0, change="torch.tensor(x).to_sparse()"), "no array as train_images"),
+        (
+            custom("changed", at=0, change="[x, x[:, :, :9]]"),
+            "returned train_images that cannot be converted to an array: ",
+        ),
+        (
+            custom("changed", at=0, change="torch.tensor(x).bfloat16()"),
+            "returned train_images that cannot be converted to an array",
+        ),
+        (
+            custom("changed", at=0, change="torch.tensor(x).to_sparse()"),
+            "returned train_images that cannot be converted to an array",
+        ),
         (custom("changed", at=0, change="x[:, :, :0]", both=True), "images must be uint8"),
-        (custom("changed", at=1, change="x + 1", both=True), "no training image of label 0"),
-        (custom("changed", at=1, change="2 * x", both=True), "no training image of label 1, but"),
-        (custom("changed", at=1, change="x + 10**9 * (x == 2)"), "no training image of label 2"),
-        (custom("changed", at=3, change="x + 1"), "returned a label 3 and 3 classes"),
+        (custom("changed", at=1, change="x + 1", both=True), "no training image with label 0"),
+        (custom("changed", at=1, change="2 * x", both=True), "no training image with label 1, but"),
+        (custom("changed", at=1, change="x + 10**9 * (x == 2)"), "no training image with label 2"),
+        (custom("changed", at=3, change="x + 1"), "returned a label 3, but only 3 classes"),
         (
             custom("changed", at=1, change="x.astype('u8') + np.uint64(2**64 - 2)"),
             r"labels from .* as train_lab",
@@ -137,11 +149,11 @@ def test_target_and_options_count() -> None:
         (custom("changed", at=1, change="np.eye(3)[x]"), r"float64 \[6, 3\] as train_labels"),
         (custom("changed", at=1, change="x == 1"), r"returned bool \[6\] as train_labels"),
         (custom("changed", at=1, change="x.astype(str)"), r"returned <U\d+ \[6\] as train_labels"),
-        (custom(shape=(12, 12, 1)), "channels stand last"),
-        (custom(shape=(12, 12, 4)), "channels stand last"),
+        (custom(shape=(12, 12, 1)), "channels are last"),
+        (custom(shape=(12, 12, 4)), "channels are last"),
         (custom("with_names", names="abc"), "returned str as class names"),
         (custom("with_names", names=3), "returned int as class names"),
-        (custom("with_names", names=["a", "b", "b"]), "two classes of the same name"),
+        (custom("with_names", names=["a", "b", "b"]), "two classes with the same name"),
         (custom("absent"), "has no function absent"),
         (Custom(target="no_such_module_here:f"), "there is no module no_such_module_here"),
     ],
@@ -205,5 +217,5 @@ def test_with_names_a_class_may_be_missing() -> None:
     from_one = {"at": 1, "change": "x + 1", "both": True}
     letters = data.load(custom("changed", **from_one, names=["n/a", "a", "b", "c"]))
     assert letters.train_labels.tolist() == [1, 2, 3, 1, 2, 3]
-    with pytest.raises(UserError, match="only with class names one may be missing"):
+    with pytest.raises(UserError, match="without gaps, unless class names are given"):
         data.load(custom("changed", **from_one))

@@ -101,7 +101,7 @@ def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> No
 
 
 def test_as_many_numbers_as_channels() -> None:
-    with pytest.raises(UserError, match=r"data\.std has 2 values, and the images have 3 channels"):
+    with pytest.raises(UserError, match=r"data\.std has 2 values, but the images have 3 channels"):
         data.load(source("digits", std=[0.5, 0.4]))
 
 
@@ -157,7 +157,7 @@ def test_where_data_are_by_default(
 @pytest.mark.parametrize("root", ["~nobody-of-that-name/x", "a\0b"])
 def test_a_folder_that_cannot_be(root: str) -> None:
     for kind in ("cifar10", "imagefolder"):
-        with pytest.raises(UserError, match="names no folder: "):
+        with pytest.raises(UserError, match="is not a valid folder name: "):
             data.load(source(kind, root))
     assert source("imagefolder", root).known_digest() is None
 
@@ -225,7 +225,9 @@ def test_shares_of_unequal_classes() -> None:
 @pytest.mark.parametrize("validation", [97, 100, 10**9, 0.98, 0.001])
 def test_validation_leaves_each_class_an_image(validation: float) -> None:
     labels = np.repeat(np.arange(4), [1, 2, 10, 87])
-    with pytest.raises(UserError, match=r"data\.validation=.* from 1 to 96 leave each class"):
+    with pytest.raises(
+        UserError, match=r"data\.validation=.* from 1 to 96, so that each class keeps"
+    ):
         split(labels, validation)
 
 
@@ -308,7 +310,9 @@ def test_memory_that_ends_while_loading(monkeypatch: pytest.MonkeyPatch) -> None
         raise MemoryError
 
     monkeypatch.setattr(Digits, "load", full)
-    with pytest.raises(UserError, match="data=digits does not fit into memory: a data set is kept"):
+    with pytest.raises(
+        UserError, match="data=digits does not fit into memory: a data set must fit"
+    ):
         data.load(source("digits"))
 
 

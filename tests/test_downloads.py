@@ -203,11 +203,11 @@ def not_found(server: Server) -> tuple[str, str]:
 
 def other_content(server: Server) -> tuple[str, str]:
     server.content = server.content[:-1] + b"x"
-    return address(server), "what came is not the archive: its checksum is wrong"
+    return address(server), "the downloaded file has the wrong checksum"
 
 
 def cut_off(server: Server) -> tuple[str, str]:
-    return address(server, "cut"), "its checksum is wrong"
+    return address(server, "cut"), "the downloaded file has the wrong checksum"
 
 
 def no_address(server: Server) -> tuple[str, str]:
@@ -453,7 +453,7 @@ def test_without_others_the_two_ways_out_are_named(
     small = Small(kind, monkeypatch)
     server.files = {name: content + b"x" for name, content in small.files.items()}
     wanted = served(kind, server, tmp_path / "root")
-    reason = "its checksum is wrong"
+    reason = "the downloaded file has the wrong checksum"
     if fault == "closed port":
         wanted.url, reason = closed_port(server)
     elif fault == "not found":

@@ -265,8 +265,8 @@ def test_no_cache_where_none_can_be_written(
     loaded = data.load(source("imagefolder", tree, tmp_path / "file" / "cache"))
     warning, *_ = capsys.readouterr().err.splitlines()
     assert warning == (
-        f"warning: no cache in {tmp_path}/file/cache (Not a directory): every start will decode "
-        f"the images; data.cache=FOLDER names another folder"
+        f"warning: no cache in {tmp_path}/file/cache (Not a directory): every run will decode "
+        f"the images again; data.cache=FOLDER chooses another folder"
     )
     assert files(tmp_path) == before
     assert equal(loaded, data.load(folder))
@@ -356,7 +356,7 @@ def test_images_that_do_not_count_are_told_at_each_start(
     folder: ImageFolder, tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tree / "test/bee/3.gif").write_text("")
-    expected = f"warning: passed over in {tree}: test/bee 1 .gif beside 3 images"
+    expected = f"warning: ignored in {tree}: test/bee 1 .gif beside 3 images"
     for _ in range(2):
         loaded = data.load(folder)
         assert capsys.readouterr().err.splitlines()[0] == expected
@@ -370,7 +370,7 @@ def test_copies_of_training_images_are_told_at_each_start(
     for _ in range(2):
         data.load(folder)
         assert capsys.readouterr().err.splitlines()[-1] == (
-            f"warning: 1 of the 10 test images of {tree} equal a training image"
+            f"warning: 1 of the 10 test images of {tree} are identical to a training image"
         )
 
 
@@ -413,7 +413,7 @@ def empty_class(tree: Path) -> str:
     for path in (tree / "test/cow").iterdir():
         path.unlink()
     (tree / "test/cow/Thumbs.db").write_text("")
-    return f"{tree}/test/cow holds no image (.jpg, "
+    return f"{tree}/test/cow contains no image (.jpg, "
 
 
 def other_classes(tree: Path) -> str:
@@ -427,7 +427,7 @@ def one_class(tree: Path) -> str:
     for part in ("train", "test"):
         shutil.rmtree(tree / part / "bee")
         shutil.rmtree(tree / part / "cow")
-    return f"{tree}/train needs at least 2 class folders and has 1"
+    return f"{tree}/train needs at least 2 class folders but has 1"
 
 
 @pytest.mark.parametrize("decoded_before", [False, True])
@@ -462,7 +462,7 @@ def test_a_bad_tree_is_one_line_and_leaves_nothing(
 
 def test_imagefolder_wants_a_root() -> None:
     assert message(source("imagefolder")).startswith(
-        "data=imagefolder needs a folder, data.root=FOLDER: it must hold train/CLASS/*.png"
+        "data=imagefolder needs data.root=FOLDER: it must hold train/CLASS/*.png"
     )
 
 
@@ -485,7 +485,7 @@ def test_images_beyond_the_memory(tmp_path: Path) -> None:
     _, errors = limited.communicate(timeout=120)
     (line,) = errors.splitlines()
     assert line.startswith("UserError: 48 images of 6000×6000 pixels take 5.2 GB and do not fit")
-    assert line.endswith("take fewer or smaller images, or a larger machine")
+    assert line.endswith("use fewer or smaller images, or a larger machine")
     assert not (tmp_path / "cache").exists()
 
 

@@ -164,7 +164,7 @@ def test_a_state_that_lacks_something_names_it() -> None:
     l2 = AutoL2(optimizer)
     state = l2.state_dict()
     del state["epoch_step"]
-    with pytest.raises(ValueError, match="it lacks epoch_step"):
+    with pytest.raises(ValueError, match="missing epoch_step"):
         l2.load_state_dict(state)
 
 
@@ -173,7 +173,7 @@ def test_a_schedules_state_is_none_of_a_rules() -> None:
     state = CosineWeightDecay(optimizer, 10, initial_lambda=0.3).state_dict()
     l2 = AutoL2(optimizer)
     before = l2.state_dict()
-    with pytest.raises(ValueError, match="it lacks controller"):
+    with pytest.raises(ValueError, match="missing controller"):
         l2.load_state_dict(state, accept_changes=True)
     assert l2.state_dict() == before
 
@@ -183,7 +183,7 @@ def test_a_schedules_state_is_none_of_a_rules() -> None:
 
 @pytest.mark.parametrize("flag", [0, 1, None, "no", "off"])
 def test_a_flag_that_is_none(flag: object) -> None:
-    with pytest.raises(ValueError, match="it is True, False or settings"):
+    with pytest.raises(ValueError, match="it must be True, False or a dictionary"):
         AutoL2(two_groups(auto_l2=flag))
 
 
@@ -200,18 +200,18 @@ def test_numpys_flags_leave_the_optimizers_checkpoint_plain(flag: Any, tmp_path:
 
 
 def test_all_parameters_is_a_truth_value() -> None:
-    with pytest.raises(ValueError, match="all_parameters is True, False or None"):
+    with pytest.raises(ValueError, match="all_parameters must be True, False or None"):
         AutoL2(two_groups(), all_parameters="no")  # type: ignore[arg-type]
 
 
 def test_a_decay_of_whole_numbers_is_refused() -> None:
-    with pytest.raises(ValueError, match="holds no fractions"):
+    with pytest.raises(ValueError, match="cannot hold fractions"):
         AutoL2(SGD(weights(), lr=0.1, weight_decay=torch.tensor(1)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", [-8, float("nan")])
 def test_counts_are_counts(count: float) -> None:
-    with pytest.raises(ValueError, match="count is how many"):
+    with pytest.raises(ValueError, match="count must be the number of"):
         AutoL2(SGD(weights(), lr=0.1)).add(1.0, 0.2, count)
 
 

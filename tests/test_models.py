@@ -74,7 +74,7 @@ def test_resnet18_keeps_the_resolution_of_small_images() -> None:
 
 @pytest.mark.parametrize("model", [MLP(), Torchvision(), Custom("a:b")])
 def test_no_place_for_batchnorm(model: Model) -> None:
-    with pytest.raises(UserError, match=f"model={model.name} has no place for batchnorm=on"):
+    with pytest.raises(UserError, match=f"model={model.name} does not support batchnorm=on"):
         model.build(SHAPE, 10, batchnorm=True)
 
 
@@ -189,14 +189,14 @@ def test_custom(own: str) -> None:
     [
         ("absent", "has no function absent"),
         ("constant", "has no function constant"),
-        ("other_scores", r"makes \[2, 3072\] of 2 images \[N, 3, 32, 32\], not scores \[2, 5\]"),
+        ("other_scores", r"returns \[2, 3072\] for 2 images \[N, 3, 32, 32\], not scores \[2, 5\]"),
         ("other_images", r"does not take images \[N, 3, 32, 32\]"),
         ("no_network", "returned int, not a torch.nn.Module"),
-        ("Several", r"makes tuple of 2 images"),
-        ("Pair", r"makes tuple of 2 images"),
-        ("no_parameters", "cannot be trained: its scores depend on no parameter"),
-        ("frozen", "cannot be trained: its scores depend on no parameter"),
-        ("Whole", "cannot be trained: its scores depend on no parameter"),
+        ("Several", r"returns tuple for 2 images"),
+        ("Pair", r"returns tuple for 2 images"),
+        ("no_parameters", "cannot be trained: its scores do not depend on any parameter"),
+        ("frozen", "cannot be trained: its scores do not depend on any parameter"),
+        ("Whole", "cannot be trained: its scores do not depend on any parameter"),
         ("fails", r"raised TypeError: .* \(.*own_networks_.*\.py, line \d+\)$"),
         ("exits", r"raised SystemExit: 3 \(.*own_networks_.*\.py, line \d+\)$"),
     ],
@@ -239,7 +239,7 @@ def test_a_batch_of_one_image(network: nn.Module, fits: bool) -> None:
     if fits:
         require_single_images(network, images, 8)
         return
-    with pytest.raises(UserError, match="take another batch_size than 8 ") as caught:
+    with pytest.raises(UserError, match="use a batch_size other than 8 ") as caught:
         require_single_images(network, images, 8)
     assert "\n" not in str(caught.value)
 

@@ -124,7 +124,7 @@ def test_names_in_any_language_where_the_locale_knows_none(there: Path) -> None:
     done = subprocess.run(
         odd, cwd=there, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.stderr == "error: outputs=\\xff is no UTF-8: choose names that are\n"
+    assert done.stderr == "error: outputs=\\xff is not valid UTF-8: choose another name\n"
 
 
 def test_guarded(capsys: pytest.CaptureFixture[str]) -> None:

@@ -290,7 +290,7 @@ def test_batchnorm_is_on_for_residual_networks_unless_asked() -> None:
     assert not config(*WRN, "batchnorm=off").batchnorm.enabled
     assert config("model=resnet18").batchnorm.enabled
     assert not config("model=mlp").batchnorm.enabled
-    with pytest.raises(UserError, match="model=mlp has no place for batchnorm=on: leave it out"):
+    with pytest.raises(UserError, match="model=mlp does not support batchnorm=on: leave it out"):
         config("model=mlp", "batchnorm=on")
 
 

@@ -124,7 +124,7 @@ def test_how_a_run_ends_is_noted(tmp_path: Path) -> None:
     assert history.epochs["test_accuracy"] == [10]
     with begin() as run, pytest.raises(UserError, match="percentage from 0 to 100"):
         run.epoch(1, test_accuracy=101)
-    with begin() as run, pytest.raises(UserError, match="knows no tset_loss"):
+    with begin() as run, pytest.raises(UserError, match="does not take tset_loss"):
         run.epoch(1, test_accuracy=10, tset_loss=1)
 
 

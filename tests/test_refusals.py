@@ -40,11 +40,11 @@ SLURM = {**vars(sbatch.SlurmConf()), "_target_": ""}
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["-m", "-r", "seed=0,1"], "-m and -r: one at a time"),
-        (["--resolve", "seed=0"], "there is no --cfg"),
+        (["-m", "-r", "seed=0,1"], "-m and -r cannot be combined"),
+        (["--resolve", "seed=0"], "add --cfg, as in --cfg job"),
         (["--multirun=true", "seed=0"], "--multirun takes no value: write --multirun alone"),
         (["-h=1"], "-h takes no value"),
-        (["-m", "hydra.mode=RUN", "seed=0"], "hydra.mode=RUN: -m makes a sweep"),
+        (["-m", "hydra.mode=RUN", "seed=0"], "hydra.mode=RUN is not supported: -m makes a sweep"),
         (["++hydra.mode=MULTIRUN"], "-m makes a sweep"),
     ],
 )
@@ -61,14 +61,26 @@ def test_resolve_goes_with_cfg() -> None:
     ("module", "words", "message"),
     few(
         [
-            ("train", ("seed=0,1", "--cfg", "job"), "several values, and what is shown or done"),
+            (
+                "train",
+                ("seed=0,1", "--cfg", "job"),
+                "several values, but this command handles a single",
+            ),
             ("status", ("-m", "study=a,b"), "-m: autol2.status makes no sweeps"),
-            ("train", ("-m", "seed=0,1", "hydra.sweep.dir=/x"), "no use for hydra.sweep.dir"),
-            ("train", ("-m", "seed=range(0,1,0)"), "never arrives with a step of 0"),
-            ("train", ("-r", "seed=0,1"), "several values, and what is shown or done"),
-            ("train", ("-m", "seed=0,1", "+hydra.job.env_set={A: 1}"), "no use for hydra.job.env"),
-            ("train", ("-m", "seed=0,1", "hydra.job.chdir=true"), "no use for hydra.job.chdir"),
-            ("train", ("hydra.run.dir=/x", *SMALL), "no use for hydra.run.dir"),
+            ("train", ("-m", "seed=0,1", "hydra.sweep.dir=/x"), "hydra.sweep.dir is not used here"),
+            ("train", ("-m", "seed=range(0,1,0)"), "never ends: its step is 0"),
+            ("train", ("-r", "seed=0,1"), "several values, but this command handles a single"),
+            (
+                "train",
+                ("-m", "seed=0,1", "+hydra.job.env_set={A: 1}"),
+                "hydra.job.env_set is not used here",
+            ),
+            (
+                "train",
+                ("-m", "seed=0,1", "hydra.job.chdir=true"),
+                "hydra.job.chdir is not used here",
+            ),
+            ("train", ("hydra.run.dir=/x", *SMALL), "hydra.run.dir is not used here"),
             ("train", ("hydra=x",), "there is no option 'hydra'; --help explains them all"),
             ("report", ("seed=0",), "there is no option 'seed'; --help explains them all"),
             (
@@ -100,7 +112,7 @@ def test_interpolations_of_hydras_own_work_in_a_sweep(run_command: Command, tmp_
     done = run_command("train", *words)
     assert done.returncode == 0, done.stderr
     assert "2 runs: 2 missing" in done.stdout
-    assert "told apart by does not include cuda_graph" in done.stdout
+    assert "cuda_graph is not part of a run's identity" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -108,7 +120,7 @@ def test_interpolations_of_hydras_own_work_in_a_sweep(run_command: Command, tmp_
     few(
         [
             (b"lr: [1\n", "mine.yaml, line 3: expected ',' or ']'"),
-            (b"study: 'caf\xe9'\n", "mine.yaml is not written in UTF-8"),
+            (b"study: 'caf\xe9'\n", "mine.yaml is not encoded in UTF-8"),
             (b"\tlr: 1\n", "mine.yaml, line 2: found character"),
             (b"lr: 1\nlr: 2\n", "mine.yaml, line 3: found duplicate key lr"),
         ],
@@ -134,7 +146,7 @@ def test_a_file_without_its_package(run_command: Command, tmp_path: Path, conten
     done = run_command("train", *words, "experiment=mine")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "experiment/mine.yaml cannot be taken" in line
+    assert "experiment/mine.yaml cannot be used" in line
     assert "begins with the line # @package _global_" in line
     done = run_command("train", *words, "experiment=othe")
     assert "did you mean" not in done.stderr
@@ -163,7 +175,7 @@ def test_numbers_that_nobody_means(made: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("others", "message"),
     [
-        ({"runs_per_job": 0}, "is none of sbatch's: use hydra.launcher.runs_per_job"),
+        ({"runs_per_job": 0}, "is not an option of sbatch: use hydra.launcher.runs_per_job"),
         ({"timeout_min": "abc"}, "use hydra.launcher.timeout_min"),
         ({"setup": "module load x"}, "use hydra.launcher.setup"),
         ({"exclude": ["n1", "n2"]}, "must be one word or number"),
@@ -253,7 +265,7 @@ def test_a_file_where_a_detached_sweep_keeps_its_own(run_command: Command, tmp_p
 def test_a_trace_with_rows_that_nothing_measured(tmp_path: Path, rows: str) -> None:
     trace = tmp_path / "trace.csv"
     trace.write_text(f"epoch,step,lambda,train_loss,train_accuracy\n{rows}")
-    with pytest.raises(UserError, match=r"line [23]: .* is no measurement"):
+    with pytest.raises(UserError, match=r"line [23]: .* is not a measurement"):
         read_trace(trace)
 
 
@@ -306,7 +318,7 @@ def test_a_detached_sweep_stops_as_one_on_a_terminal_does(tmp_path: Path) -> Non
     end = time.monotonic() + 90
     while "1 running" not in (shown := run("status", "study=s", f"outputs={tmp_path}")):
         assert time.monotonic() < end, shown
-    assert f"in the background, by process {pid}" in shown
+    assert f"in the background, in process {pid}" in shown
     os.kill(pid, signal.SIGTERM)
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < end

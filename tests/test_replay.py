@@ -131,7 +131,7 @@ def test_the_clock_takes_the_epochs_length(tmp_path: Path) -> None:
 def test_an_epochs_assumed_length_is_said(run_command: Command, tmp_path: Path) -> None:
     """Only where it was assumed and the clock runs through."""
     trace = write(tmp_path / "t.csv", "0,5,0.1,2,10,x", "0,10,0.1,2,10,x")
-    said = "taking an epoch to have 10 steps, the last one measured; steps_per_epoch=N if it has"
+    said = "assuming 10 steps per epoch, the last one measured; set steps_per_epoch=N if there are"
 
     def says(*options: str) -> bool:
         done = run_command("replay", f"trace={trace}", *options)
@@ -151,10 +151,26 @@ def test_an_epochs_assumed_length_is_said(run_command: Command, tmp_path: Path) 
         (None, "cannot be read: No such file or directory"),
         (b"", "has no column epoch, step, lambda, train_loss, train_accuracy"),
         (b"epoch,step,lambda\n0,5,0.1\n", "has no column train_loss, train_accuracy"),
-        (b"epoch,step,lambda,train_loss,train_accuracy\n", "holds no measurements"),
+        (b"epoch,step,lambda,train_loss,train_accuracy\n", "contains no measurements"),
         (b"epoch,step,lambda,train_loss,train_accuracy\n0,5,0.1,x,1\n", "line 2: '0,5,0.1,x,1'"),
         (b"epoch,step,lambda,train_loss,train_accuracy\n0,5\n", "line 2: '0,5' is not a row"),
         (b"\xff\xfe", "cannot be read"),
+        (
+            b"epoch,step,lambda,train_loss,train_accuracy\n0,5,1,2,1\n0,5,1,2,1\n",
+            "line 3: its steps do not increase: epoch 0, step 5 comes after epoch 0, step 5",
+        ),
+        (
+            b"epoch,step,lambda,train_loss,train_accuracy\n0,100,1,2,1\n0,15,1,2,1\n",
+            "line 3: its steps do not increase: epoch 0, step 15 comes after epoch 0, step 100",
+        ),
+        (
+            b"epoch,step,lambda,train_loss,train_accuracy\n1,5,1,2,1\n0,10,1,2,1\n",
+            "line 3: its steps do not increase: epoch 0, step 10 comes after epoch 1, step 5",
+        ),
+        (
+            b"epoch,step,lambda,train_loss,train_accuracy\n-1,5,1,2,1\n",
+            "line 2: '-1,5,1,2,1' is not a measurement",
+        ),
         (b"epoch,step,lambda,train_loss,train_accuracy\n\n0,5,,2,1\n", "line 3: '0,5,,2,1'"),
         (b'epoch,"' + b"9" * 200_000, "cannot be read: field larger than field limit"),
     ],
@@ -200,7 +216,8 @@ def test_the_command_asks_for_a_trace(run_command: Command) -> None:
     done = run_command("replay")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: which recording? python -m autol2.replay trace=FILE method=combined alpha=5\n"
+        "error: no trace was given; for example: python -m autol2.replay trace=FILE "
+        "method=combined alpha=5\n"
     )
 
 
@@ -217,11 +234,40 @@ def test_the_recording_is_not_overwritten(run_command: Command, tmp_path: Path) 
     before = trace.read_bytes()
     done = run_command("replay", f"trace={trace}", f"out={tmp_path}/./t.csv")
     assert done.returncode == 2
-    assert done.stderr == f"error: out={trace} is the recording itself: choose another file\n"
+    assert done.stderr == f"error: out={trace} is the input file itself: choose another file\n"
     assert trace.read_bytes() == before
 
 
 def test_an_output_that_cannot_be_written(run_command: Command, tmp_path: Path) -> None:
+LAMBDAS = "epoch,step,lambda\n0,5,0.1\n"
+
+
+def test_a_symbolic_link_is_followed(run_command: Command, tmp_path: Path) -> None:
+    trace = write(tmp_path / "t.csv", "0,5,0.1,2,10,none")
+    (tmp_path / "elsewhere").mkdir()
+    whole, link = tmp_path / "elsewhere" / "lambda.csv", tmp_path / "link.csv"
+    link.symlink_to(whole)
+    for before in (None, "old\n"):  # it need not be there
+        if before:
+            whole.write_text(before)
+        assert run_command("replay", f"trace={trace}", f"out={link}").returncode == 0
+        assert link.is_symlink()
+        assert whole.read_text() == LAMBDAS
+
+
+def test_a_named_pipe_stays_one(run_command: Command, tmp_path: Path) -> None:
+    trace, pipe = write(tmp_path / "t.csv", "0,5,0.1,2,10,none"), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True)
+    try:
+        assert run_command("replay", f"trace={trace}", f"out={pipe}", timeout=60).returncode == 0
+        assert pipe.is_fifo()
+        assert reader.communicate(timeout=10)[0] == LAMBDAS
+    finally:
+        reader.kill()
+        reader.wait()
+
+
     trace = write(tmp_path / "t.csv", "0,5,0.1,2,10,none")
     out = tmp_path / "nowhere" / "out.csv"
     done = run_command("replay", f"trace={trace}", f"out={out}")

@@ -28,25 +28,25 @@ def small(shape, classes, hidden=8):
     [
         (
             ["seed=0,1"],
-            "seed=0,1 gives several values, which makes a sweep of it: python -m autol2",
+            "seed=0,1 gives several values, which makes this a sweep: python -m autol2",
         ),
-        (["seed=range(0,2)"], "which makes a sweep of it: python -m autol2.train -m"),
+        (["seed=range(0,2)"], "which makes this a sweep: python -m autol2.train -m"),
         (["study=null"], "a study needs a name"),
         (["+method=advance"], "leave out the +, as in method=advance"),
         (["--config-name=status"], "--config-dir FOLDER adds options of your own"),
-        (["--package", "x"], "--package says what --cfg is to show"),
+        (["--package", "x"], "--package selects what --cfg shows: add --cfg"),
         (["--info", "nope"], "--info nope is not one of all, config"),
         (["--cfg=jobs"], "--cfg jobs is not one of job, hydra, all"),
         (["--shell-completion", "x"], "--shell-completion takes install=SHELL"),
         (["protocol=original", "method=combined"], "protocol original has no method combined"),
         (["-m", "protocol=original", "method=auto_l2,advance"], "protocol original has no method"),
-        (["-m", "seed=range(0,2"], "range(…) is not written like that"),
+        (["-m", "seed=range(0,2"], "range(…) is not written correctly"),
         (["-m", "seed=0,"], "ends in a comma"),
         (["-m", "study=a=b"], "is not a plain name"),
         (["-m", "seed=range(0,1e9)"], "has over 100,000 values"),
         (["-m", "seed=range(0,1000)", "epochs=range(1,1000)"], "the sweep has over 100,000"),
-        (["-m", "study=sort(1.10,1.1)"], "name them in the order that you want"),
-        (["-m", "study=shuffle(1.10,1.20)"], "name them in the order that you want"),
+        (["-m", "study=sort(1.10,1.1)"], "list them in the order that you want"),
+        (["-m", "study=shuffle(1.10,1.20)"], "list them in the order that you want"),
     ],
 )
 def test_what_is_easily_typed_wrong(
@@ -63,7 +63,7 @@ def test_what_is_easily_typed_wrong(
 def test_a_report_has_one_study(run_command: Command) -> None:
     done = run_command("report", "study=a,b")
     assert done.returncode == 2
-    assert "to mean one, quote it twice" in done.stderr
+    assert "if you mean a single value, quote it twice" in done.stderr
 
 
 def test_a_replay_of_a_protocol_without_the_method(run_command: Command) -> None:
@@ -122,7 +122,7 @@ def test_a_run_is_not_passed_off_as_one_of_changed_code(
     for words in (custom(), ["-m", "seed=0,1", *custom()]):
         done = run_command("train", *words, **env)
         assert done.returncode == 2
-        assert "made with another ownnets, whose source has changed since" in done.stderr
+        assert "was trained with an earlier version of ownnets: rerun=true" in done.stderr
     assert run_command("train", "rerun=true", *custom(), **env).returncode == 0
     assert "already completed" in run_command("train", *custom(), **env).stdout
 
@@ -189,7 +189,7 @@ def test_status_tells_of_a_damaged_manifest(run_command: Command, tmp_path: Path
     path.write_text("[")
     done = run_command("status")
     assert "study.json cannot be read" in done.stdout + done.stderr
-    assert "Runs that never began are not in this list" in done.stdout + done.stderr
+    assert "Runs that never started are not in this list" in done.stdout + done.stderr
 
 
 def test_two_interrupts_at_once_are_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def test_a_sweep_uses_both_nodes_and_is_done_once(slurm: cluster.Cluster, tmp_pa
     # Arrays are split where the cluster's MaxArraySize of 6 wants it.
     assert "submitted 6 runs" in done.stdout
     assert "submitted 2 runs" in done.stdout
-    assert done.stdout.splitlines()[-1] == "8 of 8 runs have come to a result"
+    assert done.stdout.splitlines()[-1] == "8 of 8 runs have a result"
     assert states(tmp_path) == ["completed"] * 8
     nodes = {
         read_state(path.parent)["attempts"][0]["slurm_node"]
@@ -74,7 +74,7 @@ def test_a_failing_run_leaves_the_others_alone(slurm: cluster.Cluster, tmp_path:
     width = "model.width=4,5,100000,6"
     done = sweep(slurm, tmp_path, width)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "3 of 4 runs have come to a result" in done.stdout
+    assert "3 of 4 runs have a result" in done.stdout
     assert "Traceback" not in done.stderr
     assert sorted(states(tmp_path)) == ["completed"] * 3 + ["failed"]
     again = sweep(slurm, tmp_path, width)
@@ -160,7 +160,7 @@ def test_without_slurm(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "error: sbatch is not on this machine: log in to a SLURM cluster, or sweep here with "
-        "hydra/launcher=submitit_local\n"
+        "error: sbatch is not available here: log in to a SLURM cluster, or run the sweep on this "
+        "machine with hydra/launcher=submitit_local\n"
     )
     assert not list(tmp_path.iterdir())

@@ -156,7 +156,10 @@ def test_a_resumed_run_is_shown_once(run_command: Command, tmp_path: Path) -> No
 def test_a_tracker_that_fails_is_told_and_left(run_command: Command, tmp_path: Path) -> None:
     done = run_command("train", *SMALL, "logger=mlflow", "logger.uri=http://127.0.0.1:9")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("warning: no logger=mlflow, the run goes on without it: ") == 1
+    assert (
+        done.stdout.count("warning: logger=mlflow cannot be used, the run continues without it: ")
+        == 1
+    )
     assert "completed: test accuracy" in done.stdout
 
 
@@ -219,4 +222,4 @@ def test_a_failing_tracker_is_asked_once(tmp_path: Path) -> None:
     mirror.update()
     mirror.update()
     mirror.close("failed")
-    assert warnings == ["the logger failed, the run goes on without it: no space"]
+    assert warnings == ["the logger failed, the run continues without it: no space"]

@@ -339,7 +339,7 @@ BAD = [
     (["hydra.launcher.dry_run=true"], "is for a sweep: put -m after autol2.train"),
     (["seed=99999999999999999999"], "seed must be below 2^63"),
     (["method="], "method= does not exist: choose from advance, auto_l2"),
-    (["demo"], "'demo' is no setting: they are written NAME=VALUE"),
+    (["demo"], "'demo' is not a valid option: options are written as NAME=VALUE"),
     (["alpha=-1"], "alpha is a percentage of at least 0, not -1: try alpha=5"),
     (["alpha=nan"], "alpha is a percentage of at least 0, not nan: try alpha=5"),
     (["alpha=foo"], "alpha=foo is neither a number nor one of five, ten, zero"),
@@ -357,8 +357,11 @@ BAD = [
     (["+model.depth=3"], "there is no option"),
     (["epochs=abc"], "epochs: value 'abc' of type 'str' could not be converted to Integer"),
     (["epochs=null"], "epochs needs a value: epochs=…"),
-    (["study=[a]"], "study is text: to mean brackets as they are, quote twice, as in 'study"),
-    (["study={a:1}"], "study is text: to mean brackets as they are, quote twice"),
+    (
+        ["study=[a]"],
+        "study is text: to use brackets literally, quote the value twice, as in 'study",
+    ),
+    (["study={a:1}"], "study is text: to use brackets literally, quote the value twice"),
     (["epochs=0"], "epochs must be at least 1, not 0"),
     (["seed=1.5"], "seed: value '1.5' of type 'float' could not be converted to Integer"),
     (["seed=-1"], "seed must be at least 0, not -1"),
@@ -439,7 +442,7 @@ def test_other_images_under_the_same_name(run_command: Command, tmp_path: Path) 
     assert "already completed" in train("copy").stdout
     other = train("other")
     assert other.returncode == 2
-    assert "was made from other data" in other.stderr
+    assert "was trained on different data" in other.stderr
     assert train("other", "data.name=other").returncode == 0
 
 

@@ -114,7 +114,7 @@ def test_what_is_passed_over_is_told(root: Path, files: list[str], told: str) ->
     for name in files:
         (root / name).write_text("")
     tree = scan(root)
-    assert tree.remarks() == f"passed over in {root}: {told}"
+    assert tree.remarks() == f"ignored in {root}: {told}"
     assert sum(count for kinds in tree.passed_over.values() for count in kinds.values()) == len(
         files
     )
@@ -125,7 +125,7 @@ def test_what_is_passed_over_is_told(root: Path, files: list[str], told: str) ->
 
 def test_what_is_no_file(root: Path) -> None:
     os.mkfifo(root / "train/a/x.png")
-    assert scan(root).remarks() == f"passed over in {root}: train/a 1 .png beside 2 images"
+    assert scan(root).remarks() == f"ignored in {root}: train/a 1 .png beside 2 images"
 
 
 def test_of_many_folders_some_are_told(root: Path) -> None:
@@ -141,7 +141,7 @@ def test_of_many_folders_some_are_told(root: Path) -> None:
 def test_a_class_of_other_images_is_named(root: Path) -> None:
     for path in (root / "test/b").iterdir():
         path.rename(path.with_suffix(".gif"))
-    with pytest.raises(UserError, match=r"test/b holds no image \(.*\) but \.gif$"):
+    with pytest.raises(UserError, match=r"test/b contains no image \(.*\) but \.gif$"):
         scan(root)
 
 
@@ -156,7 +156,7 @@ def test_a_class_of_other_images_is_named(root: Path) -> None:
         ),
         ("a\nb", "a\nb", r"a\nb' has a control character in its name: rename it"),
         ("\x1b[31m", "\x1b[31m", r"\x1b[31m' has a control character in its name: rename it"),
-        ("\udcff", "\udcff", r"\udcff' is no UTF-8: rename it"),
+        ("\udcff", "\udcff", r"\udcff' is not valid UTF-8: rename it"),
     ],
 )
 def test_names_that_cannot_be_a_class(root: Path, train: str, test: str, words: str) -> None:
@@ -186,73 +186,75 @@ def test_names_of_any_letters(root: Path, name: str) -> None:
 
 def to_nothing(root: Path) -> str:
     (root / "train/a/2.png").symlink_to("/nowhere/2.png")
-    return f"{root}/train/a/2.png is a link to /nowhere/2.png, which is not there"
+    return f"{root}/train/a/2.png is a link to /nowhere/2.png, which does not exist"
 
 
 def class_to_nothing(root: Path) -> str:
     for part in ("train", "test"):
         (root / part / "c").symlink_to("/nowhere")
-    return f"{root}/train/c is a link to /nowhere, which is not there"
+    return f"{root}/train/c is a link to /nowhere, which does not exist"
 
 
 def to_itself(root: Path) -> str:
     (root / "test/a/2.png").symlink_to("2.png")
-    return f"{root}/test/a/2.png is a link to 2.png, which is not there"
+    return f"{root}/test/a/2.png is a link to 2.png, which does not exist"
 
 
 def part_to_train(root: Path) -> str:
     (root / "test").rename(root / "old")
     (root / "test").symlink_to("train")
-    return f"{root}/test and {root}/train are the same folder, by a link"
+    return f"{root}/test and {root}/train are the same folder through a link"
 
 
 def train_to_test(root: Path) -> str:
     (root / "train").rename(root / "old")
     (root / "train").symlink_to("test")
-    return f"{root}/test and {root}/train are the same folder, by a link"
+    return f"{root}/test and {root}/train are the same folder through a link"
 
 
 def class_to_train(root: Path) -> str:
     (root / "test/a").rename(root / "old")
     (root / "test/a").symlink_to("../train/a")
-    return f"{root}/test/a and {root}/train/a are the same folder, by a link"
+    return f"{root}/test/a and {root}/train/a are the same folder through a link"
 
 
 def other_class_to_train(root: Path) -> str:
     (root / "test/a").rename(root / "old")
     (root / "test/a").symlink_to("../train/b")
-    return f"{root}/test/a and {root}/train/b are the same folder, by a link"
+    return f"{root}/test/a and {root}/train/b are the same folder through a link"
 
 
 def circle(root: Path) -> str:
     (root / "train/a/again").symlink_to("..")
-    return f"{root}/train/a/again and {root}/train are the same folder, by a link"
+    return f"{root}/train/a/again and {root}/train are the same folder through a link"
 
 
 def file_to_train(root: Path) -> str:
     (root / "test/a/2.png").symlink_to("../../train/b/0.png")
-    return f"{root}/test/a/2.png and {root}/train/b/0.png are the same file, by a link"
+    return f"{root}/test/a/2.png and {root}/train/b/0.png are the same file through a link"
 
 
 def hard_link_to_train(root: Path) -> str:
     (root / "test/a/2.png").hardlink_to(root / "train/b/0.png")
-    return f"{root}/test/a/2.png and {root}/train/b/0.png are the same file, by a link"
+    return f"{root}/test/a/2.png and {root}/train/b/0.png are the same file through a link"
 
 
 def to_another_class(root: Path) -> str:
     (root / "train/b/2.png").symlink_to("../a/0.png")
-    return f"{root}/train/b/2.png and {root}/train/a/0.png are the same file, by a link: an image"
+    return (
+        f"{root}/train/b/2.png and {root}/train/a/0.png are the same file through a link: an image"
+    )
 
 
 def hard_link_to_another_class(root: Path) -> str:
     (root / "test/b/2.png").hardlink_to(root / "test/a/1.png")
-    return f"{root}/test/b/2.png and {root}/test/a/1.png are the same file, by a link: an image"
+    return f"{root}/test/b/2.png and {root}/test/a/1.png are the same file through a link: an image"
 
 
 def by_way_of_a_store(root: Path) -> str:
     (root / "store").symlink_to("train/a/0.png")
     (root / "test/a/2.png").symlink_to("../../store")
-    return f"{root}/test/a/2.png and {root}/train/a/0.png are the same file, by a link"
+    return f"{root}/test/a/2.png and {root}/train/a/0.png are the same file through a link"
 
 
 @pytest.mark.parametrize(

@@ -214,11 +214,11 @@ def test_a_lambda_that_ran_only_the_easy_seeds_wins_nothing() -> None:
 def test_only_fixed_lambdas_are_ranked_on_the_seeds_that_all_have() -> None:
     found = made(fixed(1e-4, [80.0, 80.0]), fixed(5e-4, [81.0, 81.0, 50.0])).summary
     assert (
-        "that of λ = 5e-4 with batch-norm, 81.00 % on the 2 seeds that all have"
+        "that of λ = 5e-4 with batch-norm, 81.00 % on the 2 seeds that all of them have"
         in verdict(found)[0]
     )
     apart = made(fixed(1e-4, [80.0], seeds=[7]), fixed(5e-4, [81.0], seeds=[8])).summary
-    assert verdict(apart)[0] == "Only fixed λ so far, and no seed that all of them have."
+    assert verdict(apart)[0] == "Only fixed λ so far, and they have no common seed."
 
 
 # ------------------------------------------------------------------ 4: different data
@@ -251,7 +251,7 @@ def test_a_rival_that_diverged_is_no_yardstick_on_the_seeds_it_survived() -> Non
     assert words[0] == (
         "Yes: Auto L2 with batch-norm beats every fixed λ that trained on all its seeds."
     )
-    assert "no yardstick: λ = 0.01 diverged on 4 of 6 seeds" in words[1]
+    assert "excluded from the comparison: λ = 0.01 diverged on 4 of 6 seeds" in words[1]
     assert "Diverged: λ = 0.01 with batch-norm on 4 of 6 seeds." in words
 
 
@@ -274,7 +274,7 @@ def test_a_schedule_that_diverged_on_half_of_the_seeds_is_not_better() -> None:
     assert not row["beats_all"]
     words = verdict(found)
     assert not words[0].startswith("Yes")
-    assert "6 of 12 runs diverged and count as guessing" in words[1]
+    assert "6 of 12 runs diverged and count at chance level" in words[1]
 
 
 def test_a_schedule_that_diverged_once_is_not_called_better() -> None:
@@ -292,7 +292,9 @@ def test_nothing_is_left_where_every_rival_diverged() -> None:
     found = made(fixed(1e-2, [None, 50.0] * 3), arm("auto_l2", around(70))).summary
     words = verdict(found)
     assert words[0].startswith("Nothing can be said yet")
-    assert words[1].startswith("No fixed λ is a yardstick (λ = 0.01 diverged on 3 of 6 seeds)")
+    assert words[1].startswith(
+        "No usable fixed λ to compare with (λ = 0.01 diverged on 3 of 6 seeds)"
+    )
 
 
 def test_runs_at_chance_level_are_counted() -> None:
@@ -336,7 +338,7 @@ def test_two_seeds_have_no_interval() -> None:
     assert math.isnan(of(found, "Auto L2")["difference_low"])
     words = verdict(found)
     assert words[0] == (
-        "No claim can be made: with 2 seeds in common p cannot fall below 0.5; at least 6 seeds "
+        "No claim can be made: with 2 common seeds, p cannot fall below 0.5; at least 6 seeds "
         "are needed."
     )
     assert words[1].startswith("Auto L2 with batch-norm: +1.50 points against λ = 5e-4")
@@ -395,9 +397,9 @@ def test_the_last_tenth_of_training(epochs: int, count: int) -> None:
 def test_what_does_not_match_says_which_option_differs() -> None:
     found = made(fixed(5e-4, around(70), lr=0.1), arm("auto_l2", around(72), lr=0.01)).summary
     words = verdict(found)
-    assert words[0].startswith("There is no result of a fixed λ under the same circumstances")
+    assert words[0].startswith("There is no result of a fixed λ with the same settings")
     assert words[1] == (
-        "No result of a fixed λ under the same circumstances to compare with (the nearest, λ = "
+        "No result of a fixed λ with the same settings to compare with (the nearest, λ = "
         "5e-4 differs in lr = 0.01 here and 0.1 there): Auto L2 with batch-norm."
     )
 
@@ -433,7 +435,9 @@ def test_validation_accuracy_chooses_the_fixed_lambda() -> None:
     assert row["rival"] == "fixed λ 0.0005"
     assert row["chosen_on"] == "validation"
     words = verdict(found)
-    assert words[0].startswith("No claim can be made: with 6 seeds")  # two comparisons take 7
+    assert words[0].startswith(
+        "No claim can be made: with 6 common seeds"
+    )  # two comparisons take 7
     assert "chosen by validation accuracy among 2 fixed λs" in words[1]
     assert (
         "Strongest settings, chosen by validation accuracy: Auto L2 5 % with batch-norm of 2."
@@ -471,14 +475,14 @@ def test_sentences_are_ordered_by_effect_where_p_ties() -> None:
 def test_many_comparisons_ask_for_more_seeds() -> None:
     others = [arm("combined", around(70.1), alpha__percent=float(one)) for one in range(8)]
     assert verdict(made(fixed(5e-4, around(70)), *others).summary)[0] == (
-        "No claim can be made: with 6 seeds in common p cannot fall below 0.0312 before it is "
+        "No claim can be made: with 6 common seeds, p cannot fall below 0.0312 before it is "
         "adjusted for 8 comparisons; at least 9 seeds are needed."
     )
 
 
 def test_one_seed_says_nothing() -> None:
     found = made(fixed(5e-4, [70.0]), arm("auto_l2", [75.0])).summary
-    assert verdict(found)[0].startswith("No claim can be made: one seed in common")
+    assert verdict(found)[0].startswith("No claim can be made: with one common seed")
     assert verdict(found)[1].endswith("on 1 seed: too few seeds to tell.")
 
 

@@ -94,7 +94,7 @@ def test_a_fixed_lambda_on_other_seeds_cannot_be_beaten(tmp_path: Path) -> None:
     )
     assert not said.startswith("Yes")
     assert "the only" not in said + rest
-    assert "not compared, for want of a common seed: λ = 1e-3" in rest
+    assert "not compared, because there is no common seed: λ = 1e-3" in rest
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
@@ -185,7 +185,9 @@ def test_a_lambda_that_only_guesses_is_no_yardstick(tmp_path: Path) -> None:
         schedule(72, classes=10),
     )
     assert said == "Nothing can be said yet: no schedule can be compared with a fixed λ."
-    assert "No fixed λ is a yardstick (λ = 8 never rose above chance level): Auto L2." in rest
+    assert (
+        "No usable fixed λ to compare with (λ = 8 never rose above chance level): Auto L2." in rest
+    )
     assert "reaches" not in rest
     assert np.isnan(of(made, "Auto L2")["target"])
 
@@ -242,7 +244,7 @@ def test_other_settings_count_on_other_seeds_too(tmp_path: Path) -> None:
 
 
 def test_a_fixed_method_without_its_lambda_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="method is fixed, and it has no fixed_lambda"):
+    with pytest.raises(UserError, match="method is fixed, but it has no fixed_lambda"):
         study(tmp_path, fixed(5e-4, 70), arm("fixed", None, 72))
 
 

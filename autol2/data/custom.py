@@ -28,10 +28,10 @@ class Custom(DataSource):
 
     target: str = ""
     """The function, as package.module:factory. It returns train_images, train_labels, test_images
-    and test_labels: images uint8 [N, C, H, W], 0 to 255, labels whole numbers [N] from 0; arrays of
-    NumPy's or torch's."""
+    and test_labels as NumPy arrays or PyTorch tensors: images uint8 [N, C, H, W], 0 to 255, and
+    labels whole numbers [N] from 0."""
     options: dict[str, Any] = option(dict)
-    """What it is called with, by name."""
+    """Keyword arguments for the function."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,7 +70,7 @@ class Custom(DataSource):
         names = self._names(found[4:], train_labels)
         require(len(names) >= 2, self._wrong(f"{len(names)} class: there must be at least 2"))
         most = int(max(train_labels.max(), test_labels.max()))
-        require(most < len(names), self._wrong(f"a label {most} and {len(names)} classes"))
+        require(most < len(names), self._wrong(f"a label {most}, but only {len(names)} classes"))
         return Images(train_images, train_labels, test_images, test_labels, names)
 
     def prepare(self) -> str:
@@ -95,8 +95,8 @@ class Custom(DataSource):
         require(
             channels in (1, 3) or not width <= 4 < min(channels, height),
             self._wrong(
-                f"images {list(images.shape)} as {PLACES[at]}, whose channels stand last: they "
-                f"must be [N, C, H, W], as images.transpose(0, 3, 1, 2) makes them"
+                f"images {list(images.shape)} as {PLACES[at]}, whose channels are last: they must "
+                f"be [N, C, H, W], as returned by images.transpose(0, 3, 1, 2)"
             ),
         )
         if not (images.flags.c_contiguous and images.flags.writeable):  # as a file's that is mapped
@@ -115,7 +115,7 @@ class Custom(DataSource):
         least, most = int(labels.min(initial=0)), int(labels.max(initial=0))
         require(
             0 <= least <= most <= np.iinfo(np.int64).max,
-            self._wrong(f"labels from {least} to {most} as {PLACES[at]}: they count from 0"),
+            self._wrong(f"labels from {least} to {most} as {PLACES[at]}: they must count from 0"),
         )
         return np.require(labels, np.int64, ("C", "W"))
 
@@ -126,7 +126,8 @@ class Custom(DataSource):
             array = np.asarray(value)
         except (TypeError, ValueError, RuntimeError) as error:
             why = first_line(error)
-            raise UserError(self._wrong(f"no array as {PLACES[at]}: {why}")) from error
+            words = f"{PLACES[at]} that cannot be converted to an array: {why}"
+            raise UserError(self._wrong(words)) from error
         require(array.ndim > 0, self._wrong(f"{_kind(value)} as {PLACES[at]}, not an array"))
         return array
 
@@ -139,15 +140,15 @@ class Custom(DataSource):
                 self._wrong(f"{_kind(names)} as class names, not a list of words"),
             )
             found = tuple(map(str, names))
-            require(len(set(found)) == len(found), self._wrong("two classes of the same name"))
+            require(len(set(found)) == len(found), self._wrong("two classes with the same name"))
             return found
         known = np.unique(labels)
         absent = np.flatnonzero(known != np.arange(len(known)))
         require(
             absent.size == 0,
             self._wrong(
-                f"no training image of label {absent.min(initial=len(known))}, but of "
-                f"{known[-1]}: labels count from 0, and only with class names one may be missing"
+                f"no training image with label {absent.min(initial=len(known))}, but some with "
+                f"{known[-1]}: labels must count from 0 without gaps, unless class names are given"
             ),
         )
         return tuple(map(str, range(len(known))))

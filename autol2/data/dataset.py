@@ -109,6 +109,6 @@ def _channels(option: str, value: float | list[float], channels: int) -> float |
         return value
     require(
         len(value) == channels,
-        f"{option} has {len(value)} values, and the images have {channels} channels",
+        f"{option} has {len(value)} values, but the images have {channels} channels",
     )
     return torch.tensor(value, dtype=torch.float32)[:, None, None]

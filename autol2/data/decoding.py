@@ -111,7 +111,7 @@ def pixels(file: str) -> NDArray[np.uint8]:
             _refuse_damaged(image, content)
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
-                raise ValueError(f"it holds {frames} pictures (animated, or several pages)")
+                raise ValueError(f"it contains {frames} images (an animation, or several pages)")
             if image.format == "PPM":
                 _refuse_several(image, content)
             image.load()
@@ -120,14 +120,12 @@ def pixels(file: str) -> NDArray[np.uint8]:
             _turn(image, ImageOps.exif_transpose)
             return _rgb(image).transpose(2, 0, 1)
     except MemoryError:
-        raise too_large(os.path.getsize(file), f"the pixels of {file}, packed,") from None
+        raise too_large(os.path.getsize(file), f"the compressed pixels of {file}") from None
     except UserError:
         raise
     except UnidentifiedImageError:
         kinds = ", ".join(FORMATS)
-        reason = (
-            f"cannot identify image file: it is none of {kinds}, or one that Pillow cannot read"
-        )
+        reason = f"cannot identify image file: it is not one of {kinds}, or Pillow cannot read it"
         raise UserError(f"cannot read the image {file}: {reason}") from None
     except Exception as error:  # Pillow raises nearly anything for a broken file
         raise UserError(f"cannot read the image {file}: {_reason(error)}") from None
@@ -151,7 +149,7 @@ def _refuse_damaged(image: Image.Image, content: bytes) -> None:
     elif image.format == "TIFF":
         _refuse_damaged_tiff(image, content)
     elif image.format == "WEBP" and not content[-ZEROS:].strip(b"\0") and len(content) > 2 * ZEROS:
-        raise ValueError(f"its last {ZEROS} bytes are zeros, as of a download that was not ended")
+        raise ValueError(f"its last {ZEROS} bytes are zeros, as in an incomplete download")
 
 
 def _refuse_damaged_tiff(image: Image.Image, content: bytes) -> None:
@@ -196,7 +194,7 @@ def _refuse_several(image: Image.Image, content: bytes) -> None:
     row = -(-image.width // 8) if image.mode == "1" else image.width * len(image.getbands())
     end = offset + image.height * row * (1 + wide)
     if decoder != "ppm_plain" and re.match(rb"P[1-7]\s", content[end:].lstrip()):
-        raise ValueError("it holds several pictures")
+        raise ValueError("it contains several images")
 
 
 def _scale_transparent_shade(image: Image.Image, bits: int) -> None:
@@ -206,7 +204,7 @@ def _scale_transparent_shade(image: Image.Image, bits: int) -> None:
         ValueError: it has 16 bits, of which Pillow has dropped some.
     """
     if bits > 8:
-        raise ValueError("16 bits with a transparent shade: save it with 8 bits")
+        raise ValueError("16 bits with a transparent grey level: save it with 8 bits")
     if image.mode == "L":
         image.info["transparency"] *= 255 // (2**bits - 1)
 
@@ -236,7 +234,7 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     signed = SIGNED in getattr(image, "tag_v2", {}).get(TIFF_SAMPLES, ())
     if image.mode in ("I", "F") or signed:
         kind = "floating-point numbers" if image.mode == "F" else "32-bit or signed integers"
-        raise ValueError(f"its pixels are {kind}, of no known range: save it with 8 or 16 bits")
+        raise ValueError(f"its pixels are {kind} of unknown range: save it with 8 or 16 bits")
     if image.has_transparency_data:
         colours = image.convert("RGBA")
         if colours.getchannel("A").getextrema() != (255, 255):

@@ -48,7 +48,7 @@ class Downloaded(DataSource):
     """The files or folders that it puts into `root`; with two, the training and the test part."""
 
     cache: str | None = option(None, no_effect="only where `root` is by default")
-    """The folder for caches; null for autol2 in ~/.cache. `root` is data/ in it by default."""
+    """Folder for caches; null for autol2 in ~/.cache. `root` is data/ in this folder by default."""
     url: str | None = option(None, no_effect="the checksums stay the same")
     """Another address to download from (a mirror); the checksums stay the same."""
 
@@ -142,7 +142,7 @@ class Downloaded(DataSource):
             raise UserError(
                 f"{self.title} is not in {place} and cannot be downloaded ({_reason(error)}): name "
                 f"a folder that holds {' and '.join(self.parts)}, `python -m autol2.train "
-                f"data={self.source} data.root=FOLDER`, or take data that need no download, "
+                f"data={self.source} data.root=FOLDER`, or use data that need no download, "
                 f"`python -m autol2.train data=digits`"
             ) from None
 
@@ -154,7 +154,7 @@ class Downloaded(DataSource):
         return UserError(
             f"{path} is incomplete or damaged (wrong checksum): delete it with "
             f"`rm -r {shlex.quote(str(path))}`, "
-            f"and the next start downloads {self.title} anew"
+            f"and the next run downloads {self.title} again"
         )
 
 
@@ -186,5 +186,5 @@ def _reason(error: Exception) -> str:
     words = getattr(cause, "strerror", None) or str(error).strip() or type(error).__name__
     last = str(words).splitlines()[-1]  # torchvision lists each mirror's error
     if "not found or corrupted" in last:
-        return "what came is not the archive: its checksum is wrong"
+        return "the downloaded file has the wrong checksum"
     return last.removeprefix("<urlopen error ").removesuffix(">")

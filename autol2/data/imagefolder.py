@@ -49,8 +49,8 @@ class ImageFolder(DataSource):
         images, repeated = self._cached(tree, cache)
         if repeated:
             _warn(
-                f"{repeated:,} of the {len(images.test_images):,} test images of {tree.root} equal "
-                f"a training image"
+                f"{repeated:,} of the {len(images.test_images):,} test images of {tree.root} are "
+                f"identical to a training image"
             )
         return replace(images, passed_over=tree.passed_over)
 
@@ -74,7 +74,7 @@ class ImageFolder(DataSource):
 
     def _root(self) -> Path:
         if not self.root:
-            raise UserError(f"data=imagefolder needs a folder, data.root=FOLDER: {LAYOUT}")
+            raise UserError(f"data=imagefolder needs data.root=FOLDER: {LAYOUT}")
         return folder(self.root)
 
     def _cached(self, tree: Tree, cache: Cache) -> tuple[Images, int]:
@@ -119,8 +119,8 @@ def _fingerprint(image: NDArray[np.uint8]) -> bytes:
 
 def _no_cache(cache: Cache, error: OSError) -> None:
     _warn(
-        f"no cache in {cache.folder} ({error.strerror}): every start will decode the images; "
-        f"data.cache=FOLDER names another folder"
+        f"no cache in {cache.folder} ({error.strerror}): every run will decode the images again; "
+        f"data.cache=FOLDER chooses another folder"
     )
 
 

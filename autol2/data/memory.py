@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError
 
-WAY_OUT = "a data set is kept in memory whole: take fewer or smaller images, or a larger machine"
+WAY_OUT = "a data set must fit into memory: use fewer or smaller images, or a larger machine"
 
 
 def require_room(needed: int, what: str) -> None:

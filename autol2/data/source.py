@@ -29,21 +29,23 @@ class DataSource(Component):
     """Whether `load` makes sure that the data are always the same, as by a checksum."""
 
     name: str = ""  # type: ignore[misc]
-    """What the data are called in a run's identity; rename it to keep two image folders apart.
-    Empty for the name of the group's option."""
+    """Name of the data in a run's identity; set it to tell two image folders apart. If empty, the
+    name of the chosen `data` option."""
     root: str | None = option(None, no_effect="the digest of what lies there is what counts")
-    """The folder that the data are in. Not part of a run's identity."""
+    """Folder that contains the data. It is not part of a run's identity."""
     mean: Any = 0.5
-    """Taken off the pixels, which are scaled to [0, 1]: one number or a list, one a channel."""
+    """Value subtracted from the pixels, which are scaled to [0, 1]: one number, or a list with one
+    per channel."""
     std: Any = 0.5
-    """What they are divided by then: one number or a list, one a channel."""
+    """Value by which the pixels are divided after subtracting `mean`: one number, or a list with
+    one per channel."""
     validation: float = option(0.0, neutral=0.0)
-    """Training images set aside to choose by: a count, or a share below 1; 0 for none. The same
-    share of each class, the same images whatever the seed."""
+    """Training images held out for model selection: a count, or a share below 1; 0 for none. The
+    split is stratified by class and the same for every seed."""
 
     subset: float = option(1.0, neutral=1.0)
-    """Share of the images to use, of the training and the test part alike, for a quick try: the
-    first ones of each class."""
+    """Share of the training and test images to use, for a quick try: the first images of each
+    class."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -139,7 +141,7 @@ def folder(path: str) -> Path:
     try:
         return Path(path).expanduser().resolve()
     except (RuntimeError, ValueError, OSError) as error:  # no such user; a NUL; a loop of links
-        raise UserError(f"{path} names no folder: {error}") from None
+        raise UserError(f"{path} is not a valid folder name: {error}") from None
 
 
 def cache_folder(cache: str | None) -> Path:

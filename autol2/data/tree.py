@@ -57,7 +57,7 @@ class Tree:
         if not self.passed_over:
             return ""
         words = in_words(self.passed_over, lambda where: f" beside {self._taken(where):,} images")
-        return f"passed over in {self.root}: {words}"
+        return f"ignored in {self.root}: {words}"
 
     def _taken(self, where: str) -> int:
         part, _, name = where.partition("/")
@@ -114,7 +114,7 @@ class _Scan:
             )
         if len(train_names) < 2:
             raise UserError(
-                f"{self.root / 'train'} needs at least 2 class folders and has {len(train_names)}"
+                f"{self.root / 'train'} needs at least 2 class folders but has {len(train_names)}"
             )
         classes = tuple(sorted(train_names))
         train, test = self._part("train", classes), self._part("test", classes)
@@ -129,7 +129,7 @@ class _Scan:
         for entry in _visible(path):
             if entry.is_dir():
                 if not _is_utf8(entry.name):
-                    raise UserError(f"the class {entry.path!a} is no UTF-8: rename it")
+                    raise UserError(f"the class name {entry.path!a} is not valid UTF-8: rename it")
                 names.add(entry.name)
             elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
                 self._pass_over(part, entry.name)
@@ -148,7 +148,7 @@ class _Scan:
             if not count:
                 there = ", ".join(self.passed_over.get(f"{part}/{name}", ()))
                 raise UserError(
-                    f"{self.root / part / name} holds no image ({', '.join(EXTENSIONS)})"
+                    f"{self.root / part / name} contains no image ({', '.join(EXTENSIONS)})"
                     + (f" but {there}" if there else "")
                 )
             found.labels.extend([label] * count)
@@ -178,7 +178,10 @@ class _Scan:
         """Note a folder; refuse one that was met before, by a link."""
         first = self.folders.setdefault((status.st_dev, status.st_ino), path)
         if first != path and status.st_ino:
-            raise UserError(f"{path} and {first} are the same folder, by a link: images count once")
+            raise UserError(
+                f"{path} and {first} are the same folder through a link: each image may occur only "
+                f"once"
+            )
 
     def _refuse_elsewhere(self, path: str, part: str, label: int, status: os.stat_result) -> None:
         """Note a file; refuse one that is in another part or class as well, by a link."""
@@ -187,11 +190,11 @@ class _Scan:
         if first[1:] == here[1:] or not status.st_ino:
             return
         why = (
-            "a test image must not be one to train with"
+            "a test image must not also be a training image"
             if first[1] != part
-            else "an image has one class"
+            else "an image can have only one class"
         )
-        raise UserError(f"{path} and {first[0]} are the same file, by a link: {why}")
+        raise UserError(f"{path} and {first[0]} are the same file through a link: {why}")
 
     def _pass_over(self, where: str, name: str) -> None:
         kind = os.path.splitext(name)[1].lower() or "without extension"
@@ -211,8 +214,8 @@ def _visible(folder: str) -> list[os.DirEntry[str]]:
             raise UserError(f"{entry.path!r} has a control character in its name: rename it")
         if entry.is_symlink() and not os.path.exists(entry.path):
             raise UserError(
-                f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: "
-                f"bring it back, or delete the link"
+                f"{entry.path} is a link to {os.readlink(entry.path)}, which does not exist: "
+                f"restore the target or delete the link"
             )
     return shown
 

@@ -33,7 +33,7 @@ def split(labels: NDArray[np.int64], validation: float) -> NDArray[np.bool_]:
     require(
         1 <= count <= most,
         f"data.validation={validation:g} of {len(labels):,} training images is {count:,}: "
-        f"from 1 to {most:,} leave each class an image to train with",
+        f"choose from 1 to {most:,}, so that each class keeps a training image",
     )
     random = np.random.RandomState(SEED)  # its numbers stay the same with every NumPy
     for label, taken in zip(classes, _shares(sizes, count), strict=True):

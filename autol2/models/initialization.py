@@ -57,7 +57,7 @@ def _assign(layer: nn.Module, name: str, value: nn.Parameter) -> None:
     except (NotImplementedError, RuntimeError) as error:
         raise UserError(
             f"the {name} of a {type(layer).__name__} has a parametrization without right_inverse, "
-            f"so that it cannot be drawn anew: give it one"
+            f"so it cannot be initialised again: give it one"
         ) from error
 
 

@@ -49,5 +49,5 @@ class Model(Component):
         """Refuse ``batchnorm=on`` with a `UserError` where the network has no place for it."""
         require(
             self.switches_batchnorm or not batchnorm,
-            f"model={self.name} has no place for batchnorm=on: leave it out",
+            f"model={self.name} does not support batchnorm=on: leave it out",
         )

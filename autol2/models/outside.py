@@ -40,11 +40,11 @@ def probed(network: object, origin: str, shape: Shape, classes: int) -> nn.Modul
         if not isinstance(scores, Tensor) or scores.shape != (count, classes):
             what = f"{list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
             raise UserError(
-                f"{origin} makes {what} of {count} {images}, not scores [{count}, {classes}]"
+                f"{origin} returns {what} for {count} {images}, not scores [{count}, {classes}]"
             )
     require(
         scores.requires_grad,
-        f"{origin} cannot be trained: its scores depend on no parameter that has a gradient",
+        f"{origin} cannot be trained: its scores do not depend on any parameter with a gradient",
     )
     return network
 
@@ -69,8 +69,8 @@ def require_single_images(network: nn.Module, images: Tensor, batch_size: int) -
             why = f"its scores are {list(scores.shape)}"
     require(
         not why,
-        f"the last batch of an epoch is a single image, which this network cannot be trained on: "
-        f"take another batch_size than {batch_size} ({why})",
+        f"the last batch of an epoch is a single image, and this network cannot be trained on one: "
+        f"use a batch_size other than {batch_size} ({why})",
     )
 
 

@@ -38,15 +38,15 @@ class ReportConfig:
     """The options of the command."""
 
     study: str | None = None
-    """The study; the one that was worked on last if none is named."""
+    """Name of the study; by default, the one that was changed last."""
     outputs: str = "outputs"
-    """Where studies are kept."""
+    """Folder in which studies are stored."""
     target: float | None = None
-    """Test accuracy in percent whose reaching is timed; by default half a point below the final
-    level of the strongest fixed λ."""
+    """Target test accuracy in percent for measuring training speed; by default half a point below
+    the final level of the strongest fixed λ."""
     margin: float | None = None
-    """Points of test accuracy: a schedule is called equivalent to the strongest fixed λ where the
-    interval of their difference lies within ± this. Name it before looking."""
+    """Equivalence margin in points: a schedule is called equivalent to the strongest fixed λ if the
+    interval of their difference lies within ± this. Choose it before looking at results."""
 
     def __post_init__(self) -> None:
         if self.study is not None:
@@ -54,7 +54,7 @@ class ReportConfig:
         if self.target is not None:
             require(
                 0 < self.target <= 100,
-                f"target is a test accuracy in percent, above 0 and at most 100, "
+                f"target must be a test accuracy in percent, above 0 and at most 100, "
                 f"not {self.target:g}: try target=72",
             )
         if self.margin is not None:
@@ -93,7 +93,7 @@ def report(
     except OSError as error:
         raise UserError(f"{study} cannot be read: {error.strerror or error}") from error
     if not found and not own:
-        raise UserError(f"{study} holds no runs")
+        raise UserError(f"{study} contains no runs")
     folder = study / "report"
     try:
         folder.mkdir(exist_ok=True)

@@ -48,7 +48,7 @@ def grid(found: Sequence[Peak], folder: Path) -> list[Drawing]:
     said = []
     for axes, (context, lengths) in zip(panels, shown.items(), strict=True):
         runs = [one for one in found if one.context == context]
-        plot.heading(axes, f"lr {runs[0].lr:g}" + ", moving" * (not runs[0].constant_lr))
+        plot.heading(axes, f"lr {runs[0].lr:g}" + ", scheduled" * (not runs[0].constant_lr))
         for place, (words, some) in enumerate(lengths.items()):
             means = _means(some, lambda one: one.lambda_, lambda one: one.best)
             colour = CURVES[place % len(CURVES)]
@@ -65,10 +65,10 @@ def grid(found: Sequence[Peak], folder: Path) -> list[Drawing]:
         axes.set_ylabel("best test accuracy (%)")
     title = "Accuracy against λ"
     caption = (
-        "The best test accuracy during training at each constant λ above 0, mean of the seeds; a "
-        "maximum over test accuracies, which the authors of Auto L2 plot, is no estimate of what "
-        "to expect. Dotted, where there are cheap runs that tell it: the λ that t* = c/λ forecasts "
-        "as the best, with its 95 % interval."
+        "The best test accuracy during training at each constant λ above 0, mean of the seeds. The "
+        "authors of Auto L2 plot this maximum; it is not an estimate of the accuracy to expect. "
+        "Dotted, if cheap runs allow it: the best λ as forecast by t* = c/λ, with its 95 % "
+        "interval."
     )
     alt = f"Best test accuracy against λ, logarithmic axis. {_sentence(said)}"
     return [plot.save(figure, "lambda_grid", title, caption, alt, folder)]
@@ -122,7 +122,7 @@ def times(found: Sequence[Peak], folder: Path) -> list[Drawing]:
     caption = (
         "Epochs to the best test accuracy (within half a point, averaged over a tenth of the time "
         "around) at each constant learning rate and λ above 0. Hollow: runs that were at their "
-        "best in the second half of training, which are no part of the fit (dashed)."
+        "best in the second half of training, which are not part of the fit (dashed)."
     )
     alt = f"{title}, logarithmic axes. {_sentence(said)}"
     return [plot.save(figure, "time_to_best", title, caption, alt, folder)]

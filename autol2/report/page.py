@@ -19,7 +19,7 @@ from .arms import FIGURE, in_order
 from .beside import Beside
 from .plot import Drawing
 from .tables import Tables
-from .words import arm_name, number, signed, yardstick
+from .words import arm_name, number, plural, signed, yardstick
 
 ARMS = {
     "arm": "arm",
@@ -42,14 +42,14 @@ COMPARISONS = {
     "arm": "schedule",
     "batchnorm": "batch-norm",
     "rival": "strongest fixed λ",
-    "pairs": "seeds of both",
+    "pairs": "common seeds",
     "difference": "difference (points)",
     "difference_interval": "95 % interval, adjusted",
     "p_adjusted": "p, adjusted",
     "probability_of_improvement": "probability of improvement",
     "improvement_interval": "95 % interval",
     "equivalent": "equivalent within the margin",
-    "seeds_needed": "seeds it would take",
+    "seeds_needed": "seeds needed",
 }
 SPEED = {
     "arm": "arm",
@@ -331,7 +331,7 @@ def _values(column: pd.Series) -> str:
 def _warnings(runs: pd.DataFrame, attempts: pd.DataFrame) -> list[str]:
     found = []
     if (attempts["dirty"] == True).any():  # noqa: E712 (missing values are neither)
-        found.append("Some runs were made from a source tree with uncommitted changes.")
+        found.append("Some runs used a source tree with uncommitted changes.")
     for column, what in (
         ("commit", "commits"),
         ("torch", "PyTorch versions"),
@@ -341,13 +341,13 @@ def _warnings(runs: pd.DataFrame, attempts: pd.DataFrame) -> list[str]:
     ):
         if attempts[column].nunique() > 1:
             within = attempts.groupby("run_id")[column].nunique() > 1
-            also = f", {within.sum()} of them each with several" * bool(within.any())
-            found.append(f"The runs were made with several {what}{also}.")
+            also = f" ({plural(int(within.sum()), 'run')} used more than one)" * bool(within.any())
+            found.append(f"The runs used several {what}{also}.")
     names = runs["data.name"] if "data.name" in runs else pd.Series("", runs.index)
     if (runs["data"].groupby(names).nunique() > 1).any():
-        found.append("Runs under one name were made on different data.")
+        found.append("Runs with the same data name used different data.")
     for files in sorted({one for one in runs["passed_over"] if one}):
-        found.append(f"Files beside the images were passed over: {files}.")
+        found.append(f"Some files in the image folders were ignored: {files}.")
     if (runs["problem"].astype(bool) & (runs["status"] == "completed")).any():
         found.append("The records of some completed runs cannot be read.")
     return found

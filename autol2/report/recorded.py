@@ -163,7 +163,7 @@ def checked(told: Mapping[str, object], where: str) -> None:
     )
     require(
         told.get("method") != "fixed" or "fixed_lambda" in told,
-        f"{where}: method is fixed, and it has no fixed_lambda",
+        f"{where}: method is fixed, but it has no fixed_lambda",
     )
     taken = sorted(name for name in told if name in RESERVED)
     require(
@@ -196,7 +196,7 @@ def _run(study: Path, row: dict[Any, Any], epochs: pd.DataFrame) -> tuple[Record
         mine = mine[mine["test_accuracy"].notna()]
     curves = _curves(mine, told, length)
     if status == "completed" and mine.empty:
-        curves = Curves(problem="epochs.csv has no rows of it")
+        curves = Curves(problem="epochs.csv has no rows for it")
     accuracies = curves.epochs.get("test_accuracy") or []
     of_data = {name: told[name] for name in ("data", *OF_DATA) if name in told}
     state: dict[str, Any] = {
@@ -237,7 +237,7 @@ def _curves(rows: pd.DataFrame, told: dict[str, Any], length: int | None) -> Cur
         rows = rows.assign(**{"lambda": told.get("fixed_lambda", math.nan)})
     try:
         if not (rows["epoch"] > 0).all():
-            raise ValueError("epochs.csv: epoch is how many are done, above 0")
+            raise ValueError("epochs.csv: epoch must be the number of completed epochs, above 0")
         read = by_epoch(rows)
     except ValueError as error:
         return Curves(problem=f"its records cannot be read: {error}")
@@ -317,4 +317,4 @@ def rows_of(path: Path) -> pd.DataFrame:
     except (FileNotFoundError, pd.errors.EmptyDataError):
         return pd.DataFrame({"run": pd.Series(dtype=object)})
     except ValueError as error:
-        raise UserError(f"{path} is no CSV file in UTF-8: {error}") from error
+        raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from error

@@ -54,19 +54,20 @@ class Recording:
         row = {name.rstrip("_"): float(value) for name, value in figures.items()}
         require(
             not math.isnan(test_accuracy),
-            "test_accuracy is not a number: a run whose loss is not finite ends with "
+            "test_accuracy is not a number: if the loss is not finite, end the run with "
             'run.end("diverged")',
         )
         unknown = sorted(set(row) - set(MORE))
         require(
-            not unknown, f"epoch() knows no {', '.join(unknown)}: choose from {', '.join(MORE)}"
+            not unknown,
+            f"epoch() does not take {', '.join(unknown)}: choose from {', '.join(MORE)}",
         )
-        require(epoch > 0, f"epoch is how many are done, above 0, not {epoch:g}")
+        require(epoch > 0, f"epoch must be the number of completed epochs, above 0, not {epoch:g}")
         accuracies = {"test_accuracy": float(test_accuracy), **row}
         for name, value in accuracies.items():
             require(
                 not name.endswith("accuracy") or math.isnan(value) or 0 <= value <= 100,
-                f"{name} is a percentage from 0 to 100, not {value:g}",
+                f"{name} must be a percentage from 0 to 100, not {value:g}",
             )
         with self._locked():
             path = self.folder / EPOCHS

@@ -36,13 +36,13 @@ def rule(summary: pd.DataFrame) -> str:
     return (
         "Arms are compared by the mean test accuracy of the last tenth of training (at least one "
         f"evaluated epoch, at most ten{count}), on the same seeds; a diverged run counts at chance "
-        "level, or as 0 % where the number of classes is not known. "
-        f"{chosen} p is that of a sign-flip permutation test, adjusted by Holm's method for all "
-        "comparisons of the study where it is called adjusted. Intervals of means and differences "
-        "are Student's, 95 %, adjusted like the p beside them; the upper limit of a difference is "
-        "wider, since the strongest of several fixed λs is also the luckiest. An arm is called "
-        "better or worse only where p and interval both say so. Fix the number of seeds before "
-        "looking: adding seeds until p falls below 0.05 makes false claims."
+        "level, or as 0 % if the number of classes is not known. "
+        f"{chosen} p comes from a sign-flip permutation test; an adjusted p is corrected by Holm's "
+        "method for all comparisons of the study. Intervals of means and differences are 95 % t "
+        "intervals, adjusted like the p next to them; the upper limit of a difference is wider, "
+        "since the strongest of several fixed λs is also the luckiest. An arm is called better or "
+        "worse only if p and interval both say so. Fix the number of seeds before looking: adding "
+        "seeds until p falls below 0.05 leads to false claims."
     )
 
 
@@ -59,7 +59,7 @@ def verdict(summary: pd.DataFrame) -> list[str]:
         leader = _leader(summary, "Only fixed λ so far")
         return [leader, *_diverged(summary), *_collapsed(summary)]
     if not schedules["rivals"].any():
-        said = "There is no result of a fixed λ under the same circumstances to compare with"
+        said = "There is no result of a fixed λ with the same settings to compare with"
         return [
             _leader(summary, said),
             *_alone(schedules[schedules["unmatched"] != ""]),
@@ -99,7 +99,7 @@ def laws(fits: pd.DataFrame) -> list[str]:
         there = "with" if fit["batchnorm"] else "without"
         on = "" if pd.isna(fit["batchnorm"]) else f" {there} batch-norm"
         late = int(fit["censored"])
-        left_out = f"; {plural(late, 'run')} still getting better at the end left out" * bool(late)
+        left_out = f"; {plural(late, 'run')} still improving at the end left out" * bool(late)
         found.append(
             f"Steps to the best test accuracy of fixed λs{on} {law} (Lewkowycz and Gur-Ari): a "
             f"free fit has the slope {slope} over {int(fit['lambdas'])} λs{left_out}."
@@ -115,12 +115,12 @@ def _leader(summary: pd.DataFrame, said: str) -> str:
         return f"{said}, and {every} diverged."
     ranked = summary.dropna(subset="mean_on_common_seeds")
     if ranked.empty:
-        return f"{said}, and no seed that all of them have."
+        return f"{said}, and they have no common seed."
     best = ranked.sort_values("mean_on_common_seeds", ascending=False).iloc[0]
     common = int(best["common_seeds"])
     text = f"{said}; the highest mean is that of {name(best)}, {best['mean_on_common_seeds']:.2f} %"
     if common < summary["n"].max():
-        return f"{text} on the {seeds(common)} that all have."
+        return f"{text} on the {seeds(common)} that all of them have."
     return f"{text} ({seeds(common)})."
 
 
@@ -146,13 +146,13 @@ def _headline(compared: pd.DataFrame) -> str:
     fewest = stats.fewest_pairs(comparisons)
     if most == 1:
         return (
-            "No claim can be made: one seed in common says nothing about chance; "
+            "No claim can be made: with one common seed, chance cannot be ruled out; "
             f"at least {fewest} seeds are needed."
         )
     if most < fewest:
         among = f" before it is adjusted for {comparisons} comparisons" * (comparisons > 1)
         return (
-            f"No claim can be made: with {most} seeds in common p cannot fall below "
+            f"No claim can be made: with {most} common seeds, p cannot fall below "
             f"{2 / 2**most:.3g}{among}; at least {fewest} seeds are needed."
         )
     said = "No schedule is shown to beat "
@@ -193,7 +193,7 @@ def _sentence(arm: pd.Series, told: set[tuple[Any, ...]]) -> str:
     text = f"{name(arm)}: {seen} against {_rival(arm, told)}, on {seeds(pairs)}"
     runs = int(arm["n"] + arm["diverged"] + arm["unfinished"] + arm["lost"])
     if arm["diverged"]:
-        text += f"; {int(arm['diverged'])} of {runs} runs diverged and count as guessing"
+        text += f"; {int(arm['diverged'])} of {runs} runs diverged and count at chance level"
     if arm["lost"]:
         text += f"; {int(arm['lost'])} of {runs} runs failed or cannot be read"
     if arm["collapsed"]:
@@ -201,9 +201,9 @@ def _sentence(arm: pd.Series, told: set[tuple[Any, ...]]) -> str:
     if arm["unfinished"]:
         text += f"; {int(arm['unfinished'])} of {runs} runs have not ended"
     if arm["diverged_rivals"]:
-        text += f"; no yardstick: {arm['diverged_rivals']}"
+        text += f"; excluded from the comparison: {arm['diverged_rivals']}"
     if arm["apart_rivals"]:
-        text += f"; not compared, for want of a common seed: {arm['apart_rivals']}"
+        text += f"; not compared, because there is no common seed: {arm['apart_rivals']}"
     if not math.isnan(arm["p"]):
         adjusted = arm["comparisons"] > 1
         text += f", {'adjusted ' * adjusted}p = {arm['p_adjusted']:.3g}"
@@ -298,7 +298,9 @@ def _speed(arm: pd.Series, told: set[tuple[Any, ...]]) -> str:
     if ours < pairs or theirs < pairs:
         text += f"; {ours} of its {pairs} runs reach it, and {theirs} of {pairs} with {rival(arm)}"
         if ("censored",) not in told:
-            text += " (a run that does not counts as if it did at its end)"
+            text += (
+                " (a run that does not reach it is counted as reaching it at the end of training)"
+            )
         told.add(("censored",))
     if math.isnan(low):
         text += "; too few seeds for an interval"
@@ -325,15 +327,15 @@ def _alone(arms: pd.DataFrame) -> list[str]:
         if arm["n"] == 0 and arm["diverged"] and not arm["rivals"]:
             reason = "Diverged on every seed"
         elif arm["n"] == 0 and arm["lost"]:
-            reason = "Failed, or without records that can be read"
+            reason = "Failed, or without readable records"
         elif arm["n"] == 0 and not arm["diverged"]:
             reason = "Without a result yet"
         elif arm["rivals"] == 0:
-            reason = "No result of a fixed λ under the same circumstances to compare with"
+            reason = "No result of a fixed λ with the same settings to compare with"
             if arm["unmatched"]:
                 reason += f" (the nearest, {arm['unmatched']})"
         elif arm["diverged_rivals"]:
-            reason = f"No fixed λ is a yardstick ({arm['diverged_rivals']})"
+            reason = f"No usable fixed λ to compare with ({arm['diverged_rivals']})"
         else:
             reason = "No fixed λ on the same seeds to compare with"
         reasons.setdefault(reason, []).append(name(arm))

@@ -271,7 +271,7 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY)  # another user's, who let nobody write to it
     except PermissionError as error:  # nor read
-        words = f"its {path.name} is another user's, who lets nobody read it"
+        words = f"its {path.name} belongs to another user and cannot be read"
         raise PermissionError(error.errno, words) from error
 
 

@@ -93,7 +93,7 @@ class Run:
         except OSError as error:
             raise UserError(
                 f"{self.folder} cannot be written ({error.strerror or error}): "
-                f"choose another folder with outputs=FOLDER, or make room"
+                f"choose another folder with outputs=FOLDER, or free some disk space"
             ) from error
 
     def _remove(self, made: Iterable[Path]) -> None:

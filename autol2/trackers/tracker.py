@@ -121,7 +121,7 @@ class Mirror:
                 what(self._tracker)
         except Exception as error:
             self._tracker = None
-            self._warn(f"the logger failed, the run goes on without it: {first_line(error)}")
+            self._warn(f"the logger failed, the run continues without it: {first_line(error)}")
 
     def _news(self) -> Iterator[tuple[int, Figures]]:
         for path, columns in self._columns.items():
@@ -152,11 +152,12 @@ def mirror(
         tracker = options.open(run)
     except ModuleNotFoundError as error:
         warn(
-            f"logger={options.name} needs the package {error.name}, the run goes on without it: "
+            f"logger={options.name} needs the package {error.name}, the run continues without it: "
             f"pip install {error.name}"
         )
         return None
     except Exception as error:
-        warn(f"no logger={options.name}, the run goes on without it: {first_line(error)}")
+        words = first_line(error)
+        warn(f"logger={options.name} cannot be used, the run continues without it: {words}")
         return None
     return None if tracker is None else Mirror(tracker, run.folder, length, warn)

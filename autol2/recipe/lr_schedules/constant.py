@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Constant(LRSchedule):
-    """The learning rate stays at lr, after the warm-up."""
+    """The learning rate stays constant at lr after the warm-up."""
 
     usual: ClassVar[bool] = True
 

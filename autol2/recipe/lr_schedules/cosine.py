@@ -27,7 +27,7 @@ class Cosine(LRSchedule):
         super().__post_init__()
         require(
             0 <= self.final <= 1,
-            f"lr_schedule.final is a share of lr, from 0 to 1, not {self.final:g}",
+            f"lr_schedule.final must be a share of lr, from 0 to 1, not {self.final:g}",
         )
 
     def main(self, optimizer: Optimizer, steps: int, before: int) -> LRScheduler:

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class LRSchedule(Component):
-    """How the learning rate moves, after a warm-up: torch's own scheduler, stepped each step."""
+    """How the learning rate changes after the warm-up: a PyTorch scheduler, stepped every step."""
 
     warmup: float = option(0.0, neutral=0.0)
-    """Share of training over which the learning rate first rises, in equal steps, up to lr."""
+    """Share of training during which the learning rate rises linearly to lr."""
 
     def __post_init__(self) -> None:
         require(
             0 <= self.warmup < 1,
-            f"lr_schedule.warmup is a share of training, from 0 to below 1, not {self.warmup:g}: "
-            f"0.05 is its first twentieth",
+            f"lr_schedule.warmup must be a share of training, at least 0 and below 1, not "
+            f"{self.warmup:g}: 0.05 is the first twentieth",
         )
 
     def main(self, optimizer: Optimizer, steps: int, before: int) -> LRScheduler | None:

@@ -28,7 +28,7 @@ class Step(LRSchedule):
         rising = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
         require(
             rising and all(0 < one < 1 for one in self.milestones),
-            f"lr_schedule.milestones are shares of training between 0 and 1 that rise, not "
+            f"lr_schedule.milestones must be increasing shares of training between 0 and 1, not "
             f"{self.milestones}: try lr_schedule.milestones=[0.3,0.6,0.9]",
         )
         require(
