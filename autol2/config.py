@@ -119,7 +119,7 @@ class ControlConfig(Options):
     """What `scale` and `lr_factor` change: all, weights or convolutions."""
     scale: float = option(1.0, neutral=1.0)
     """Factor on these parameters at initialisation; the published Advance L2 run with batch-norm
-    shrinks them by 0.084 (first attempt, product of 1 - lr·2λ)."""
+    shrinks them by the factor 0.084 (first attempt, product of 1 - lr·2λ)."""
     lr_factor: float = option(1.0, neutral=1.0)
     """Factor on the learning rate of these parameters. Their λ is divided by it, so that the decay
     per step stays the same. Below batch-norm, 1/scale² has the same effect as `scale`."""

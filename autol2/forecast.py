@@ -1,7 +1,8 @@
 """Forecast the best constant λ for a number of epochs: ``python -m autol2.forecast study=NAME``.
 
-A run at a large λ is at its best early, after t* = c/λ steps. From such cheap runs of the study it
-takes c, and says which λ is best for longer runs, and how far off that was where there are any.
+A run at a large λ is at its best early, after t* = c/λ steps. The command fits c to such cheap runs
+of the study, forecasts the best λ for longer runs, and compares it with longer runs if there are
+any.
 """
 
 from __future__ import annotations

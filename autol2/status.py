@@ -1,6 +1,6 @@
-"""Show how a study stands: ``python -m autol2.status study=paper``, by default the newest one.
+"""Show the status of a study: ``python -m autol2.status study=paper``, by default the newest one.
 
-What the runs' directories say comes first; SLURM, where there is one, is asked about the rest.
+The run directories are read first; if SLURM is available, it is asked about the rest.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ def table(status: Status, limit: int) -> Text:
     if len(shown) < len(status.rows):
         text.append(f"\n… and {len(status.rows) - len(shown)} more: rows=0 shows all")
     if status.queue_problem:
-        text.append(f"\nthe queue is not known: {status.queue_problem}", style="yellow")
+        text.append(f"\nthe queue is unknown: {status.queue_problem}", style="yellow")
     return text
 
 

@@ -1,7 +1,7 @@
 """Train one run: ``python -m autol2.train method=combined alpha=5``.
 
-Run the same command again and it resumes, or says that the run is finished. Several values and -m
-make a sweep of it: ``python -m autol2.train -m method=fixed,advance 'seed=range(5)'``.
+Run the same command again to resume the run; if it is finished, the command says so. With -m and
+several values it is a sweep: ``python -m autol2.train -m method=fixed,advance 'seed=range(5)'``.
 """
 
 from __future__ import annotations

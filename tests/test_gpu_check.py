@@ -54,7 +54,7 @@ def test_no_other_launcher(run_command) -> None:
     done = run_command("bench.gpu_check", "device=cpu", "hydra/launcher=submitit_local")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: this check needs no launcher but SLURM's: hydra/launcher=submitit_slurm\n"
+        "error: this check supports only SLURM's launcher: hydra/launcher=submitit_slurm\n"
     )
 
 

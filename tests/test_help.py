@@ -95,8 +95,8 @@ def test_groups_and_launchers(run_command: Command) -> None:
     assert groups["batchnorm=off"] == "off, on"
     assert groups["method=auto_l2"].split(", ")[:3] == ["advance", "auto_l2", "combined"]
     assert groups["hydra/launcher=submitit_local"].startswith("nyu_greene, ")
-    assert "n_jobs: 0  " in local["Options of what runs a sweep"]
-    assert "gres: gpu:1  " in slurm["Options of what runs a sweep"]
+    assert "n_jobs: 0  " in local["Options of the sweep launcher"]
+    assert "gres: gpu:1  " in slurm["Options of the sweep launcher"]
     assert set(status) == {"Options"}
 
 

@@ -40,21 +40,21 @@ class BenchConfig(Config):
     """The options of the command: those of a run, and its own."""
 
     precisions: list[str] = field(default_factory=lambda: ["fp32", "bf16"])
-    """What to measure; tf32 needs a GPU."""
+    """Precisions to measure; tf32 needs a GPU."""
     batchnorms: list[bool] = field(default_factory=lambda: [False, True])
-    """With batch-norm, without, or both."""
+    """Whether to measure with batch-norm, without it, or both."""
     images: int = 50_000
-    """Training images that lie in memory."""
+    """Number of training images in memory."""
     test_images: int = 1_000
-    """Test images, from whose evaluation that of 10,000 is worked out."""
+    """Number of test images; the time to evaluate 10,000 is extrapolated from them."""
     steps: int = 5
-    """Steps at a time."""
+    """Number of steps that are timed together."""
     rounds: int = 4
-    """How often every way has its turn, forwards and then backwards."""
+    """How often each variant is measured, in forward and then in reverse order."""
     age: int = 2_000
-    """After how many steps a step is compared with the first ones."""
+    """Number of steps after which the time of a step is compared with that of the first steps."""
     short_runs: int = 20
-    """Runs of about a second in a sweep; a quarter as many are done by a command each."""
+    """Number of runs of about a second in a sweep; a quarter as many run as separate commands."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -67,7 +67,7 @@ def _in_a_job(folder: Path) -> int:
     """Do the same in a job of the launcher's; its status."""
     asked = HydraConfig.get()
     if not issubclass(get_class(asked.launcher._target_), SlurmLauncher):
-        raise UserError("this check needs no launcher but SLURM's: hydra/launcher=submitit_slurm")
+        raise UserError("this check supports only SLURM's launcher: hydra/launcher=submitit_slurm")
     options = cast("dict[str, Any]", OmegaConf.to_container(asked.launcher, resolve=True))
     words = [word for word in sys.argv[1:] if not word.lstrip("+~").startswith(LAUNCHER)]
     command = [sys.executable, "-m", __spec__.name, *words]

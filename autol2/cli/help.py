@@ -38,10 +38,10 @@ def help_text(about: str, cfg: DictConfig, choices: dict[str, list[str]]) -> str
             "== Groups: GROUP=NAME, as in batchnorm=on; alpha and fixed_lambda take numbers too =="
         )
         parts += [heading, "\n".join(_groups(cfg, choices))]
-    example = ", a group's as in method.measure_every=10" if choices else ""
+    example = ", or GROUP.OPTION=VALUE as in method.measure_every=10" if choices else ""
     parts += [f"== Options: OPTION=VALUE{example} ==", explained(own)]
     if "hydra/launcher" in choices:
-        parts += ["== Options of what runs a sweep: hydra.launcher.OPTION=VALUE, after -m =="]
+        parts += ["== Options of the sweep launcher: hydra.launcher.OPTION=VALUE, after -m =="]
         parts += [explained(cfg.hydra.launcher)]
     parts += ["--cfg job prints the configuration as YAML; --hydra-help lists Hydra's own flags."]
     return "\n\n".join(parts)

@@ -14,7 +14,7 @@ from .images import Images
 
 @dataclass
 class Cifar10(Downloaded):
-    """CIFAR-10: 60,000 small photographs of 10 kinds of things, as torchvision keeps them."""
+    """CIFAR-10: 60,000 photographs of 32×32 pixels in 10 classes, through torchvision."""
 
     title: ClassVar[str] = "CIFAR-10"
     parts: ClassVar[tuple[str, ...]] = ("cifar-10-batches-py",)

@@ -10,7 +10,7 @@ from .cifar10 import Cifar10
 
 @dataclass
 class Cifar100(Cifar10):
-    """CIFAR-100: 60,000 small photographs of 100 kinds of things, the fine labels."""
+    """CIFAR-100: 60,000 photographs of 32×32 pixels in 100 classes (the fine labels)."""
 
     title: ClassVar[str] = "CIFAR-100"
     parts: ClassVar[tuple[str, ...]] = ("cifar-100-python",)

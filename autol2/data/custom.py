@@ -24,7 +24,7 @@ WANTED = (
 
 @dataclass
 class Custom(DataSource):
-    """What your function returns: four arrays, of images and labels to train and to test with."""
+    """The data set that your function returns: arrays of training and test images and labels."""
 
     target: str = ""
     """The function, as package.module:factory. It returns train_images, train_labels, test_images

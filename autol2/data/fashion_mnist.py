@@ -10,7 +10,7 @@ from .mnist import Mnist, _at
 
 @dataclass
 class FashionMnist(Mnist):
-    """Fashion-MNIST: 70,000 pictures of clothes, 28×28 and grey, made 32×32 in three channels."""
+    """Fashion-MNIST: 70,000 images of clothes, grey, padded from 28×28 to 32×32, in 3 channels."""
 
     title: ClassVar[str] = "Fashion-MNIST"
     parts: ClassVar[tuple[str, ...]] = ("FashionMNIST",)

@@ -15,7 +15,7 @@ from .images import Images
 
 @dataclass
 class Mnist(Downloaded):
-    """MNIST: 70,000 handwritten digits, 28×28 and grey, made 32×32 in three equal channels."""
+    """MNIST: 70,000 handwritten digits, grey, padded from 28×28 to 32×32, in 3 equal channels."""
 
     title: ClassVar[str] = "MNIST"
     parts: ClassVar[tuple[str, ...]] = ("MNIST",)

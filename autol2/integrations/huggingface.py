@@ -71,7 +71,7 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
     # ---------------------------------------------------------------- measuring
 
     def measure(self, inputs: Mapping[str, Any], outputs: Any) -> Measured:
-        """Mean loss, error and count of a batch; override it for a task that is not known here.
+        """Mean loss, error and count of a batch; override it for a task that is not supported.
 
         By default the model's own loss, and the error by the task; see
         `autol2.integrations.batch_measure.measure_batch`.

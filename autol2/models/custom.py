@@ -22,9 +22,9 @@ class Custom(Model):
     target: str = option("")
     """package.module:factory. It is called with the shape of an image (channels, height, width),
     the number of classes and `options`, and returns a torch.nn.Module. Its Conv2d and Linear layers
-    are drawn anew afterwards, per the run's seed and protocol; the rest stays as it is made."""
+    are then initialised by the run's seed and protocol; the other layers stay as returned."""
     options: dict[str, Any] = option(dict, neutral={})
-    """Keyword arguments of the factory, as in model.options={depth:3}."""
+    """Keyword arguments for the factory, as in model.options={depth:3}."""
 
     def __post_init__(self) -> None:
         require_target("model.target", self.target)

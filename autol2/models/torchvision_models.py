@@ -21,7 +21,7 @@ class Torchvision(Model):
     switches_batchnorm: ClassVar[bool] = False
 
     builder: str = option("resnet50")
-    """Its name in torchvision.models, as in resnet50, vgg11_bn or vit_b_16."""
+    """Name of the network in torchvision.models, such as resnet50, vgg11_bn or vit_b_16."""
     options: dict[str, Any] = option(dict, neutral={})
     """Keyword arguments of its builder, as in model.options={aux_logits:false}."""
 

@@ -20,14 +20,14 @@ class WRN(Model):
     name: ClassVar[str] = "wrn"
 
     depth: int = option(28)
-    """Convolutions, the shortcuts' not counted, and the dense layer: 6·n + 4."""
+    """Number of convolutions (without the shortcuts') plus the dense layer: 6·n + 4."""
     width: int = option(10)
-    """Factor on the filters of a plain residual network: 16, 32 and 64 in the three groups."""
+    """Factor on the filters of a plain residual network (16, 32 and 64 in the three groups)."""
     shortcut_kernel: int = option(1, neutral=1)
     """1; or 3 as in the released code of Auto L2, where a shortcut that changes the shape is a 3×3
     convolution of the block's input as it is, before batch-norm and ReLU."""
     dropout: float = option(0.0, neutral=0.0)
-    """Share of a block's inner activations that are dropped in training."""
+    """Share of the activations inside a block that are dropped in training."""
 
     def __post_init__(self) -> None:
         require(

@@ -227,7 +227,7 @@ class AutoL2(LambdaScheduler):
     def add(
         self, loss: SupportsFloat, error: SupportsFloat | None = None, count: SupportsFloat = 1
     ) -> None:
-        """Take in a batch of the coming step; where that is not due, at no cost.
+        """Add a batch of the coming step; this costs nothing if the step is not measured.
 
         Args:
             loss: mean training loss of the batch, without a penalty; a number or a tensor.

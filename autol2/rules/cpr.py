@@ -29,9 +29,9 @@ class CPR(Method):
     the decay of λ = μ/lr."""
 
     kappa_init: str = "inflection_point"
-    """How it finds its bounds: inflection_point, warm_start, dependent or uniform."""
+    """How the bounds are found: inflection_point, warm_start, dependent or uniform."""
     kappa_init_param: float = 1000.0
-    """The step of warm_start, the factor of dependent, the bound of uniform."""
+    """Parameter of kappa_init: warm_start's step, dependent's factor or uniform's bound."""
 
     label = "CPR"
     own_lambda = True

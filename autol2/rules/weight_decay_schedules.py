@@ -40,7 +40,7 @@ class WeightDecaySchedule(LambdaScheduler):
         error: SupportsFloat | None = None,
         count: SupportsFloat = 1,
     ) -> Decision:
-        """Count one optimizer step and set λ of the next; the arguments are not looked at."""
+        """Count one optimizer step and set λ of the next; the arguments are ignored."""
         before, caller = self.get_last_lambda(), str(sys._getframe(1).f_globals.get("__name__"))
         if self._repeated(caller):
             return Decision(before, "none", "the same optimizer step again")
@@ -69,7 +69,7 @@ class WeightDecaySchedule(LambdaScheduler):
 
 
 class LinearWeightDecay(WeightDecaySchedule):
-    """λ along a straight line, from one value to another in so many steps.
+    """λ changes linearly from one value to another over a given number of steps.
 
     Args:
         optimizer: any torch optimizer with a ``weight_decay``, which is set to 2λ.
@@ -108,14 +108,14 @@ class LinearWeightDecay(WeightDecaySchedule):
 
 
 class CosineWeightDecay(LinearWeightDecay):
-    """λ along half a cosine, as DINO moves its weight decay; else as `LinearWeightDecay`."""
+    """λ follows half a cosine, like DINO's weight decay; otherwise as `LinearWeightDecay`."""
 
     def _lambda_of(self, index: int) -> float:
         return cosine(self.last_step, self.steps, self.initial_lambda, self.final_lambda)
 
 
 class FollowLR(WeightDecaySchedule):
-    """λ that follows the learning rate so that lr·λ, the decay of a step, stays as it is at first.
+    """λ that follows the learning rate, so that lr·λ, the decay of a step, stays constant.
 
     Where torch's optimizers decay a step by lr·2λ, a falling learning rate takes the decay down
     with it; this keeps it constant (Loshchilov & Hutter, 2019, decay without the learning rate). A

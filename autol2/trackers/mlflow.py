@@ -23,7 +23,7 @@ class MLflowOptions(TrackerOptions):
     """MLflow."""
 
     project: str = "autol2"
-    """The experiment."""
+    """Name of the MLflow experiment."""
     uri: str | None = None
     """The tracking server; null for mlflow.db in the study's folder."""
 

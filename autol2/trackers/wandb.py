@@ -13,9 +13,9 @@ class WandBOptions(TrackerOptions):
     """Weights & Biases."""
 
     project: str = "autol2"
-    """The project."""
+    """Name of the Weights & Biases project."""
     mode: str = "offline"
-    """offline keeps it in the run's folder for `wandb sync`, online sends it."""
+    """offline stores the data in the run's folder for `wandb sync`; online uploads them."""
 
     name = "wandb"
     package = "wandb"

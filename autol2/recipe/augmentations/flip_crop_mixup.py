@@ -28,7 +28,7 @@ class FlipCropMixup(FlipCrop):
     columns: ClassVar[int] = FlipCrop.columns + 1
 
     alpha: float = option(1.0)
-    """α of Beta(α, α), which the weight of an image in its blend is drawn from; 1 is uniform."""
+    """α of Beta(α, α), the distribution of an image's weight in its blend; 1 is uniform."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

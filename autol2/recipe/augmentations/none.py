@@ -10,7 +10,7 @@ from .augmentation import Augmentation
 
 @dataclass
 class NoAugmentation(Augmentation):
-    """The images as they are."""
+    """No augmentation: the images stay unchanged."""
 
     name: ClassVar[str] = "none"
     usual: ClassVar[bool] = True

@@ -21,7 +21,7 @@ class Step(LRSchedule):
     milestones: list[float] = option(lambda: [0.3, 0.6, 0.9])
     """Shares of training after which the learning rate changes."""
     factor: float = option(0.2)
-    """What it is multiplied by."""
+    """Factor by which the learning rate is multiplied."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,7 +24,7 @@ class AdamW(Optimizer):
     betas: list[float] = option(lambda: [0.9, 0.999])
     """Decay rates of the running means of the gradient and of its square."""
     eps: float = option(1e-8)
-    """Added to the root of the mean square."""
+    """Term added to the denominator, the root of the mean square."""
 
     def __post_init__(self) -> None:
         require(

@@ -20,9 +20,9 @@ class SGD(Optimizer):
     usual: ClassVar[bool] = True
 
     momentum: float = option(0.0, neutral=0.0)
-    """Share of the last step's direction that is kept; 0 for plain SGD."""
+    """Momentum factor; 0 for plain SGD."""
     nesterov: bool = option(False, neutral=False)
-    """Nesterov's momentum."""
+    """Whether to use Nesterov momentum."""
 
     def __post_init__(self) -> None:
         require(
