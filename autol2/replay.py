@@ -31,8 +31,9 @@ from rich.table import Table
 from .cli.command import command
 from .config import RuleConfig, as_schema, parse_as
 from .errors import UserError
-from .rules.controller import Controller, Decision, Rule
-from .runs.files import write_atomically
+from .rules.controller import Controller, Decision
+from .rules.rule import Rule
+from .runs.files import write_named
 from .runs.state import read_state
 
 COLUMNS = ("epoch", "step", "lambda", "train_loss", "train_accuracy")
@@ -145,11 +146,16 @@ def read_trace(path: Path) -> list[Measurement]:
                 f"trace={path}, line {line}: {','.join(row)[:80]!r} is not a row of numbers "
                 f"under {', '.join(COLUMNS)}"
             ) from None
-        before = measurements[-1].epoch if measurements else 0
-        if one.step < 1 or one.epoch < before or not math.isfinite(one.recorded_lambda):
+        if one.step < 1 or one.epoch < 0 or not math.isfinite(one.recorded_lambda):
             raise UserError(
-                f"trace={path}, line {line}: {','.join(row)[:80]!r} is no measurement: epochs "
-                f"count from 0 and rise, steps count from 1, and lambda is a number"
+                f"trace={path}, line {line}: {','.join(row)[:80]!r} is not a measurement: epochs "
+                f"count from 0, steps count from 1, and lambda is a number"
+            )
+        before = measurements[-1] if measurements else one
+        if one is not before and (one.epoch, one.step) <= (before.epoch, before.step):
+            raise UserError(
+                f"trace={path}, line {line}: its steps do not increase: epoch {one.epoch}, step "
+                f"{one.step} comes after epoch {before.epoch}, step {before.step}"
             )
         measurements.append(one)
     if not measurements:
@@ -223,7 +229,7 @@ def _show_changes(console: Console, steps: list[Replayed]) -> None:
 def _write(path: Path, steps: list[Replayed]) -> None:
     lines = ["epoch,step,lambda", *(f"{one.epoch},{one.step},{one.lambda_}" for one in steps)]
     try:
-        write_atomically(path, ("\n".join(lines) + "\n").encode())
+        write_named(path, ("\n".join(lines) + "\n").encode())
     except OSError as error:
         raise UserError(f"out={path} cannot be written: {os.strerror(error.errno or 0)}") from error
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
+import math
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
 import autol2
@@ -126,6 +131,119 @@ def test_how_a_run_ends_is_noted(tmp_path: Path) -> None:
         run.epoch(1, test_accuracy=101)
     with begin() as run, pytest.raises(UserError, match="does not take tset_loss"):
         run.epoch(1, test_accuracy=10, tset_loss=1)
+
+
+def test_facts_and_words_are_no_numbers(tmp_path: Path) -> None:
+    facts = {"python": "3.10", "torch": "2.10", "host": "007", "commit": "12e4567"}
+    facts |= {"hardware": "1e3", "threads": 8, "data": "0010"}
+    options = {"augmentation": "None", "model": "1e999", "lr": 0.1, "steps": 2**60 + 1}
+    with autol2.record("s", method="null", seed=2**60 + 3, outputs=tmp_path, **facts, **options):
+        pass
+    ((found, _),) = read(tmp_path / "s")
+    (attempt,) = found.state["attempts"]
+    assert attempt["versions"] == {"python": "3.10"}
+    assert attempt["git"] == {"commit": "12e4567"}
+    assert {name: attempt[name] for name in ("torch", "host", "hardware", "threads")} == {
+        **{"torch": "2.10", "host": "007", "hardware": "1e3", "threads": 8}
+    }
+    assert found.state["identity"] == {
+        **{"method.name": "null", "seed": 2**60 + 3, "data.name": "0010", "augmentation": "None"},
+        **{"model": "1e999", "lr": 0.1, "steps": 2**60 + 1},
+    }
+    report(tmp_path / "s", Console(file=io.StringIO()))
+    table = pd.read_csv(tmp_path / "s" / "report" / "runs.csv", dtype=str).iloc[0]
+    assert table[["python", "torch", "host", "commit"]].tolist() == [
+        "3.10",
+        "2.10",
+        "007",
+        "12e4567",
+    ]
+
+
+def test_what_is_missing_in_a_column_of_numbers(tmp_path: Path) -> None:
+    """As R writes it."""
+    runs = "run,method,seed,fixed_lambda,status\nNA,fixed,0,5e-4,completed\nb,NA,0,NA,completed\n"
+    epochs = "run,epoch,test_accuracy,lambda\nNA,1,60,NA\nNA,2,70,NA\nb,1,30,0.1\n"
+    (one, history), (other, _) = read(write(tmp_path / "s", runs, epochs))
+    assert (one.run_id, other.run_id) == ("NA", "b")
+    assert history.epochs["test_accuracy"] == [60, 70]
+    assert [run.state["method"] for run in (one, other)] == [
+        {"label": "fixed λ", "baseline": True},
+        {"label": "NA", "baseline": False},
+    ]
+
+
+def test_a_comma_at_the_end_and_rows_that_are_empty(tmp_path: Path) -> None:
+    """As a spreadsheet writes them."""
+    epochs = "run,epoch,test_accuracy\na,1,60.5,\na,2,70,\nb,1,30,\n,,,\n"
+    found = read(write(tmp_path / "s", RUNS + ",,,,\n", epochs))
+    assert [(run.run_id, history.epochs["test_accuracy"]) for run, history in found] == [
+        ("a", [60.5, 70]),
+        ("b", [30]),
+    ]
+    write(tmp_path / "s", epochs="run,epoch,test_accuracy\na,1,60,5\na,2,70,5\n")
+    with pytest.raises(UserError, match=r"epochs.csv: rows have more cells than there are columns"):
+        read(tmp_path / "s")
+
+
+def test_an_epoch_may_be_a_tensor(tmp_path: Path) -> None:
+    with autol2.record("s", method="a", seed=0, outputs=tmp_path) as run:
+        run.epoch(torch.tensor(1), test_accuracy=torch.tensor(50.0))
+        run.epoch(torch.tensor(1.5), test_accuracy=51)
+        with pytest.raises(UserError, match="completed epochs, above 0, not inf"):
+            run.epoch(math.inf, test_accuracy=51)
+    written = (tmp_path / "s" / "epochs.csv").read_text()
+    assert written == f"run,epoch,test_accuracy\n{run.run},1,50.0\n{run.run},1.5,51.0\n"
+
+
+def test_only_a_leading_method_is_the_methods(tmp_path: Path) -> None:
+    options = {"data_method_kind": 1, "method_method_x": 2}
+    with autol2.record("s", method="a", seed=0, outputs=tmp_path, **options):
+        pass
+    header = (tmp_path / "s" / "runs.csv").read_text().partition("\n")[0].split(",")
+    assert {"data_method_kind", "method.method_x"} <= set(header)
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_recording_where_the_file_system_has_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with autol2.record("s", method="a", seed=0, outputs=tmp_path) as run:
+        run.epoch(1, test_accuracy=50)
+    ((found, _),) = read(tmp_path / "s")
+    assert found.state["status"] == "completed"
+
+
+def test_files_that_were_touched_while_a_run_records(tmp_path: Path) -> None:
+    runs, epochs = tmp_path / "s" / "runs.csv", tmp_path / "s" / "epochs.csv"
+
+    def begin() -> Recording:
+        return autol2.record("s", method="a", seed=0, outputs=tmp_path)
+
+    with begin() as run:
+        run.epoch(1, test_accuracy=50)
+        epochs.write_text(epochs.read_text().rstrip("\n"))
+        run.epoch(2, test_accuracy=60)
+        runs.unlink()
+    ((found, history),) = read(tmp_path / "s")
+    assert found.state["status"] == "completed"
+    assert history.epochs["test_accuracy"] == [50, 60]
+    with pytest.raises(ZeroDivisionError), begin():  # noqa: PT012
+        runs.unlink()
+        raise ZeroDivisionError
+    ((found, _),) = read(tmp_path / "s")
+    assert found.state["status"] == "failed"
+    words = rf"{runs} has no column run, method, seed"
+    with pytest.raises(ZeroDivisionError) as caught, begin():  # noqa: PT012
+        runs.write_text(runs.read_text().replace(",", ";"))
+        raise ZeroDivisionError
+    assert caught.value.__notes__ == [f"nor could it be noted how the run ended: {words}"]
+    with pytest.raises(UserError, match=words):
+        begin()
 
 
 def test_recording_loads_no_torch() -> None:

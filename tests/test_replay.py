@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from autol2.errors import UserError
 from autol2.replay import read_trace, replay
-from autol2.rules.controller import Rule
+from autol2.rules.rule import Rule
 
 from .conftest import SHARED, Command
 
@@ -154,7 +155,6 @@ def test_an_epochs_assumed_length_is_said(run_command: Command, tmp_path: Path) 
         (b"epoch,step,lambda,train_loss,train_accuracy\n", "contains no measurements"),
         (b"epoch,step,lambda,train_loss,train_accuracy\n0,5,0.1,x,1\n", "line 2: '0,5,0.1,x,1'"),
         (b"epoch,step,lambda,train_loss,train_accuracy\n0,5\n", "line 2: '0,5' is not a row"),
-        (b"\xff\xfe", "cannot be read"),
         (
             b"epoch,step,lambda,train_loss,train_accuracy\n0,5,1,2,1\n0,5,1,2,1\n",
             "line 3: its steps do not increase: epoch 0, step 5 comes after epoch 0, step 5",
@@ -171,6 +171,7 @@ def test_an_epochs_assumed_length_is_said(run_command: Command, tmp_path: Path) 
             b"epoch,step,lambda,train_loss,train_accuracy\n-1,5,1,2,1\n",
             "line 2: '-1,5,1,2,1' is not a measurement",
         ),
+        (b"\xff\xfe", "cannot be read"),
         (b"epoch,step,lambda,train_loss,train_accuracy\n\n0,5,,2,1\n", "line 3: '0,5,,2,1'"),
         (b'epoch,"' + b"9" * 200_000, "cannot be read: field larger than field limit"),
     ],
@@ -238,7 +239,6 @@ def test_the_recording_is_not_overwritten(run_command: Command, tmp_path: Path) 
     assert trace.read_bytes() == before
 
 
-def test_an_output_that_cannot_be_written(run_command: Command, tmp_path: Path) -> None:
 LAMBDAS = "epoch,step,lambda\n0,5,0.1\n"
 
 
@@ -268,6 +268,7 @@ def test_a_named_pipe_stays_one(run_command: Command, tmp_path: Path) -> None:
         reader.wait()
 
 
+def test_an_output_that_cannot_be_written(run_command: Command, tmp_path: Path) -> None:
     trace = write(tmp_path / "t.csv", "0,5,0.1,2,10,none")
     out = tmp_path / "nowhere" / "out.csv"
     done = run_command("replay", f"trace={trace}", f"out={out}")

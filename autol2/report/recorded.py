@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,19 @@ from .tables import RESERVED
 from .words import called
 
 RUNS, EPOCHS = "runs.csv", "epochs.csv"
+NEEDED = {RUNS: ("run", "method", "seed"), EPOCHS: ("run", "epoch", "test_accuracy")}
+"""Columns that must be there."""
 STATUSES = ("completed", "diverged", "running", "failed", "interrupted")
 MADE_WITH = ("seconds", "hardware", "threads", "torch", "host")
 FACTS = ("status", *MADE_WITH, "python", "commit")
 """Columns of runs.csv that say how a run was made and went, and are no option of it."""
 OF_DATA = ("classes", "test_images")
 """Columns that tell of the data: where they differ, it is another problem."""
+TEXTS = ("run", "method", "status", "data", "hardware", "torch", "python", "host", "commit")
+"""Columns of runs.csv whose cells are never numbers, as version 3.10 is none."""
+NO_TEXTS = ("seed", "fixed_lambda", "alpha", "batchnorm", "steps_per_epoch", "seconds", "threads")
+"""Columns where a word for a missing value, as R writes it, is one; elsewhere it is a word."""
+MISSING = ("na", "n/a", "nan", "none", "null")
 SWITCHES = {
     **dict.fromkeys(("true", "on", "yes", "1"), True),
     **dict.fromkeys(("false", "off", "no", "0"), False),
@@ -45,12 +53,6 @@ def read(study: Path) -> list[tuple[Record, Curves]]:
     if not (study / RUNS).exists():
         return []
     runs, epochs = rows_of(study / RUNS), rows_of(study / EPOCHS)
-    for path, frame, needed in (
-        (study / RUNS, runs, ("run", "method", "seed")),
-        (study / EPOCHS, epochs, ("run", "epoch", "test_accuracy")),
-    ):
-        absent = [name for name in needed if name not in frame]
-        require(not absent, f"{path} has no column {', '.join(absent)}")
     twice = runs["run"][runs["run"].duplicated()].tolist()
     require(not twice, f"{study / RUNS}: there are two rows for run {twice[:1]}")
     numeric = [name for name in ("epoch", "step", "test_accuracy", *MORE) if name in epochs]
@@ -182,7 +184,12 @@ def _real(value: object) -> float:
 
 
 def _run(study: Path, row: dict[Any, Any], epochs: pd.DataFrame) -> tuple[Record, Curves]:
-    told = {name: _value(value) for name, value in row.items() if not pd.isna(value)}
+    cells = {name: str(value).strip() for name, value in row.items() if not pd.isna(value)}
+    told: dict[str, Any] = {
+        name: text if name in TEXTS else _value(text)
+        for name, text in cells.items()
+        if not (name in (*NO_TEXTS, *OF_DATA) and text.lower() in MISSING)
+    }
     where, name = f"{study / RUNS}, run {row['run']}", str(row["run"])
     status = str(told.get("status", "completed"))
     require(status in STATUSES, f"{where}: status {status!r} is not one of {', '.join(STATUSES)}")
@@ -281,23 +288,24 @@ def _label(told: dict[str, Any]) -> str:
     return called("method", name)
 
 
-def _value(value: Any) -> Any:
+def _value(text: str) -> Any:
     """A cell as a truth value or a number, where it is one."""
-    text = str(value).strip()
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
-        number = float(text)
+        number = float(text.replace("_", "x"))
     except ValueError:
         return text
-    if math.isfinite(number) and number == int(number) and "e" not in text.lower():
-        return int(number)
+    if not math.isfinite(number):
+        return text
+    if number == int(number) and "e" not in text.lower():
+        return int(number) if "." in text else int(text)
     return number
 
 
 def _numbers(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
     found = pd.to_numeric(frame[name], errors="coerce")
-    missing = frame[name].isna() | frame[name].astype(str).str.lower().isin(["", "nan"])
+    missing = frame[name].isna() | frame[name].astype(str).str.strip().str.lower().isin(MISSING)
     wrong = frame[found.isna() & ~missing]
     require(
         wrong.empty,
@@ -307,14 +315,33 @@ def _numbers(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
 
 
 def rows_of(path: Path) -> pd.DataFrame:
-    """The cells of a CSV file as text; no rows where it is not there.
+    """The cells of runs.csv or epochs.csv as text; no rows where it is not there.
+
+    Rows that are empty throughout are left out, as is an empty cell behind the last column.
 
     Raises:
-        UserError: it is no CSV file.
+        UserError: it is no CSV file, or a column that it needs is not there.
     """
+    needed = NEEDED[path.name]
     try:
-        return pd.read_csv(path, dtype=str, encoding="utf-8-sig")
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+            rows = pd.read_csv(
+                path,
+                dtype=str,
+                encoding="utf-8-sig",
+                index_col=False,
+                keep_default_na=False,
+                na_values=[""],
+            )
     except (FileNotFoundError, pd.errors.EmptyDataError):
-        return pd.DataFrame({"run": pd.Series(dtype=object)})
+        return pd.DataFrame(columns=needed, dtype=object)
+    except pd.errors.ParserWarning as error:
+        raise UserError(
+            f"{path}: rows have more cells than there are columns: write numbers with a point, "
+            f"and quote cells that contain a comma"
+        ) from error
     except ValueError as error:
         raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    absent = [name for name in needed if name not in rows]
+    require(not absent, f"{path} has no column {', '.join(absent)}")
+    return rows.dropna(how="all")

@@ -6,18 +6,20 @@ It writes the two files that `recorded` describes. No torch here.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
 import pandas as pd
-from filelock import FileLock
 
 from ..config import study_name
 from ..errors import UserError, require
 from ..runs.files import write_atomically
 from ..runs.identity import digest
+from ..runs.lock import locked
 from .recorded import EPOCHS, FACTS, OF_DATA, RUNS, STATUSES, checked, rows_of
 from .runs import MORE
 
@@ -62,7 +64,11 @@ class Recording:
             not unknown,
             f"epoch() does not take {', '.join(unknown)}: choose from {', '.join(MORE)}",
         )
-        require(epoch > 0, f"epoch must be the number of completed epochs, above 0, not {epoch:g}")
+        epoch = float(epoch)
+        require(
+            0 < epoch < math.inf,
+            f"epoch must be the number of completed epochs, above 0, not {epoch:g}",
+        )
         accuracies = {"test_accuracy": float(test_accuracy), **row}
         for name, value in accuracies.items():
             require(
@@ -75,9 +81,10 @@ class Recording:
                 self._resumed = False
                 known = rows_of(path)
                 if len(known):
-                    done = pd.to_numeric(known["epoch"], errors="coerce")
-                    _write(path, known[(known["run"] != self.run) | (done < epoch)].astype(object))
-            _append(path, {"run": self.run, "epoch": epoch, **accuracies})
+                    before = pd.to_numeric(known["epoch"], errors="coerce") < epoch
+                    _write(path, known[(known["run"] != self.run) | before].astype(object))
+            done = int(epoch) if epoch.is_integer() else epoch
+            _append(path, {"run": self.run, "epoch": done, **accuracies})
 
     def end(self, status: str = "completed") -> None:
         """Note how the run ended: ``completed``, ``diverged`` or ``failed``.
@@ -95,8 +102,8 @@ class Recording:
         known = _without(rows_of(self.folder / RUNS), self.run)
         _write(self.folder / RUNS, pd.concat([known, pd.DataFrame([row]).astype(object)]))
 
-    def _locked(self) -> FileLock:
-        return FileLock(self.folder / ".recording.lock")
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self.folder / ".recording.lock", "records a run")
 
     def __enter__(self) -> Recording:
         return self
@@ -107,10 +114,16 @@ class Recording:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        known = rows_of(self.folder / RUNS)
-        if (known.loc[known["run"] == self.run, "status"] == "running").all():
-            stopped = kind is not None and not issubclass(kind, Exception)
-            self.end("interrupted" if stopped else "failed" if kind else "completed")
+        stopped = kind is not None and not issubclass(kind, Exception)
+        try:
+            known = rows_of(self.folder / RUNS)
+            mine = known[known["run"] == self.run]
+            if "status" not in mine or (mine["status"] == "running").all():
+                self.end("interrupted" if stopped else "failed" if kind else "completed")
+        except (OSError, UserError) as problem:
+            if error is None:
+                raise
+            error.add_note(f"nor could it be noted how the run ended: {problem}")
 
 
 def record(
@@ -144,7 +157,7 @@ def record(
             read the run.
     """
     row: dict[str, object] = {"method": method, "fixed_lambda": fixed_lambda, "seed": seed}
-    row |= {name.replace("method_", "method."): value for name, value in options.items()}
+    row |= {re.sub("^method_", "method.", name): value for name, value in options.items()}
     checked({name: value for name, value in row.items() if value is not None}, "record()")
     told = {name: value for name, value in row.items() if name not in (*FACTS, *OF_DATA, "seed")}
     words = [method, *([f"{fixed_lambda:g}"] if fixed_lambda is not None else []), f"s{seed}"]
@@ -171,11 +184,11 @@ def _write(path: Path, frame: pd.DataFrame) -> None:
 
 def _append(path: Path, row: dict[str, object]) -> None:
     """Add a row; only one that brings a new column has the file written anew."""
-    header = path.read_text(encoding="utf-8-sig").split("\n", 1)[0] if path.exists() else ""
-    columns = header.split(",")
+    text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
+    columns = text.partition("\n")[0].split(",")
     if set(row) <= set(columns):
         line = pd.DataFrame([row], columns=columns).to_csv(index=False, header=False)
         with path.open("a", encoding="utf-8") as file:
-            file.write(line)
+            file.write(line if text.endswith("\n") else f"\n{line}")
         return
     _write(path, pd.concat([rows_of(path), pd.DataFrame([row]).astype(object)]))

@@ -47,6 +47,20 @@ def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> No
     sync_folder(path.parent)
 
 
+def write_named(path: Path, content: bytes) -> None:
+    """Put `content` where the user says: atomically into a regular file, also behind a symbolic
+    link, and as into any open file into what is none, such as /dev/stdout or a named pipe.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            file.write(content)
+    else:
+        write_atomically(Path(os.path.realpath(path)), content)
+
+
 def sync(descriptor: int) -> None:
     """Flush an open file to disk, where the file system can."""
     with _where_offered():

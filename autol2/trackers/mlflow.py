@@ -8,8 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from filelock import FileLock
-
+from ..runs.lock import locked
 from .tracker import Figures, Shown, Tracker, TrackerOptions
 
 ENDS = {"completed": "FINISHED", "interrupted": "KILLED"}
@@ -51,7 +50,7 @@ class MLflow:
         self._metric = Metric
         study = run.folder.parent
         uri = options.uri or f"sqlite:///{(study / 'mlflow.db').resolve()}"
-        with FileLock(study / ".mlflow.lock"):  # two runs must not both make the tables
+        with locked(study / ".mlflow.lock", "opens MLflow's database"):  # to make its tables once
             self._client = MlflowClient(uri)
             self._run_id = self._find_or_create(run, options.project)
 
