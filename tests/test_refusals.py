@@ -147,7 +147,7 @@ def test_a_file_without_its_package(run_command: Command, tmp_path: Path, conten
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "experiment/mine.yaml cannot be used" in line
-    assert "begins with the line # @package _global_" in line
+    assert "must begin with the line # @package _global_" in line
     done = run_command("train", *words, "experiment=othe")
     assert "did you mean" not in done.stderr
     assert "other" not in done.stderr.replace("experiment=othe", "")

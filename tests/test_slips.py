@@ -76,7 +76,7 @@ def test_an_interval_longer_than_an_epoch_is_refused(run_command: Command, tmp_p
     """Three steps an epoch, of which none is a fifth: λ would stay at 0.1 for ever."""
     done = run_command("train", "method=auto_l2", "data=digits", "batch_size=512", "outputs=here")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "an epoch has 3 steps, so that method.measure_every=5 would never measure" in done.stderr
+    assert "an epoch has 3 steps, so method.measure_every=5 would never measure" in done.stderr
     assert not (tmp_path / "here").exists()
 
 
