@@ -32,7 +32,6 @@ from .recipe.losses import CrossEntropy, Loss
 from .recipe.lr_schedules.constant import Constant
 from .recipe.lr_schedules.lr_schedule import LRSchedule
 from .recipe.optimizers.optimizer import Optimizer
-from .rules.controller import Rule
 from .rules.method import (
     LARGEST,
     Alpha,
@@ -41,6 +40,7 @@ from .rules.method import (
     Method,
     ProtocolOptions,
 )
+from .rules.rule import Rule
 from .trackers.tracker import TrackerOptions
 
 PARAMETERS = ("all", "weights", "convolutions")
@@ -332,7 +332,8 @@ def _options(group: str, kind: type[Options], text: str) -> Options:
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(key, sorted(known), 1)
-            hint = f"; did you mean {group}.{near[0]}?" if near else f": {', '.join(sorted(known))}"
+            hint = f": {', '.join(sorted(known))}" if known else f": this {group} has none"
+            hint = f"; did you mean {group}.{near[0]}?" if near else hint
             raise UserError(f"there is no option {group}.{key}{hint}")
     typed = OmegaConf.create({group: OmegaConf.structured(kind)})
     typed.merge_with({group: given})

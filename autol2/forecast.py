@@ -90,7 +90,9 @@ def said(known: Fit, runs: list[Peak]) -> str:
 
 
 def _table(rows: list[Forecast]) -> Table:
-    table = Table("epochs", "best λ, forecast", "95 %", "best λ, measured", "forecast / measured")
+    table = Table(
+        *("epochs", "best λ, forecast", "95 %", "from", "best λ, measured", "forecast / measured")
+    )
     for one in rows:
         edge = ", at the edge" * one.at_edge
         known = not math.isnan(one.measured)
@@ -98,10 +100,19 @@ def _table(rows: list[Forecast]) -> Table:
             f"{one.epochs:g}",
             f"{one.lambda_:.2g}",
             "" if math.isnan(one.low) else f"{one.low:.2g} to {one.high:.2g}",
+            _source(one),
             f"{one.measured:g} (of {len(one.tried)} tried{edge})" if known else "",
             f"{one.factor:.2g}" if known else "",
         )
     return table
+
+
+def _source(row: Forecast) -> str:
+    """The runs that a forecast is made from, as in ``2 runs of 5 epochs``."""
+    epochs = sorted({run.steps / run.length for run in row.runs})
+    lengths = f"{epochs[0]:g}" + f" to {epochs[-1]:g}" * (len(epochs) > 1)
+    kind = "" if row.foreseen else ", none shorter"
+    return f"{len(row.runs)} run{'s' * (len(row.runs) > 1)} of {lengths} epochs{kind}"
 
 
 def _why_not(study: str, found: list[Peak]) -> str:

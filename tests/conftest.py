@@ -14,8 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from torch import Tensor
 from xdist.scheduler import LoadScopeScheduling
+
+from autol2.cli.command import CONF
+from autol2.cli.words import numbers_to_options
+from autol2.config import Config, parse
 
 from . import cluster
 from .forkserver import ForkServer
@@ -38,6 +43,12 @@ APART = ("test_resume.py", "test_launch.py", "test_train.py", "test_imagefolder.
 """Files whose tests have little in common and take long: any worker takes any of them."""
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def composed(*words: str) -> Config:
+    """The configuration of ``python -m autol2.train`` with these words."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse(compose("config", numbers_to_options(words)))
 
 
 def distance(one: Tensor, exact: Tensor) -> float:

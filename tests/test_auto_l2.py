@@ -25,8 +25,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from autol2 import AutoL2, CosineWeightDecay, FollowLR, LambdaScheduler, LinearWeightDecay
 from autol2.rules.auto_l2 import Settings
-from autol2.rules.controller import METHODS, PROTOCOLS
 from autol2.rules.convert import convert
+from autol2.rules.rule import METHODS, PROTOCOLS
 from autol2.rules.step_mean import StepMean
 
 from .conftest import SHARED

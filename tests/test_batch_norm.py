@@ -142,6 +142,12 @@ def test_pooled_with_a_scale_of_zero() -> None:
         norm.weight[7] = 0
     outputs = max_pool_normalized(norm, x)
     assert torch.equal(outputs[:, 7], norm.bias[7].expand(64, 6, 5))
+    outputs[:, 7].sum().backward()  # type: ignore[no-untyped-call]
+    assert norm.weight.grad is not None
+    plain = nn.BatchNorm2d(20, affine=False).double()(x.double())
+    assert norm.weight.grad[7].item() == pytest.approx(
+        max_pool2d(plain, 2)[:, 7].sum().item(), rel=1e-4
+    )
 
 
 def test_variance_beyond_fp32() -> None:

@@ -14,15 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.optim import SGD
 
-from autol2.cli.command import CONF, numbers_to_options
-from autol2.config import Config, parse
+from autol2.config import Config
 from autol2.data import downloaded
 from autol2.data.dataset import Dataset, load
 from autol2.data.decoding import pixels
@@ -40,11 +38,12 @@ from autol2.training import hardware
 from autol2.training.graph import RecordedGradients
 from autol2.training.trainer import Trainer
 
+from .conftest import composed
+
 
 def config(*words: str) -> Config:
     small = ["data=digits", "batch_size=64", "epochs=2"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(compose("config", numbers_to_options([*small, *words])))
+    return composed(*small, *words)
 
 
 @pytest.fixture(scope="module")

@@ -23,13 +23,14 @@ from autol2.training import hardware, visible_gpus
 from autol2.training.graph import RecordedGradients, rehearse
 from autol2.training.trainer import Diverged, Trainer
 
+from .conftest import composed
+
 CPU = torch.device("cpu")
 
 
 def config(*overrides: str) -> Config:
     small = ["data=digits", "model.width=4", "model.hidden=6", "batch_size=256", "epochs=2"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(compose("config", numbers_to_options([*small, *overrides])))
+    return composed(*small, *overrides)
 
 
 @pytest.fixture(scope="module")

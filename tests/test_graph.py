@@ -7,17 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autol2.cli.command import CONF, numbers_to_options
-from autol2.config import Config, parse
+from autol2.config import Config
 from autol2.data.dataset import Dataset, load
 from autol2.training.graph import Record, RecordedGradients, rehearse
 from autol2.training.trainer import Trainer
 
-from .conftest import few
+from .conftest import composed, few
 
 CPU = torch.device("cpu")
 STEPS = 75
@@ -26,8 +24,7 @@ STEPS = 75
 
 def config(*overrides: str) -> Config:
     small = ["data=digits", "model.width=6", "model.hidden=10", "batch_size=64", "epochs=4"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(compose("config", numbers_to_options([*small, *overrides])))
+    return composed(*small, *overrides)
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from autol2.cli.command import CONF, numbers_to_options
-from autol2.config import Config, parse
+from autol2.config import Config
 from autol2.data.dataset import Dataset, load
 from autol2.errors import UserError
 from autol2.models.initialization import select
@@ -28,7 +26,7 @@ from autol2.train import train
 from autol2.training import network
 from autol2.training.trainer import Trainer, epoch_order
 
-from .conftest import SMALL, Command, few
+from .conftest import SMALL, Command, composed, few
 
 CPU = torch.device("cpu")
 STEPS_PER_EPOCH = 23  # 1437 images in batches of 64
@@ -36,8 +34,7 @@ STEPS_PER_EPOCH = 23  # 1437 images in batches of 64
 
 def config(*overrides: str) -> Config:
     small = ["data=digits", "model.width=6", "model.hidden=10", "batch_size=64", "epochs=2"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(compose("config", numbers_to_options([*small, *overrides])))
+    return composed(*small, *overrides)
 
 
 def build(config: Config) -> nn.Module:

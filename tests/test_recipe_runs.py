@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from autol2.cli.command import CONF, numbers_to_options
-from autol2.config import Config, parse
+from autol2.config import Config
 from autol2.data.dataset import Dataset, load
 from autol2.errors import UserError
 from autol2.recipe.augmentations.augmentation import generator
@@ -25,6 +23,8 @@ from autol2.training import network
 from autol2.training.graph import Record, RecordedGradients, rehearse
 from autol2.training.network import layers
 from autol2.training.trainer import Trainer, epoch_order
+
+from .conftest import composed
 
 CPU = torch.device("cpu")
 WRN = ("model=wrn", "model.depth=10", "model.width=1")
@@ -60,8 +60,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
 
 def config(*overrides: str) -> Config:
     small = ["data=digits", "batch_size=16", "epochs=3", "lr=0.05", "method.measure_every=2"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(compose("config", numbers_to_options([*small, *overrides])))
+    return composed(*small, *overrides)
 
 
 @pytest.fixture(scope="module")

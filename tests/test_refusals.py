@@ -325,3 +325,72 @@ def test_a_detached_sweep_stops_as_one_on_a_terminal_does(tmp_path: Path) -> Non
         time.sleep(0.1)
     states = [read_state(one.parent) for one in (tmp_path / "s").glob("*/run.json")]
     assert [one["status"] for one in states] == ["interrupted"]
+
+
+# ---------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model=mlp", "model.widths=64"], "model.widths is a list: write model.widths=[VALUE]"),
+        (["model=mlp", "model.widths={a:1}"], "model.widths={a:1} is of the wrong kind"),
+        (["optimizer=adamw", "optimizer.betas=0.9"], "optimizer.betas is a list: write"),
+        (["lr_schedule=step", "lr_schedule.milestones=0.5"], "lr_schedule.milestones is a list"),
+        (["model=resnet18", "model.width=3"], "model=resnet18 has no option 'width'; it has none"),
+        (["model=resnet18", "++model.width=3"], "no option model.width: this model has none"),
+        (["data.mean=[0.5,0.5]"], "data.mean has 2 values, but the images have 3 channels"),
+        (["data.std=[0.25,0.25,0.25,0.25]"], "data.std has 4 values, but the images have 3 chan"),
+        (
+            ["-m", "experiment=original_1a", "fixed_lambda=0,1e-3", DRY],
+            "error: a training length in",
+        ),
+        (
+            ["model=torchvision", "model.builder=nosuch"],
+            "torchvision has no network model.builder=",
+        ),
+        (["model=torchvision", "model.builder=alexnet"], "; the network needs larger images"),
+        (["model=torchvision", "model.builder=vit_b_16"], "try model.options.image_size=32"),
+    ],
+)
+def test_recipes_that_make_no_sense(
+    run_command: Command, tmp_path: Path, words: list[str], message: str
+) -> None:
+    done = run_command("train", *words, "data=digits", f"outputs={tmp_path}")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_torchvisions_warnings_are_not_the_users(run_command: Command, tmp_path: Path) -> None:
+    words = ("model=torchvision", "model.builder=googlenet", "data=digits")
+    done = run_command("train", *words, f"outputs={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: model.builder=googlenet returns GoogLeNetOutputs for 2 images [N, 3, 32, 32], not "
+        "scores [2, 10]; try model.options.aux_logits=false"
+    ]
+
+
+def test_a_mean_for_each_channel_may_be_the_same(run_command: Command, tmp_path: Path) -> None:
+    """And is the same run then."""
+    words = (*SMALL, "epochs=1", f"outputs={tmp_path}")
+    first = run_command("train", *words)
+    assert first.returncode == 0, first.stderr
+    again = run_command("train", *words, "data.mean=[0.5,0.5,0.5]", "data.std=[0.5,0.5,0.5]")
+    assert "already completed" in again.stdout
+
+
+@pytest.mark.parametrize("experiment", ["original_1a", "original_1b", "original_1c", "original_2"])
+@pytest.mark.parametrize("size", [(), ("size=small",)])
+def test_the_original_experiments_take_other_networks_data_and_optimizers(
+    run_command: Command, tmp_path: Path, experiment: str, size: tuple[str, ...]
+) -> None:
+    words = ("-m", f"experiment={experiment}", *size, DRY, f"outputs={tmp_path}", "data=digits")
+    for model in ("resnet18", "mlp"):
+        done = run_command("train", *words, f"model={model}", "optimizer=adamw")
+        assert done.returncode == 0, done.stderr
+        assert f"-{model}-adamw-" in done.stdout
+    shown = run_command("train", f"experiment={experiment}", *size, "data=svhn", "--cfg", "job")
+    assert "0.4377" in shown.stdout  # SVHN's own mean, not CIFAR-10's

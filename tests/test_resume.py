@@ -32,7 +32,7 @@ import torch._dynamo  # which the first optimizer imports, for seconds
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from autol2.cli.command import CONF, numbers_to_options
+from autol2.cli.command import CONF
 from autol2.config import Config, parse
 from autol2.errors import UserError
 from autol2.runs import checkpoint, code, run
@@ -43,7 +43,7 @@ from autol2.training import attempt
 from autol2.training.signals import TOGETHER
 from autol2.training.trainer import Trainer
 
-from .conftest import PROJECT, SMALL, Command, few
+from .conftest import PROJECT, SMALL, Command, composed, few
 from .images import wait_for
 
 SEED = int(os.environ.get("AUTOL2_RESUME_SEED", time.time_ns() % 2**32))
@@ -58,9 +58,8 @@ SERVER.set_forkserver_preload(["tests.test_resume"])
 
 
 def config(outputs: Path, *overrides: str) -> Config:
-    options = [*SMALL, "lr=0.05", "checkpoint.every_steps=7", f"outputs={outputs}", *overrides]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(compose("config", numbers_to_options(options)))
+    own = "lr=0.05", "checkpoint.every_steps=7", f"outputs={outputs}"
+    return composed(*SMALL, *own, *overrides)
 
 
 def _work(

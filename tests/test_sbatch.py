@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +15,15 @@ import pytest
 
 from autol2.config import UserError
 from autol2.data.source import DataSource
-from autol2.sweeps import batch, job, nodes_data, sbatch, slurm, submission
+from autol2.sweeps import batch, job, needs, sbatch, slurm, submission
 from autol2.sweeps.job import JobBatch
 from autol2.sweeps.run_status import Job, status_of
 from autol2.sweeps.sbatch import SlurmConf
 from autol2.sweeps.slurm_launcher import _pause, _waiting
 from autol2.sweeps.task import Task
 from autol2.sweeps.vain import job_of
+
+from .conftest import composed
 
 
 def options(**changes: Any) -> dict[str, Any]:
@@ -438,6 +440,18 @@ def test_a_job_that_is_taken_away(
 # ---------------------------------------------------------------------- data
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model=torchvision", "model.builder=nosuch"], "torchvision has no network model.builder"),
+        (["model=custom", "model.target=nowhere:net"], "model.target=nowhere:net: there is no"),
+    ],
+)
+def test_networks_are_known_before_anything_is_queued(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        needs.prepare([composed(), composed(*words)], lambda line: None)
+
+
 def test_data_are_fetched_before_anything_is_queued(tmp_path: Path) -> None:
     """Each only once; and not where only the nodes can see."""
     prepared, said = list[str](), list[str]()
@@ -454,7 +468,7 @@ def test_data_are_fetched_before_anything_is_queued(tmp_path: Path) -> None:
 
     here = str(tmp_path / "new")
     wanted = [Source(root=here), Source(root=here), Source(root="/nodes-only/scratch"), Source()]
-    nodes_data.prepare(wanted, said.append)
+    needs.prepare([replace(composed(), data=source) for source in wanted], said.append)
     assert sorted(prepared) == sorted([here, "None"])
     assert len(said) == 3
     assert any("/nodes-only/scratch is not on this machine" in words for words in said)

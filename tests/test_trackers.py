@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -12,10 +13,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
 
+from autol2.cli.command import CONF
+from autol2.config import parse
 from autol2.errors import UserError
+from autol2.runs.run import Run
+from autol2.runs.state import read_state
+from autol2.trackers.mlflow import _database
 from autol2.trackers.tracker import Figures, Mirror, NoTracker
 from autol2.trackers.wandb import WandBOptions
+from autol2.train import train
+from autol2.training.trainer import Trainer
 
 from .conftest import PROJECT, SMALL, Command, few
 
@@ -200,7 +209,9 @@ def records_in(folder: Path) -> Path:
 
 def test_only_whole_new_rows_are_shown(tmp_path: Path) -> None:
     path, tracker = records_in(tmp_path), Recorder()
-    mirror = Mirror(tracker, tmp_path, 10, pytest.fail)
+    header = len((tmp_path / "epochs.csv").read_text())
+    shown = {"measurements.csv": path.stat().st_size}
+    mirror = Mirror(tracker, tmp_path, shown, 10, pytest.fail)
     mirror.update()
     assert tracker.rows == []  # an earlier attempt has shown what is there
     with path.open("a") as file:
@@ -210,15 +221,74 @@ def test_only_whole_new_rows_are_shown(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write("1,1.5,none\n")
     mirror.close("completed")
-    shown = {"measurements/lambda": 0.01, "measurements/train_loss": 1.5}
-    assert tracker.rows[1:] == [(20, shown)]
+    row = {"measurements/lambda": 0.01, "measurements/train_loss": 1.5}
+    assert tracker.rows[1:] == [(20, row)]
     assert tracker.closed == "completed"
+    assert shown == {"measurements.csv": path.stat().st_size, "epochs.csv": header}
+
+
+@pytest.mark.parametrize(("shown", "steps"), [({}, [5, 15]), ({"measurements.csv": 9999}, [15])])
+def test_a_tracker_begins_where_it_left_off(
+    tmp_path: Path, shown: dict[str, int], steps: list[int]
+) -> None:
+    """At the first row if it was shown none; not behind the end of records that were cut back."""
+    path, tracker = records_in(tmp_path), Recorder()
+    mirror = Mirror(tracker, tmp_path, shown, 10, pytest.fail)
+    with path.open("a") as file:
+        file.write("1,5,0.1,1.0,none\n")
+    mirror.close("completed")
+    assert [step for step, _ in tracker.rows] == steps
+
+
+def test_what_a_tracker_did_not_take_is_not_noted(tmp_path: Path) -> None:
+    records_in(tmp_path)
+    shown = dict[str, int]()
+    mirror = Mirror(Recorder(fails=True), tmp_path, shown, 10, lambda _: None)
+    mirror.close("failed")
+    assert shown == {}
+
+
+def test_a_tracker_that_joins_later_is_shown_the_whole_run(
+    run_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was interrupted goes on with a tracker, is interrupted again, and ends."""
+    words = [*SMALL, "epochs=3", f"outputs={tmp_path / 'outputs'}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        plain, tracked = (
+            parse(compose("config", [*words, f"logger={name}"])) for name in ("none", "tensorboard")
+        )
+    does = Trainer.train_step
+    for config, stop in ((plain, 30), (tracked, 50)):
+
+        def stopped(self: Trainer, stop: int = stop) -> None:
+            does(self)
+            if self.step == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(Trainer, "train_step", stopped)
+        assert train(config) == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    assert train(tracked) == 0
+    run = Run(tracked).folder
+    shown, expected = in_tensorboard(run), recorded(run)
+    assert shown.keys() == expected.keys()
+    for figure, points in expected.items():
+        assert [step for step, _ in shown[figure]] == [step for step, _ in points], figure
+    known = read_state(run)["shown"]
+    assert known.keys() == {"tensorboard"}
+
+
+def test_mlflow_refuses_a_path_that_no_address_can_name(tmp_path: Path) -> None:
+    odd, plain = tmp_path / "a?b" / "study", tmp_path / "100 % a#b" / "study"
+    with pytest.raises(UserError, match=r"choose outputs=FOLDER without \? and % in its path"):
+        _database(odd)
+    assert _database(plain) == f"sqlite:///{plain}/mlflow.db"
 
 
 def test_a_failing_tracker_is_asked_once(tmp_path: Path) -> None:
     records_in(tmp_path)
     warnings: list[str] = []
-    mirror = Mirror(Recorder(fails=True), tmp_path, 10, warnings.append)
+    mirror = Mirror(Recorder(fails=True), tmp_path, {}, 10, warnings.append)
     mirror.update()
     mirror.update()
     mirror.close("failed")

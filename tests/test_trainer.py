@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 from torch.nn.functional import cross_entropy, max_pool2d
 
-from autol2.cli.command import CONF, numbers_to_options
-from autol2.config import Config, parse
+from autol2.config import Config
 from autol2.data.dataset import Dataset, load
 from autol2.models.cnn import CNN
 from autol2.models.kernels.fused_cnn import FusedCNN
@@ -25,15 +23,14 @@ from autol2.training import network
 from autol2.training.optimizer import apply_lambda, groups, learning_rate
 from autol2.training.trainer import Diverged, Trainer, epoch_order
 
-from .conftest import PROJECT, few
+from .conftest import PROJECT, composed, few
 
 CPU = torch.device("cpu")
 
 
 def config(*overrides: str) -> Config:
     small = ["data=digits", "model.width=6", "model.hidden=10", "batch_size=64", "epochs=2"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(compose("config", numbers_to_options([*small, *overrides])))
+    return composed(*small, *overrides)
 
 
 @pytest.fixture(scope="module")

@@ -264,3 +264,28 @@ def test_repeats_bit_for_bit() -> None:
     assert gradient is not None
     assert layer.weight.grad is not None
     assert torch.equal(gradient, layer.weight.grad)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_batch_of_no_images(precision: torch.dtype) -> None:
+    """As PyTorch has it: no outputs, and gradients of zero."""
+    conv, x = Conv2d(CHANNELS, CHANNELS), torch.empty(0, CHANNELS, 6, 7, requires_grad=True)
+    with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+        outputs = conv(x)
+    assert (outputs.shape, outputs.dtype) == ((0, CHANNELS, 4, 5), precision)
+    outputs.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
+    assert conv.weight.grad is not None
+    assert not conv.weight.grad.any()
+
+
+def test_one_image_without_a_batch() -> None:
+    conv, x = Conv2d(CHANNELS, CHANNELS), draw(CHANNELS, 6, 7)
+    assert conv(x).shape == (CHANNELS, 4, 5)
+    assert distance(conv(x), conv(x[None])[0]) < BOUND
+
+
+def test_images_smaller_than_the_kernel_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+        Conv2d(CHANNELS, CHANNELS)(draw(2, CHANNELS, 2, 7))

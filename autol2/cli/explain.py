@@ -62,7 +62,13 @@ def explain(error: BaseException, config_name: str) -> str | None:
         return f"{match[1]} needs a value: {match[1]}=…"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     key = next((line.split(":", 1)[1].strip() for line in lines if "full_key:" in line), None)
+    if match := re.search(r"UserError raised while resolving interpolation: (.*)", text):
+        return match[1]
+    if match := re.search(r"Error merging override ([^=\s]+)=(\S*)", text):
+        return f"{match[1]}={match[2]} is of the wrong kind: --help explains {match[1]}"
     if key is not None:
+        if "is not a ListConfig" in text:
+            return f"{key} is a list: write {key}=[VALUE]"
         if "is not Optional" in text:
             return f"{key} needs a value: {key}=…"
         if re.search(r"Cannot convert '(list|dict)' to string", text):
@@ -186,7 +192,8 @@ def _unknown_of(
 ) -> str:
     prefix, _, word = key.rpartition(".")
     near = difflib.get_close_matches(word, [*options, *aliases], 1)
-    hint = f"; did you mean {prefix}.{near[0]}?" if near else f": {', '.join(options)}"
+    hint = f": {', '.join(options)}" if options else "; it has none"
+    hint = f"; did you mean {prefix}.{near[0]}?" if near else hint
     return f"{group}={choices[group]} has no option {word!r}{hint}"
 
 

@@ -74,7 +74,11 @@ class DataSource(Component):
 
     def identity(self) -> dict[str, Any]:
         """The kind of data set, its name, and every option that can change a number."""
-        return {"source": self.source, **super().identity(), "name": self.name}
+        known = {"source": self.source, **super().identity(), "name": self.name}
+        for option in ("mean", "std"):  # a list of equal numbers is the number
+            if isinstance(known[option], list) and len(set(known[option])) == 1:
+                known[option] = known[option][0]
+        return known
 
     @property
     def place(self) -> Path | None:
@@ -121,7 +125,7 @@ class DataSource(Component):
 
 
 def _per_channel(name: str, value: Any) -> float | list[float]:
-    """`value` as a number where it is one or all are the same, else as a list of them."""
+    """`value` as a number, or as a list of them."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     require(bool(values), f"{name} is empty: give {MEAN_AND_STD}")
     for one in values:
@@ -129,7 +133,7 @@ def _per_channel(name: str, value: Any) -> float | list[float]:
         require(number, f"{name}={one} is not a number: give {MEAN_AND_STD}")
         require(math.isfinite(one), f"{name} must be a finite number, not {one:g}")
     numbers = [float(one) for one in values]
-    return numbers[0] if len(set(numbers)) == 1 else numbers
+    return numbers if isinstance(value, list | tuple) else numbers[0]
 
 
 def folder(path: str) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..component import option
-from ..factory import call, require_target
+from ..factory import call, require_target, resolve
 from .model import Model, Shape
 
 if TYPE_CHECKING:
@@ -40,3 +40,7 @@ class Custom(Model):
         self.require_batchnorm_off(batchnorm)
         network = call("model.target", self.target, shape, classes, **self.options)
         return probed(network, f"model.target={self.target}", shape, classes)
+
+    def prepare(self) -> None:
+        """See `Model.prepare`."""
+        resolve("model.target", self.target)

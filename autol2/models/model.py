@@ -41,6 +41,13 @@ class Model(Component):
         """
         raise NotImplementedError
 
+    def prepare(self) -> None:
+        """Check what can be checked before a sweep is submitted.
+
+        Raises:
+            UserError: `build` would fail.
+        """
+
     def for_cpu(self, network: nn.Module) -> nn.Module:
         """`network`, or one of the same parameters that does the same faster on a CPU."""
         return network

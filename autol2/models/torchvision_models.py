@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -37,18 +39,44 @@ class Torchvision(Model):
         from .outside import probed
 
         self.require_batchnorm_off(batchnorm)
+        self.prepare()
+        try:
+            with warnings.catch_warnings():
+                # Of weights that are drawn as torchvision will not draw them some day; ours are
+                # drawn anew.
+                warnings.simplefilter("ignore", FutureWarning)
+                network = models.get_model(
+                    self.builder, weights=None, num_classes=classes, **self.options
+                )
+        except Exception as error:  # they refuse in many ways
+            if isinstance(error, MemoryError):
+                raise
+            raise UserError(f"model.builder={self.builder}: {first_line(error)}") from error
+        try:
+            return probed(network, f"model.builder={self.builder}", shape, classes)
+        except UserError as error:
+            raise UserError(f"{error}{self._way_out(shape, str(error))}") from error
+
+    def prepare(self) -> None:
+        """See `Model.prepare`."""
+        from torchvision import models
+
         known = models.list_models(module=models)
         if self.builder not in known:
             close = difflib.get_close_matches(self.builder, known, n=3) or ["resnet50"]
             raise UserError(
                 f"torchvision has no network model.builder={self.builder}: try {' or '.join(close)}"
             )
-        try:
-            network = models.get_model(
-                self.builder, weights=None, num_classes=classes, **self.options
-            )
-        except Exception as error:  # they refuse in many ways
-            if isinstance(error, MemoryError):
-                raise
-            raise UserError(f"model.builder={self.builder}: {first_line(error)}") from error
-        return probed(network, f"model.builder={self.builder}", shape, classes)
+
+    def _way_out(self, shape: Shape, why: str) -> str:
+        """Options of the network's class that let it take such images, where there are some."""
+        from torchvision import models
+
+        made = inspect.signature(models.get_model_builder(self.builder)).return_annotation
+        known = inspect.signature(made).parameters if inspect.isclass(made) else {}
+        helpful = {"aux_logits": "false", "image_size": str(min(shape[1:]))}
+        for option, value in helpful.items():
+            if option in known and option not in self.options:
+                return f"; try model.options.{option}={value}"
+        small = any(words in why.lower() for words in ("kernel size", "output size is too small"))
+        return "; the network needs larger images" if small else ""

@@ -92,7 +92,12 @@ class Fit:
 
     @property
     def holds(self) -> bool:
-        """Whether c/λ lies within what these runs allow for; True where they cannot tell."""
+        """Whether c/λ lies within what these runs allow for; True where they cannot tell.
+
+        Two λ have no interval: there, the exponent has to be nearer to −1 than to 0 or −2.
+        """
+        if math.isnan(self.slope_low):
+            return math.isnan(self.slope) or abs(self.slope + 1) < 0.5
         return not (self.slope_low > -1 + 1e-6 or self.slope_high < -1 - 1e-6)
 
     def lambda_(self, steps: int) -> tuple[float, float, float]:
@@ -111,6 +116,8 @@ class Forecast:
     lambda_: float
     low: float
     high: float
+    runs: tuple[Peak, ...]
+    """The runs that it is made from: shorter ones, where there are any."""
     measured: float
     """The λ with the best mean test accuracy of the runs of so many steps; NaN without runs."""
     tried: tuple[float, ...]
@@ -120,6 +127,11 @@ class Forecast:
     def factor(self) -> float:
         """The forecast over what was measured."""
         return self.lambda_ / self.measured
+
+    @property
+    def foreseen(self) -> bool:
+        """Whether it was made from shorter runs alone."""
+        return all(one.steps < self.steps for one in self.runs)
 
     @property
     def at_edge(self) -> bool:
@@ -233,14 +245,14 @@ def forecasts(found: Sequence[Peak], wanted: Iterable[int] = ()) -> list[Forecas
         telling = [one for one in runs if one.tells]
         if not telling:
             continue
-        known = fit(telling)
         measured = best_lambdas(runs)
         for steps in sorted({*measured, *wanted}):
-            value, low, high = known.lambda_(steps)
+            chosen = tuple(one for one in telling if one.steps < steps) or tuple(telling)
+            value, low, high = fit(chosen).lambda_(steps)
             best, tried = measured.get(steps, (math.nan, ()))
-            one = runs[0]
+            lr, epochs = runs[0].lr, steps / runs[0].length
             made.append(
-                Forecast(context, one.lr, steps, steps / one.length, value, low, high, best, tried)
+                Forecast(context, lr, steps, epochs, value, low, high, chosen, best, tried)
             )
     return made
 

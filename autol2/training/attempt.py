@@ -129,12 +129,23 @@ class Attempt:
         run.state["steps_per_epoch"] = trainer.steps_per_epoch
         run.begin(from_step=self.first, **self.environment)
         trainer.flush()
-        self.mirror = mirror(self.config.logger, self._shown(), trainer.steps_per_epoch, self._warn)
+        self.mirror = self._mirror()
         self.started = self.saved_at = time.monotonic()  # a tracker takes its time to begin
         verb = f"resuming from step {self.first} of" if self.first else "training"
         self._say(f"{run.folder}: {verb} {trainer.steps} steps")
 
-    def _shown(self) -> Shown:
+    def _mirror(self) -> Mirror | None:
+        """What shows the run to its tracker, from where an earlier attempt left off."""
+        options, length = self.config.logger, self.trainer.steps_per_epoch
+        name = " ".join([options.name, *(f"{key}={value}" for key, value in vars(options).items())])
+        shown = self.run.state.get("shown", {})
+        known = shown.get(name, {})
+        made = mirror(options, self._shown(bool(known)), known, length, self._warn)
+        if made is not None:
+            self.run.state["shown"] = {**shown, name: known}
+        return made
+
+    def _shown(self, begun: bool) -> Shown:
         """What a tracker is told of the run."""
         run = self.run  # an attempt whose process never came to begin has no start
         started = next(one["started"] for one in run.state["attempts"] if "started" in one)
@@ -145,6 +156,7 @@ class Attempt:
             f"{run.folder.name}-{mark}",
             flat(run.state["identity"]),
             self.first,
+            begun,
         )
 
     def _train(self, stop: StopRequest) -> None:
@@ -193,6 +205,8 @@ class Attempt:
         before = time.monotonic()
         state = {**self.trainer.state_dict(), "environment": self.environment}
         self._show()  # what a checkpoint covers is not shown again
+        if self.mirror is not None:
+            self.run.beat(self._progress, at_once=True)
         checkpoint.save(self.run.folder, state)
         self.saved, self.saved_at = self.trainer.step, time.monotonic()
         self.last_saving = self.saved_at - before

@@ -291,6 +291,8 @@ class Trainer:
 
     def _begin_epoch(self) -> None:
         self.read = 0
+        self.squares.zero_()
+        self.penalties.zero_()
         self.order = epoch_order(self.size, self.config.seed, self.step // self.steps_per_epoch).to(
             self.device
         )

@@ -59,6 +59,9 @@ class Conv2d(nn.Conv2d):
             or self.weight.dtype != torch.float32
             or dtype not in (torch.float32, torch.bfloat16)
             or (dtype == torch.bfloat16 and has_bf16_units())
+            or input.dim() != 4
+            or len(input) == 0
+            or min(input.shape[2:]) < KERNEL  # which is refused there
         ):
             return super().forward(input)
         with torch.autocast("cpu", enabled=False):

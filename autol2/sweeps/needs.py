@@ -1,4 +1,4 @@
-"""The data of a sweep on a cluster: fetched before anything is queued.
+"""What a sweep on a cluster needs: data and networks, checked before anything is queued.
 
 A cluster's nodes often have no way to the network, while the machine that one submits from does.
 """
@@ -9,20 +9,23 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..component import as_plain
-from ..data.source import DataSource
+from ..config import Config
 
 
-def prepare(wanted: Iterable[DataSource], say: Callable[[str], None]) -> None:
-    """Fetch or check the data that runs need; what only nodes can see is left.
+def prepare(wanted: Iterable[Config], say: Callable[[str], None]) -> None:
+    """Check the networks of runs, and fetch or check their data; what only nodes see is left.
 
     Args:
-        wanted: the data of each run.
+        wanted: the configuration of each run.
         say: is told what is done.
 
     Raises:
         UserError: they cannot be had.
     """
-    different = {repr(as_plain(source)): source for source in wanted}
+    configs = list(wanted)
+    for model in {repr(as_plain(config.model)): config.model for config in configs}.values():
+        model.prepare()
+    different = {repr(as_plain(config.data)): config.data for config in configs}
     for _, source in sorted(different.items()):
         place = source.place
         if place is not None and len(place.parts) > 2 and not Path(*place.parts[:2]).exists():
