@@ -29,7 +29,7 @@ from .lock import HEARTBEAT, PATIENCE, Lock
 from .state import FINISHED, holder, last_attempt, read_state
 from .surroundings import requeued, surroundings
 
-KEPT = ("data", "code", "steps_per_epoch")
+KEPT = ("data", "code", "steps_per_epoch", "shown")
 """Of run.json, what an attempt knows before it begins."""
 
 
@@ -175,13 +175,15 @@ class Run:
         self.state.update(status=status, **facts)
         self.save()
 
-    def beat(self, progress: Callable[[], dict[str, Any]]) -> bool:
+    def beat(self, progress: Callable[[], dict[str, Any]], *, at_once: bool = False) -> bool:
         """A sign of life with the run's `progress`, if the last is `HEARTBEAT` seconds ago.
+
+        It is given in any case with `at_once`.
 
         Raises:
             Held: another process took the directory over, since this one was silent for too long.
         """
-        due = time.monotonic() - self._beaten >= HEARTBEAT
+        due = at_once or time.monotonic() - self._beaten >= HEARTBEAT
         if due:
             if self._lock.lost:
                 raise Held(f"{self.folder} was taken over by {self._lock.holder}")

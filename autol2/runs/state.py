@@ -38,6 +38,7 @@ SHAPE: dict[str, Any] = {
         "passed_over": {},
     },
     "code": {},
+    "shown": {},
     "method": {"label": str, "baseline": bool},
     "identity": {
         "seed": int,

@@ -7,7 +7,9 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from ..errors import require
 from ..runs.lock import locked
 from .tracker import Figures, Shown, Tracker, TrackerOptions
 
@@ -34,6 +36,24 @@ class MLflowOptions(TrackerOptions):
         return MLflow(run, self)
 
 
+def _database(study: Path) -> str:
+    """The address of mlflow.db in the study's folder.
+
+    Raises:
+        UserError: no address can name it.
+    """
+    from sqlalchemy import make_url
+
+    path = str((study / "mlflow.db").resolve())
+    uri = f"sqlite:///{path}"
+    require(
+        make_url(uri).database == path,
+        f"MLflow cannot keep its database in {study}: choose outputs=FOLDER without ? and % in its "
+        f"path, or set logger.uri",
+    )
+    return uri
+
+
 class MLflow:
     """An MLflow run; every attempt at our run is the same one."""
 
@@ -49,7 +69,7 @@ class MLflow:
 
         self._metric = Metric
         study = run.folder.parent
-        uri = options.uri or f"sqlite:///{(study / 'mlflow.db').resolve()}"
+        uri = options.uri or _database(study)
         with locked(study / ".mlflow.lock", "opens MLflow's database"):  # to make its tables once
             self._client = MlflowClient(uri)
             self._run_id = self._find_or_create(run, options.project)

@@ -27,8 +27,9 @@ class TensorBoard:
     def __init__(self, run: Shown) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(run.folder / "tensorboard", purge_step=run.first + 1)
-        if run.first == 0:
+        purged = run.first + 1 if run.begun else 1
+        self._writer = SummaryWriter(run.folder / "tensorboard", purge_step=purged)
+        if not run.begun:
             text = json.dumps(dict(run.options), indent=2, ensure_ascii=False)
             self._writer.add_text("configuration", f"```\n{text}\n```")
 

@@ -36,6 +36,8 @@ class Shown:
     """The run's identity, flat, as in ``method.name``."""
     first: int
     """The last step that is not done again."""
+    begun: bool
+    """Whether an earlier attempt was shown to this tracker."""
 
 
 class Tracker(Protocol):
@@ -87,27 +89,37 @@ class Mirror:
 
     Args:
         tracker: the tracker.
-        folder: the run's. What its records hold now, an earlier attempt has shown.
+        folder: the run's.
+        shown: how many bytes of each record the tracker has been shown; it is kept up to date.
         length: steps of an epoch.
         warn: told once if the tracker fails.
     """
 
     def __init__(
-        self, tracker: Tracker, folder: Path, length: int, warn: Callable[[str], None]
+        self,
+        tracker: Tracker,
+        folder: Path,
+        shown: dict[str, int],
+        length: int,
+        warn: Callable[[str], None],
     ) -> None:
         self._tracker: Tracker | None = tracker
-        self._length, self._warn = length, warn
+        self._shown, self._length, self._warn = shown, length, warn
         self._columns: dict[Path, list[str]] = {}
         self._seen: dict[Path, int] = {}
         for path in (folder / "measurements.csv", folder / "epochs.csv"):
-            with path.open(newline="", encoding="utf-8") as file:
-                self._columns[path] = next(csv.reader(file))
-            self._seen[path] = path.stat().st_size
+            with path.open("rb") as file:
+                header = file.readline()
+            (self._columns[path],) = csv.reader([header.decode()])
+            before = shown.get(path.name, len(header))  # which the run may not have resumed from
+            self._seen[path] = min(before, path.stat().st_size)
 
     def update(self) -> None:
         """Show what has been flushed since the last time."""
         if self._tracker is not None:
             self._attempt(lambda tracker: tracker.log(list(self._news())))
+        if self._tracker is not None:
+            self._shown.update({path.name: size for path, size in self._seen.items()})
 
     def close(self, status: str) -> None:
         """Show the rest and let the tracker go; `status` as in run.json."""
@@ -138,13 +150,18 @@ class Mirror:
 
 
 def mirror(
-    options: TrackerOptions, run: Shown, length: int, warn: Callable[[str], None]
+    options: TrackerOptions,
+    run: Shown,
+    shown: dict[str, int],
+    length: int,
+    warn: Callable[[str], None],
 ) -> Mirror | None:
     """What shows `run` to the tracker of `options`; None where there is none or it fails.
 
     Args:
         options: the tracker.
         run: begun, with its records flushed.
+        shown: see `Mirror`.
         length: steps of an epoch.
         warn: told if the tracker cannot be had, or later fails.
     """
@@ -160,4 +177,4 @@ def mirror(
         words = first_line(error)
         warn(f"logger={options.name} cannot be used, the run continues without it: {words}")
         return None
-    return None if tracker is None else Mirror(tracker, run.folder, length, warn)
+    return None if tracker is None else Mirror(tracker, run.folder, shown, length, warn)
