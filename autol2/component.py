@@ -49,24 +49,24 @@ class Options:
     def identity(self) -> dict[str, Any]:
         """Every option that can change a number; see `option`."""
         known: dict[str, Any] = {}
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if NO_EFFECT in one.metadata:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if NO_EFFECT in item.metadata:
                 continue
-            if NEUTRAL in one.metadata and value == one.metadata[NEUTRAL]:
+            if NEUTRAL in item.metadata and value == item.metadata[NEUTRAL]:
                 continue
-            known[one.name] = value.identity() if isinstance(value, Options) else value
+            known[item.name] = value.identity() if isinstance(value, Options) else value
         return known
 
 
 def without_effect(options: Options, prefix: str = "") -> Iterator[str]:
     """The full names of the options, and groups of them, that can change no number of a run."""
-    for one in fields(options):
-        value = getattr(options, one.name)
-        if NO_EFFECT in one.metadata:
-            yield f"{prefix}{one.name}"
+    for item in fields(options):
+        value = getattr(options, item.name)
+        if NO_EFFECT in item.metadata:
+            yield f"{prefix}{item.name}"
         elif isinstance(value, Options):
-            yield from without_effect(value, f"{prefix}{one.name}.")
+            yield from without_effect(value, f"{prefix}{item.name}.")
 
 
 @dataclass
@@ -108,9 +108,9 @@ def as_plain(options: Options) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     if isinstance(options, Component):
         plain["_target_"] = f"{type(options).__module__}.{type(options).__qualname__}"
-    for one in fields(options):
-        value = getattr(options, one.name)
-        plain[one.name] = as_plain(value) if isinstance(value, Options) else value
+    for item in fields(options):
+        value = getattr(options, item.name)
+        plain[item.name] = as_plain(value) if isinstance(value, Options) else value
     return plain
 
 

@@ -328,7 +328,7 @@ def _options(group: str, kind: type[Options], text: str) -> Options:
     if issubclass(kind, Component):
         require("_target_" in given, f"{group} does not name a class: its file needs a _target_")
         kind = locate(str(given.pop("_target_")), group, kind)
-    known = {one.name for one in fields(kind)}
+    known = {item.name for item in fields(kind)}
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(key, sorted(known), 1)
@@ -355,16 +355,16 @@ def as_schema(schema: type[Any]) -> DictConfig:
     """
     types = get_type_hints(schema)
     open_fields: list[Any] = []
-    for one in fields(schema):
-        kind = types[one.name]
+    for item in fields(schema):
+        kind = types[item.name]
         if isinstance(kind, type) and issubclass(kind, Component):
-            open_fields.append((one.name, Any, omegaconf.MISSING))
-        elif one.default is MISSING and one.default_factory is MISSING:
-            open_fields.append((one.name, kind, omegaconf.MISSING))
-        elif one.default_factory is not MISSING:
-            open_fields.append((one.name, kind, field(default_factory=one.default_factory)))
+            open_fields.append((item.name, Any, omegaconf.MISSING))
+        elif item.default is MISSING and item.default_factory is MISSING:
+            open_fields.append((item.name, kind, omegaconf.MISSING))
+        elif item.default_factory is not MISSING:
+            open_fields.append((item.name, kind, field(default_factory=item.default_factory)))
         else:
-            open_fields.append((one.name, kind, one.default))
+            open_fields.append((item.name, kind, item.default))
     made: DictConfig = OmegaConf.structured(
         make_dataclass(schema.__name__, open_fields, namespace={"documented": schema})
     )

@@ -56,14 +56,14 @@ def main(cfg: DictConfig) -> None:
     study = find(Path(config.outputs), config.study)
     console = Console(highlight=False, soft_wrap=True)
     found = peaks(records(study), config.within)
-    telling = [one for one in found if one.tells]
+    telling = [item for item in found if item.tells]
     if not telling:
         raise UserError(_why_not(study.name, found))
-    for context in dict.fromkeys(one.context for one in telling):
-        runs = [one for one in telling if one.context == context]
+    for context in dict.fromkeys(run.context for run in telling):
+        runs = [run for run in telling if run.context == context]
         console.print(said(fit(runs), runs), markup=False)
         wanted = {config.epochs * runs[0].length} if config.epochs else set()
-        rows = forecasts([one for one in found if one.context == context], wanted)
+        rows = forecasts([item for item in found if item.context == context], wanted)
         if rows:
             console.print(_table(rows))
         else:
@@ -72,7 +72,7 @@ def main(cfg: DictConfig) -> None:
 
 def said(known: Fit, runs: list[Peak]) -> str:
     """What the cheap runs tell, in a line."""
-    lambdas = sorted({one.lambda_ for one in runs})
+    lambdas = sorted({run.lambda_ for run in runs})
     between = f"{lambdas[0]:g}" + f" to {lambdas[-1]:g}" * (len(lambdas) > 1)
     text = f"lr {runs[0].lr:g}: t* = c/λ with c = {known.c:.3g} steps"
     if not math.isnan(known.low):
@@ -93,16 +93,16 @@ def _table(rows: list[Forecast]) -> Table:
     table = Table(
         *("epochs", "best λ, forecast", "95 %", "from", "best λ, measured", "forecast / measured")
     )
-    for one in rows:
-        edge = ", at the edge" * one.at_edge
-        known = not math.isnan(one.measured)
+    for row in rows:
+        edge = ", at the edge" * row.at_edge
+        known = not math.isnan(row.measured)
         table.add_row(
-            f"{one.epochs:g}",
-            f"{one.lambda_:.2g}",
-            "" if math.isnan(one.low) else f"{one.low:.2g} to {one.high:.2g}",
-            _source(one),
-            f"{one.measured:g} (of {len(one.tried)} tried{edge})" if known else "",
-            f"{one.factor:.2g}" if known else "",
+            f"{row.epochs:g}",
+            f"{row.lambda_:.2g}",
+            "" if math.isnan(row.low) else f"{row.low:.2g} to {row.high:.2g}",
+            _source(row),
+            f"{row.measured:g} (of {len(row.tried)} tried{edge})" if known else "",
+            f"{row.factor:.2g}" if known else "",
         )
     return table
 
@@ -121,7 +121,7 @@ def _why_not(study: str, found: list[Peak]) -> str:
             f"{study} has no completed run of method=fixed: a forecast needs short runs at large "
             f"λ, as in fixed_lambda=1e-2,2e-2"
         )
-    if not any(one.constant_lr for one in found):
+    if not any(item.constant_lr for item in found):
         return (
             f"in {study} no learning rate is constant, but t* = c/λ holds only for a constant one: "
             f"add runs with lr_schedule=constant"

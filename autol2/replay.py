@@ -103,17 +103,20 @@ def replay(rule: Rule, trace: str | Path, steps_per_epoch: int | None = None) ->
         UserError: the file is missing or is no trace, or its epochs are longer than that.
     """
     measurements = read_trace(Path(trace))
-    last = max(one.step for one in measurements)
+    last = max(sample.step for sample in measurements)
     length = steps_per_epoch if steps_per_epoch is not None else _known_length(Path(trace)) or last
     if length < last:
         raise UserError(f"steps_per_epoch={length} is too few: trace={trace} has step {last}")
     controller = Controller(rule)
-    for one in measurements:
+    for measurement in measurements:
         lambda_ = controller.lambda_
         decision = controller.measure(
-            one.loss, one.accuracy, one.epoch * length + one.step, one.step
+            measurement.loss,
+            measurement.accuracy,
+            measurement.epoch * length + measurement.step,
+            measurement.step,
         )
-        yield Replayed(**vars(one), lambda_=lambda_, decision=decision)
+        yield Replayed(**vars(measurement), lambda_=lambda_, decision=decision)
 
 
 def read_trace(path: Path) -> list[Measurement]:
@@ -227,7 +230,7 @@ def _show_changes(console: Console, steps: list[Replayed]) -> None:
 
 
 def _write(path: Path, steps: list[Replayed]) -> None:
-    lines = ["epoch,step,lambda", *(f"{one.epoch},{one.step},{one.lambda_}" for one in steps)]
+    lines = ["epoch,step,lambda", *(f"{step.epoch},{step.step},{step.lambda_}" for step in steps)]
     try:
         write_named(path, ("\n".join(lines) + "\n").encode())
     except OSError as error:

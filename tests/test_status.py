@@ -141,6 +141,10 @@ def test_a_run_that_cannot_be_read_is_told(study: Path) -> None:
         ),
         ({"status": "running", "progress": {"lambda": "x"}}, "progress.lambda is 'x'"),
         ({"status": "running", "attempts": [{"pid": "7"}]}, "attempts.pid is '7'"),
+        (
+            {"status": "running", "progress": {"lambda": 10**400}},
+            f"progress.lambda is 1{'0' * 39}",
+        ),
         ({"status": "failed", "error": 3}, "error is 3"),
         ({"status": 3}, "status is 3"),
         ({"status": "completed", "attempts": None}, "it has no result"),

@@ -169,11 +169,13 @@ def show(
         table.add_row(name, *map(line, cases))
     for part in wholes[0].shares:
         table.add_row(
-            f"    run: {part.replace('_', '-')}", *(f"{one.shares[part]:.1%}" for one in wholes)
+            f"    run: {part.replace('_', '-')}", *(f"{whole.shares[part]:.1%}" for whole in wholes)
         )
-    table.add_row("(e) peak memory, GB", *(f"{one.peak_bytes / 1e9:.2f}" for one in wholes))
+    table.add_row("(e) peak memory, GB", *(f"{whole.peak_bytes / 1e9:.2f}" for whole in wholes))
     console.print(table)
-    console.print("\n(f) late / early: " + ", ".join(f"{k} {v:.2f}" for k, v in growth.items()))
+    console.print(
+        "\n(f) late / early: " + ", ".join(f"{name} {value:.2f}" for name, value in growth.items())
+    )
     console.print(
         f"(g) {short.runs} runs of a second, over what they train: a sweep {short.sweep:.2f}, "
         f"a command each {short.commands:.2f}"

@@ -46,4 +46,4 @@ def alternate(
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:
     """The median of the quotients of what was timed in the same pass."""
-    return statistics.median(one / other for one, other in zip(above, below, strict=True))
+    return statistics.median(pair / other for pair, other in zip(above, below, strict=True))

@@ -74,10 +74,10 @@ class SweepLoader:
         one configuration, which is faster than a copy for each.
         """
         overrides = self._parsed(run)
-        values = [one for one in overrides if not self.chooses(one)]
+        values = [override for override in overrides if not self.chooses(override)]
         groups = self._chosen(overrides)
-        key = (groups, tuple(one.key_or_group for one in values))
-        if any(isinstance(one.value(), dict) for one in values):  # which would be merged
+        key = (groups, tuple(value.key_or_group for value in values))
+        if any(isinstance(value.value(), dict) for value in values):  # which would be merged
             config = self.load_sweep_config(master, run)
         else:
             if key not in self._reused:
@@ -92,7 +92,7 @@ class SweepLoader:
         self, config: DictConfig, master: DictConfig, overrides: Sequence[Override]
     ) -> DictConfig:
         """`config` with the values that `overrides` set, or what Hydra itself makes of them."""
-        words = [str(one.input_line) for one in overrides]
+        words = [str(word.input_line) for word in overrides]
         groups = self._chosen(overrides)
         for override in overrides:
             if self.chooses(override):
@@ -169,7 +169,7 @@ class SweepLoader:
         return [self.parse(word) for word in overrides]
 
     def _chosen(self, overrides: Iterable[Override]) -> tuple[str, ...]:
-        return tuple(str(one.input_line) for one in overrides if self.chooses(one))
+        return tuple(str(override.input_line) for override in overrides if self.chooses(override))
 
     def _is_group(self, key: str) -> bool:
         parent, _, name = key.rpartition("/")
@@ -302,7 +302,7 @@ def _at_home(value: Any) -> Any:
     if isinstance(value, str) and value.startswith("~"):
         return os.path.expanduser(value)
     if isinstance(value, dict):
-        return {key: _at_home(one) for key, one in value.items()}
+        return {key: _at_home(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_at_home(one) for one in value]
+        return [_at_home(part) for part in value]
     return value

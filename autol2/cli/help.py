@@ -104,8 +104,8 @@ def schema_of(node: DictConfig) -> type | None:
 def docstrings(schema: type) -> dict[str, str]:
     """The docstrings behind the fields of a dataclass and its bases."""
     found: dict[str, str] = {}
-    for one in reversed(schema.__mro__[:-1]):
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
+    for base in reversed(schema.__mro__[:-1]):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(definition, ast.ClassDef)
         for field, after in zip(definition.body, definition.body[1:], strict=False):
             if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):

@@ -173,11 +173,11 @@ def _refuse_odd(word: str, key: str, values: Sequence[object]) -> None:
     """Refuse for a group what Hydra takes for one and is none: it would choose several, or none."""
     numeric = key in NUMERIC_GROUPS
     require(
-        not (numeric and any(isinstance(one, list | dict) for one in values)),
+        not (numeric and any(isinstance(value, list | dict) for value in values)),
         f"{word}: {key} is a number or a name, as in {key}=five",
     )
     require(
-        not (key in GROUPS and any(isinstance(one, list) for one in values)),
+        not (key in GROUPS and any(isinstance(value, list) for value in values)),
         f"{word}: {key} takes one name; to use several in turn, write -m and {key}=NAME,NAME",
     )
 
@@ -272,7 +272,7 @@ def _kept(overrides: Sequence[str]) -> Iterator[str]:
     for place, word in enumerate(overrides):
         key = word.partition("=")[0]
         group = key.partition(".")[0]
-        later = {one.partition("=")[0] for one in overrides[place + 1 :]}
+        later = {override.partition("=")[0] for override in overrides[place + 1 :]}
         if not (group in NUMERIC_GROUPS and later & {group, NUMERIC_GROUPS[group]} - _weaker(key)):
             yield word
 

@@ -75,9 +75,9 @@ class DataSource(Component):
     def identity(self) -> dict[str, Any]:
         """The kind of data set, its name, and every option that can change a number."""
         known = {"source": self.source, **super().identity(), "name": self.name}
-        for option in ("mean", "std"):  # a list of equal numbers is the number
-            if isinstance(known[option], list) and len(set(known[option])) == 1:
-                known[option] = known[option][0]
+        for which in ("mean", "std"):  # a list of equal numbers is the number
+            if isinstance(known[which], list) and len(set(known[which])) == 1:
+                known[which] = known[which][0]
         return known
 
     @property
@@ -128,11 +128,11 @@ def _per_channel(name: str, value: Any) -> float | list[float]:
     """`value` as a number, or as a list of them."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     require(bool(values), f"{name} is empty: give {MEAN_AND_STD}")
-    for one in values:
-        number = isinstance(one, int | float) and not isinstance(one, bool)
-        require(number, f"{name}={one} is not a number: give {MEAN_AND_STD}")
-        require(math.isfinite(one), f"{name} must be a finite number, not {one:g}")
-    numbers = [float(one) for one in values]
+    for number in values:
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        require(is_number, f"{name}={number} is not a number: give {MEAN_AND_STD}")
+        require(math.isfinite(number), f"{name} must be a finite number, not {number:g}")
+    numbers = [float(number) for number in values]
     return numbers if isinstance(value, list | tuple) else numbers[0]
 
 

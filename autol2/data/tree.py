@@ -207,7 +207,7 @@ def _visible(folder: str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         names = sorted(entries, key=lambda entry: entry.name)
     shown = [
-        one for one in names if not one.name.startswith(".") and one.name.lower() not in LITTER
+        name for name in names if not name.name.startswith(".") and name.name.lower() not in LITTER
     ]
     for entry in shown:
         if any(unicodedata.category(letter) == "Cc" for letter in entry.name):

@@ -170,7 +170,7 @@ def _score(
         return aligned
     ahead = _classification(logits[..., :-1, :], labels[..., 1:], labels[..., 1:] != IGNORED)
     if own.loss is not None:
-        fitting = [one for one in (aligned, ahead) if own.is_that_of(one)]
+        fitting = [measured for measured in (aligned, ahead) if own.is_that_of(measured)]
         if len(fitting) == 1:
             return fitting[0]
     if _predicts_the_next(model):
@@ -236,9 +236,9 @@ def _size(labels: Sequence[Any], inputs: Mapping[str, Any]) -> Tensor | int:
     first = labels[0] if len(labels) == 1 and isinstance(labels[0], Tensor) else None
     if first is not None and first.dim() > 1 and not first.is_floating_point():
         return (first != IGNORED).sum()
-    for one in (*labels, *inputs.values()):
-        if isinstance(one, Tensor) and one.dim():
-            return len(one)
+    for tensor in (*labels, *inputs.values()):
+        if isinstance(tensor, Tensor) and tensor.dim():
+            return len(tensor)
     return 1
 
 

@@ -386,7 +386,10 @@ def _mark_groups(optimizer: Optimizer, model: nn.Module | None) -> None:
         names = {id(weight): name for name, weight in model.named_parameters()}
         # Of each group, whether each of its parameters is decayed by the usual rule. A Trainer with
         # a rule of its own still has a group of such alone, and the one without decay behind it.
-        usual = [[names.get(id(one), "") in decayed | {""} for one in g["params"]] for g in unsaid]
+        usual = [
+            [names.get(id(parameter), "") in decayed | {""} for parameter in g["params"]]
+            for g in unsaid
+        ]
         if len(usual) == 2 and all(usual[0]) and not all(usual[1]):
             spared = unsaid[1:]
         else:

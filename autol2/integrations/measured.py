@@ -82,7 +82,7 @@ def train(optimizer_name: str, setting_name: str, seed: int, epochs: int) -> Tra
                 changes.append(f"{step}: {decision.lambda_:.1g}")
     with torch.no_grad():
         right = model(images[TRAINED:]).argmax(1) == labels[TRAINED:]
-        norm = torch.cat([one.flatten() for one in model.parameters()]).norm()
+        norm = torch.cat([parameter.flatten() for parameter in model.parameters()]).norm()
     return Trained(100 * float(right.float().mean()), float(norm), changes)
 
 

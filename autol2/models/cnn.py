@@ -64,7 +64,9 @@ class CNN(Model):
             ("relu3", nn.ReLU(inplace=True)),
             ("dense2", nn.Linear(self.hidden, classes)),
         ]
-        return nn.Sequential(OrderedDict((name, one) for name, one in layers if one is not None))
+        return nn.Sequential(
+            OrderedDict((name, layer) for name, layer in layers if layer is not None)
+        )
 
     def for_cpu(self, network: nn.Module) -> nn.Module:
         """The same layers, fused (`autol2.models.kernels.fused_cnn`)."""

@@ -91,7 +91,7 @@ def tried(network: nn.Module, images: Tensor, *, training: bool) -> Tensor:
 def unsaved_buffers(network: nn.Module) -> dict[str, Tensor]:
     """Copies of the buffers that the network's own state leaves out (``persistent=False``)."""
     saved = network.state_dict().keys()
-    return {name: one.clone() for name, one in network.named_buffers() if name not in saved}
+    return {name: buffer.clone() for name, buffer in network.named_buffers() if name not in saved}
 
 
 def set_buffers(network: nn.Module, buffers: Mapping[str, Tensor]) -> None:

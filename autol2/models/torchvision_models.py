@@ -75,8 +75,8 @@ class Torchvision(Model):
         made = inspect.signature(models.get_model_builder(self.builder)).return_annotation
         known = inspect.signature(made).parameters if inspect.isclass(made) else {}
         helpful = {"aux_logits": "false", "image_size": str(min(shape[1:]))}
-        for option, value in helpful.items():
-            if option in known and option not in self.options:
-                return f"; try model.options.{option}={value}"
+        for keyword, value in helpful.items():
+            if keyword in known and keyword not in self.options:
+                return f"; try model.options.{keyword}={value}"
         small = any(words in why.lower() for words in ("kernel size", "output size is too small"))
         return "; the network needs larger images" if small else ""

@@ -78,7 +78,7 @@ def summary(
             if not arm.baseline:
                 arm.row["pending_rivals"] = _listed(pending)
                 if not arm.comparison:
-                    here_too = [one for one in fixed if arm.scores.less(one)]
+                    here_too = [rival for rival in fixed if arm.scores.less(rival)]
                     arm.row["diverged_rivals"] = _no_yardstick(here_too)
         _choose_settings(here)
         arms += here
@@ -201,42 +201,42 @@ NOT_COMPARED: dict[str, Any] = {
 def _compare(arms: list[Arm], question: Question) -> None:
     """Add the columns of the comparison to each arm's row, adjusted for their number."""
     there = [(arm, one) for arm in arms if (one := arm.comparison) is not None]
-    tested = sum(not math.isnan(one.p) for _, one in there)
-    factors = stats.holm([one.p for _, one in there])
-    for (arm, one), factor in zip(there, factors, strict=True):
+    tested = sum(not math.isnan(score.p) for _, score in there)
+    factors = stats.holm([score.p for _, score in there])
+    for (arm, score), factor in zip(there, factors, strict=True):
         factor = len(there) if math.isnan(factor) else factor
         level = 1 - (1 - stats.LEVEL) / factor
         # The strongest of several is ahead by luck, too: only the upper limit has to allow for it.
-        upper = 1 - (1 - stats.LEVEL) / (factor * one.compared)
-        difference = stats.interval(one.differences, level, upper)
-        adjusted = min(1.0, one.p * factor) if not math.isnan(one.p) else math.nan
+        upper = 1 - (1 - stats.LEVEL) / (factor * score.compared)
+        difference = stats.interval(score.differences, level, upper)
+        adjusted = min(1.0, score.p * factor) if not math.isnan(score.p) else math.nan
         significant = adjusted <= 1 - stats.LEVEL + 1e-12
-        rival = [run for run in arm.around if run["arm_digest"] == one.rival.arm]
+        rival = [run for run in arm.around if run["arm_digest"] == score.rival.arm]
         improvement = stats.probability_of_improvement(
-            list(arm.scores.by_seed.values()), list(one.rival.by_seed.values())
+            list(arm.scores.by_seed.values()), list(score.rival.by_seed.values())
         )
         arm.row |= {
-            "rival": one.rival.label,
-            "rival_lambda": one.rival.value,
-            "rivals": one.rivals,
-            "rival_at_edge": one.at_edge,
-            "stronger_rival": "" if one.strongest is one.rival else one.strongest.label,
-            "chosen_on": one.chosen_on,
-            "diverged_rivals": _no_yardstick(one.set_aside),
-            "apart_rivals": _listed(one.apart),
-            "pairs": len(one.differences),
+            "rival": score.rival.label,
+            "rival_lambda": score.rival.value,
+            "rivals": score.rivals,
+            "rival_at_edge": score.at_edge,
+            "stronger_rival": "" if score.strongest is score.rival else score.strongest.label,
+            "chosen_on": score.chosen_on,
+            "diverged_rivals": _no_yardstick(score.set_aside),
+            "apart_rivals": _listed(score.apart),
+            "pairs": len(score.differences),
             "difference": difference.mean,
             "difference_low": difference.low,
             "difference_high": difference.high,
-            "p": one.p,
+            "p": score.p,
             "p_adjusted": adjusted,
-            "p_rival": one.decisive.label,
-            "p_pairs": one.decisive_pairs,
+            "p_rival": score.decisive.label,
+            "p_pairs": score.decisive_pairs,
             "comparisons": tested,
-            "beats_all": one.better
+            "beats_all": score.better
             and significant
             and difference.low > 0
-            and not (_incomplete(arm.row) or one.apart),
+            and not (_incomplete(arm.row) or score.apart),
             "margin": math.nan if question.margin is None else question.margin,
             "equivalent": None
             if _incomplete(arm.row)
@@ -244,7 +244,7 @@ def _compare(arms: list[Arm], question: Question) -> None:
             "probability_of_improvement": improvement.mean,
             "poi_low": improvement.low,
             "poi_high": improvement.high,
-            "seeds_needed": _seeds_needed(one, tested, significant),
+            "seeds_needed": _seeds_needed(score, tested, significant),
             **speed.compared(arm.runs, rival, factor, arm.row["target"]),
         }
 
@@ -266,15 +266,15 @@ def _seeds_needed(one: Comparison, comparisons: int, significant: bool) -> int |
 def _no_yardstick(scores: Iterable[Scores]) -> str:
     """Each with what is the matter with it."""
     said = []
-    for one in scores:
-        on = f"on {one.diverged} of {plural(len(one.by_seed), 'seed')}"
-        what = f"diverged {on}" if one.diverged else "never rose above chance level"
-        said.append(f"{arm_name(one.label)} {what}")
+    for score in scores:
+        on = f"on {score.diverged} of {plural(len(score.by_seed), 'seed')}"
+        what = f"diverged {on}" if score.diverged else "never rose above chance level"
+        said.append(f"{arm_name(score.label)} {what}")
     return "; ".join(said)
 
 
 def _listed(scores: Iterable[Scores]) -> str:
-    return ", ".join(arm_name(one.label) for one in scores)
+    return ", ".join(arm_name(score.label) for score in scores)
 
 
 def _choose_settings(arms: list[Arm]) -> None:
@@ -352,7 +352,9 @@ def _short(value: Any) -> str:
 def in_order(arms: Iterable[str]) -> dict[str, int]:
     """The place of each arm's name: by method, then by its numbers."""
     known = components("method").values()
-    methods = [one.label for one in sorted(known, key=lambda one: (one.place, one.label.lower()))]
+    methods = [
+        method.label for method in sorted(known, key=lambda one: (one.place, one.label.lower()))
+    ]
 
     def key(arm: str) -> tuple[int, list[float], str]:
         place = next((at for at, name in enumerate(methods) if arm.startswith(name)), len(methods))

@@ -89,11 +89,13 @@ def _differences(records: Sequence[Record]) -> str:
     ours = [flat(record.state["identity"]) for record in records]
     found = []
     for name, theirs in PAPER.items():
-        values = {one[name] for one in ours if name in one} - {theirs}
+        values = {run[name] for run in ours if name in run} - {theirs}
         if values:
             found.append(f"{name} is {_words(values)}, not {theirs}")
     return "; ".join(found)
 
 
 def _words(values: set[object]) -> str:
-    return " or ".join(sorted(f"{one:g}" if isinstance(one, float) else str(one) for one in values))
+    return " or ".join(
+        sorted(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    )

@@ -132,7 +132,7 @@ def all_figures(
         say(name)
         drawings += draw(made, styles, folder)
     known = (histories[run_id] for run_id in runs["run_id"])
-    seen = runs[[bool(one.lambdas or one.epochs.get("epoch")) for one in known]]
+    seen = runs[[bool(line.lambdas or line.epochs.get("epoch")) for line in known]]
     if seen.empty:
         return drawings
     covered: set[str] = set()
@@ -184,7 +184,7 @@ def _network(part: pd.DataFrame, common: dict[str, Any]) -> str:
     """What the runs of a part have trained, as far as they say."""
     known = part["model.name"].iloc[0] if "model.name" in part else common.get("model.name")
     if known is None and part["command"].notna().any():  # a run of before there was a choice
-        known = next(one.name for one in components("model").values() if one.usual)
+        known = next(model.name for model in components("model").values() if model.usual)
     name = called("model", str(known)) if known else ""
     return " ".join(filter(None, (name, "with batch-norm" * _with_batchnorm(part))))
 
@@ -290,8 +290,15 @@ def _axis_rows(
         column, others = "arm", ["context"]
     else:
         column = axis
-        others = ["method", *[one for one in made.axes if one not in (axis, "method.name")]]
-    shown = [one for one in made.axes if one in runs and one not in (axis, "batchnorm.enabled")]
+        others = [
+            "method",
+            *[option for option in made.axes if option not in (axis, "method.name")],
+        ]
+    shown = [
+        option
+        for option in made.axes
+        if option in runs and option not in (axis, "batchnorm.enabled")
+    ]
     parts = []
     for _, part in runs[runs[column].notna()].groupby(others, dropna=False, sort=True):
         values = _values(part, column)
@@ -301,7 +308,7 @@ def _axis_rows(
         if left_out > 0:
             values, said = _best(part, column), (*said[:2], f"{said[2]}, the best {ARMS}")
         parts.append((said, part, values))
-    everywhere = sorted({one for *_, values in parts for one in values}, key=_order)
+    everywhere = sorted({value for *_, values in parts for value in values}, key=_order)
     rows = []
     for said, part, values in parts:
         if column == "arm":

@@ -131,7 +131,7 @@ class Forecast:
     @property
     def foreseen(self) -> bool:
         """Whether it was made from shorter runs alone."""
-        return all(one.steps < self.steps for one in self.runs)
+        return all(run.steps < self.steps for run in self.runs)
 
     @property
     def at_edge(self) -> bool:
@@ -156,7 +156,7 @@ def peak(record: Record, within: float) -> Peak | None:
     if state.get("status") != "completed" or options.get("method.name") != "fixed" or pulse:
         return None
     numbers = [options.get(name) for name in ("lr", "epochs", "fixed_lambda.value")]
-    if not all(one is not None and math.isfinite(float(one)) for one in numbers):
+    if not all(name is not None and math.isfinite(float(name)) for name in numbers):
         return None
     names = ["epoch", "step", "test_accuracy"]
     try:
@@ -202,7 +202,7 @@ def _smooth(steps: NDArray[np.float64], accuracies: NDArray[np.float64]) -> NDAr
 def peaks(records: Iterable[Record], within: float = WITHIN) -> list[Peak]:
     """Of each run that has one; see `peak`."""
     found = (peak(record, within) for record in records)
-    return [one for one in found if one is not None]
+    return [item for item in found if item is not None]
 
 
 def fit(runs: Sequence[Peak]) -> Fit:
@@ -213,8 +213,8 @@ def fit(runs: Sequence[Peak]) -> Fit:
     """
     if not runs:
         raise ValueError("no run tells c")
-    lambdas = np.log([one.lambda_ for one in runs])
-    times = np.log([one.time for one in runs])
+    lambdas = np.log([run.lambda_ for run in runs])
+    times = np.log([run.time for run in runs])
     products = lambdas + times
     mean, n = float(products.mean()), len(products)
     half = math.nan
@@ -240,26 +240,26 @@ def forecasts(found: Sequence[Peak], wanted: Iterable[int] = ()) -> list[Forecas
         wanted: further numbers of steps.
     """
     made = []
-    for context in dict.fromkeys(one.context for one in found):
-        runs = [one for one in found if one.context == context]
-        telling = [one for one in runs if one.tells]
+    for context in dict.fromkeys(item.context for item in found):
+        runs = [item for item in found if item.context == context]
+        telling = [run for run in runs if run.tells]
         if not telling:
             continue
         measured = best_lambdas(runs)
         for steps in sorted({*measured, *wanted}):
-            chosen = tuple(one for one in telling if one.steps < steps) or tuple(telling)
+            chosen = tuple(run for run in telling if run.steps < steps) or tuple(telling)
             value, low, high = fit(chosen).lambda_(steps)
             best, tried = measured.get(steps, (math.nan, ()))
             lr, epochs = runs[0].lr, steps / runs[0].length
-            made.append(
-                Forecast(context, lr, steps, epochs, value, low, high, chosen, best, tried)
-            )
+            made.append(Forecast(context, lr, steps, epochs, value, low, high, chosen, best, tried))
     return made
 
 
 def best_lambdas(runs: Sequence[Peak]) -> Mapping[int, tuple[float, tuple[float, ...]]]:
     """The best λ for each number of steps that has enough of them, and all that were tried."""
-    frame = pd.DataFrame([{"steps": p.steps, "lambda": p.lambda_, "best": p.best} for p in runs])
+    frame = pd.DataFrame(
+        [{"steps": run.steps, "lambda": run.lambda_, "best": run.best} for run in runs]
+    )
     found = {}
     for steps, some in frame.groupby("steps"):
         means = some.groupby("lambda")["best"].mean()

@@ -50,6 +50,8 @@ def markup(drawing: Drawing) -> str:
 def variables(drawings: Iterable[Drawing]) -> dict[str, tuple[str, str]]:
     """Each colour variable of drawings, with its value on a light and on a dark page."""
     found = {
-        colour for one in drawings for colour in COLOUR.findall(one.svg.read_text(encoding="utf-8"))
+        colour
+        for drawing in drawings
+        for colour in COLOUR.findall(drawing.svg.read_text(encoding="utf-8"))
     }
     return {f"--c{colour[1:]}": (colour, on_dark(colour)) for colour in sorted(found)}

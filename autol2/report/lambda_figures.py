@@ -38,8 +38,8 @@ def grid(found: Sequence[Peak], folder: Path) -> list[Drawing]:
     """Draw the best test accuracy against λ, a line for each training length."""
     contexts = {
         name: lengths
-        for name in dict.fromkeys(one.context for one in found)
-        if (lengths := training_lengths([one for one in found if one.context == name]))
+        for name in dict.fromkeys(item.context for item in found)
+        if (lengths := training_lengths([item for item in found if item.context == name]))
     }
     shown = dict(list(contexts.items())[:PANELS])
     if not shown:
@@ -47,7 +47,7 @@ def grid(found: Sequence[Peak], folder: Path) -> list[Drawing]:
     figure, panels = _panels(len(shown))
     said = []
     for axes, (context, lengths) in zip(panels, shown.items(), strict=True):
-        runs = [one for one in found if one.context == context]
+        runs = [item for item in found if item.context == context]
         plot.heading(axes, f"lr {runs[0].lr:g}" + ", scheduled" * (not runs[0].constant_lr))
         for place, (words, some) in enumerate(lengths.items()):
             means = _means(some, lambda one: one.lambda_, lambda one: one.best)
@@ -56,12 +56,12 @@ def grid(found: Sequence[Peak], folder: Path) -> list[Drawing]:
             axes.plot(means.index, means, "o", ls=dashes, color=colour, markersize=4, label=words)
             best = float(means.index.to_numpy(float)[int(means.argmax())])
             said.append(f"after {words} λ = {number(best)} is best, {means.max():.2f} %")
-        for place, one in enumerate(forecasts(runs)):
-            axes.axvspan(one.low, one.high, color=SOFT, alpha=0.12, linewidth=0)
+        for place, forecast in enumerate(forecasts(runs)):
+            axes.axvspan(forecast.low, forecast.high, color=SOFT, alpha=0.12, linewidth=0)
             label = "forecast" if place == 0 else None
-            axes.axvline(one.lambda_, color=SOFT, linestyle=(0, (1, 1.6)), label=label)
-            said.append(f"forecast for {one.epochs:g} epochs λ = {number(one.lambda_)}")
-        _logarithmic(axes, "λ", sorted({one.lambda_ for one in runs if one.lambda_ > 0}))
+            axes.axvline(forecast.lambda_, color=SOFT, linestyle=(0, (1, 1.6)), label=label)
+            said.append(f"forecast for {forecast.epochs:g} epochs λ = {number(forecast.lambda_)}")
+        _logarithmic(axes, "λ", sorted({run.lambda_ for run in runs if run.lambda_ > 0}))
         axes.set_ylabel("best test accuracy (%)")
     title = "Accuracy against λ"
     caption = (
@@ -78,33 +78,33 @@ def grid(found: Sequence[Peak], folder: Path) -> list[Drawing]:
 def times(found: Sequence[Peak], folder: Path) -> list[Drawing]:
     """Draw the time to the best accuracy against lr·λ, where learning rates differ too."""
     families: dict[str, list[Peak]] = {}
-    for one in found:
-        if one.constant_lr and one.lambda_ > 0:
-            families.setdefault(one.family, []).append(one)
-    shown = [runs for runs in families.values() if len({one.lr for one in runs}) > 1][:PANELS]
+    for item in found:
+        if item.constant_lr and item.lambda_ > 0:
+            families.setdefault(item.family, []).append(item)
+    shown = [runs for runs in families.values() if len({run.lr for run in runs}) > 1][:PANELS]
     if not shown:
         return []
     figure, panels = _panels(len(shown))
     said = []
     for axes, runs in zip(panels, shown, strict=True):
-        for place, lr in enumerate(sorted({one.lr for one in runs})):
-            some = [one for one in runs if one.lr == lr]
+        for place, lr in enumerate(sorted({run.lr for run in runs})):
+            some = [run for run in runs if run.lr == lr]
             for early in (True, False):
-                part = [one for one in some if one.tells == early]
+                part = [run for run in some if run.tells == early]
                 axes.plot(
-                    [one.lr * one.lambda_ for one in part],
-                    [one.time / one.length for one in part],
+                    [run.lr * run.lambda_ for run in part],
+                    [run.time / run.length for run in part],
                     "o^sDv"[place % 5],
                     color=CURVES[place % len(CURVES)],
                     markerfacecolor=CURVES[place % len(CURVES)] if early else "none",
                     markersize=4.5,
-                    label=f"lr {lr:g}" if early or all(not one.tells for one in some) else None,
+                    label=f"lr {lr:g}" if early or all(not run.tells for run in some) else None,
                 )
-        telling = [one for one in runs if one.tells]
-        products = sorted({one.lr * one.lambda_ for one in runs})
+        telling = [run for run in runs if run.tells]
+        products = sorted({run.lr * run.lambda_ for run in runs})
         if telling:
             # In the time lr·t all learning rates are alike.
-            known = fit([one.at_unit_lr() for one in telling])
+            known = fit([run.at_unit_lr() for run in telling])
             c = known.c / runs[0].length
             ends = np.array([products[0], products[-1]])
             axes.plot(ends, c / ends, color=SOFT, linestyle=(0, (5, 2)))
@@ -131,20 +131,20 @@ def times(found: Sequence[Peak], folder: Path) -> list[Drawing]:
 def training_lengths(runs: Sequence[Peak]) -> Mapping[str, list[Peak]]:
     """Runs of one length, or of lengths in proportion to 1/λ, of at least `FEWEST` λ; in words."""
     found: dict[str, list[Peak]] = {}
-    runs = [one for one in runs if one.lambda_ > 0]
-    for steps in sorted({one.steps for one in runs}):
-        same = [one for one in runs if one.steps == steps]
-        if len({one.lambda_ for one in same}) >= FEWEST:
+    runs = [run for run in runs if run.lambda_ > 0]
+    for steps in sorted({run.steps for run in runs}):
+        same = [run for run in runs if run.steps == steps]
+        if len({run.lambda_ for run in same}) >= FEWEST:
             found[f"{steps / same[0].length:g} epochs"] = same
-    left = [one for one in runs if all(one not in same for same in found.values())]
-    products = sorted({one.lambda_ * one.steps / one.length for one in left})
+    left = [run for run in runs if all(run not in same for same in found.values())]
+    products = sorted({run.lambda_ * run.steps / run.length for run in left})
     while products:
         first = products[0]
-        near = [one for one in runs if _near(one.lambda_ * one.steps / one.length, first)]
-        if len({one.lambda_ for one in near}) >= FEWEST:
-            middle = float(np.median([one.lambda_ * one.steps / one.length for one in near]))
+        near = [run for run in runs if _near(run.lambda_ * run.steps / run.length, first)]
+        if len({run.lambda_ for run in near}) >= FEWEST:
+            middle = float(np.median([run.lambda_ * run.steps / run.length for run in near]))
             found[f"{number(float(f'{middle:.2g}'))}/λ epochs"] = near
-        products = [one for one in products if not _near(one, first)]
+        products = [product for product in products if not _near(product, first)]
     return found
 
 
@@ -166,7 +166,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 def _means(
     runs: Sequence[Peak], x: Callable[[Peak], float], y: Callable[[Peak], float]
 ) -> pd.Series:
-    frame = pd.DataFrame({"x": [x(one) for one in runs], "y": [y(one) for one in runs]})
+    frame = pd.DataFrame({"x": [x(run) for run in runs], "y": [y(run) for run in runs]})
     return frame.groupby("x")["y"].mean()
 
 

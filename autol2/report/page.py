@@ -157,8 +157,8 @@ def write(
         counts=runs["status"].value_counts().to_dict(),
         missing=list(missing),
         troubles=_troubles(runs),
-        figures=[(one, inline.markup(one)) for one in drawings if not _folded(one)],
-        folded=[(one, inline.markup(one)) for one in drawings if _folded(one)],
+        figures=[(drawing, inline.markup(drawing)) for drawing in drawings if not _folded(drawing)],
+        folded=[(drawing, inline.markup(drawing)) for drawing in drawings if _folded(drawing)],
         colours=inline.variables(drawings),
         arms=_table(_in_rows(tables.summary), ARMS),
         comparisons=_comparisons(tables.summary),
@@ -346,7 +346,7 @@ def _warnings(runs: pd.DataFrame, attempts: pd.DataFrame) -> list[str]:
     names = runs["data.name"] if "data.name" in runs else pd.Series("", runs.index)
     if (runs["data"].groupby(names).nunique() > 1).any():
         found.append("Runs with the same data name used different data.")
-    for files in sorted({one for one in runs["passed_over"] if one}):
+    for files in sorted({passed for passed in runs["passed_over"] if passed}):
         found.append(f"Some files in the image folders were ignored: {files}.")
     if (runs["problem"].astype(bool) & (runs["status"] == "completed")).any():
         found.append("The records of some completed runs cannot be read.")

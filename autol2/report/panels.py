@@ -71,7 +71,9 @@ def histories(name: str, title: str, rows: Sequence[Row], length: int, folder: P
             _lambda(panels[-1], curve, length)
         _dress(panels[0], "test accuracy (%)")
         panels[0].set_xlim(0, 1.03 * reach)
-        if not panels[0].lines or not any(evaluated(run) for one in of_row for run in one.runs):
+        if not panels[0].lines or not any(
+            evaluated(run) for curve_ in of_row for run in curve_.runs
+        ):
             panels[0].set_ylim(0, 100)
         if since is not None:
             for curve in of_row:
@@ -172,7 +174,7 @@ def _thinned(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _end(epochs: Sequence[Sequence[float]], reach: float) -> float | None:
     """The epoch at which the panel of the end begins; None where it would show everything."""
-    longest = max((sorted(one) for one in epochs), key=len, default=[])
+    longest = max((sorted(run_epochs) for run_epochs in epochs), key=len, default=[])
     if len(longest) <= 2 * FEW:
         return None
     return float(min((1 - END) * reach, longest[-FEW]))

@@ -63,14 +63,14 @@ def read(study: Path) -> list[tuple[Record, Curves]]:
     _refuse_fractions(epochs, [*numeric], runs, study / EPOCHS)
     read = [_run(study, row, epochs) for row in runs.to_dict("records")]
     seen: dict[str, str] = {}
-    for one, _ in read:
-        name = digest(one.state["identity"] | {"data": one.state["data"]["digest"]})
+    for run, _ in read:
+        name = digest(run.state["identity"] | {"data": run.state["data"]["digest"]})
         require(
             name not in seen,
-            f"{study / RUNS}: runs {seen.get(name)} and {one.run_id} have the same method, "
+            f"{study / RUNS}: runs {seen.get(name)} and {run.run_id} have the same method, "
             f"options and seed",
         )
-        seen[name] = one.run_id
+        seen[name] = run.run_id
     _note_lengths(read)
     return read
 
@@ -81,7 +81,7 @@ def _refuse_fractions(
     """Refuse accuracies that are shares of 1: of a whole run, unless guessing is as bad as that."""
     classes = _numbers(runs, "classes", path.with_name(RUNS)) if "classes" in runs else None
     many = set() if classes is None else set(runs["run"][classes >= 100])
-    for name in [one for one in numeric if one.endswith("_accuracy")]:
+    for name in [column for column in numeric if column.endswith("_accuracy")]:
         tops = epochs.groupby("run", sort=False)[name].max()
         shares = [run for run, top in tops.items() if 0 < top <= 1]
         wrong = shares if len(shares) == len(tops) else [run for run in shares if run not in many]
@@ -100,17 +100,17 @@ def _note_lengths(read: list[tuple[Record, Curves]]) -> None:
     """
     lengths: dict[str, list[float]] = {}
     arms = []
-    for one, curves in read:
-        told = {name: value for name, value in one.state["identity"].items() if name != "seed"}
-        arms.append(digest(told | {"data": one.state["data"]["digest"]}))
-        if one.state["status"] == "completed" and curves.epochs.get("epoch"):
+    for run, curves in read:
+        told = {name: value for name, value in run.state["identity"].items() if name != "seed"}
+        arms.append(digest(told | {"data": run.state["data"]["digest"]}))
+        if run.state["status"] == "completed" and curves.epochs.get("epoch"):
             lengths.setdefault(arms[-1], []).append(curves.epochs["epoch"][-1])
     length_of = _common_lengths({arm: (min(of), max(of)) for arm, of in lengths.items()})
     if len(set(length_of.values())) < 2:
         return
-    for (one, _), arm in zip(read, arms, strict=True):
-        if arm in lengths and "epochs" not in one.state["identity"]:
-            one.state["identity"]["epochs"] = length_of[arm]
+    for (entry, _), arm in zip(read, arms, strict=True):
+        if arm in lengths and "epochs" not in entry.state["identity"]:
+            entry.state["identity"]["epochs"] = length_of[arm]
 
 
 def _common_lengths(ranges: Mapping[str, tuple[float, float]]) -> dict[str, float]:
@@ -254,9 +254,9 @@ def _curves(rows: pd.DataFrame, told: dict[str, Any], length: int | None) -> Cur
         if not math.isnan(value)
     ]
     changes = [
-        one
-        for place, one in enumerate(path)
-        if place in (0, len(path) - 1) or one[1] != path[place - 1][1]
+        point
+        for place, point in enumerate(path)
+        if place in (0, len(path) - 1) or point[1] != path[place - 1][1]
     ]
     return Curves(read, changes, highs(rows))
 

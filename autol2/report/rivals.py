@@ -83,21 +83,21 @@ class Comparison:
 
 def compare(schedule: Scores, fixed: Sequence[Scores]) -> Comparison | None:
     """The schedule against the fixed λs; None where they share no seed, or none is a yardstick."""
-    found = {one.arm: schedule.less(one) for one in fixed}
-    there = [one for one in fixed if found[one.arm]]
-    set_aside = [one for one in there if no_yardstick(one) and np.mean(found[one.arm]) > 0]
-    rivals = [one for one in there if one not in set_aside]
-    sound = [one for one in rivals if not no_yardstick(one)]
-    seeds = schedule.by_seed.keys() & set().union(*(one.by_seed for one in sound))
-    apart = [one for one in fixed if one not in there]
+    found = {arm.arm: schedule.less(arm) for arm in fixed}
+    there = [arm for arm in fixed if found[arm.arm]]
+    set_aside = [arm for arm in there if no_yardstick(arm) and np.mean(found[arm.arm]) > 0]
+    rivals = [arm for arm in there if arm not in set_aside]
+    sound = [arm for arm in rivals if not no_yardstick(arm)]
+    seeds = schedule.by_seed.keys() & set().union(*(arm.by_seed for arm in sound))
+    apart = [arm for arm in fixed if arm not in there]
     chosen = None if apart else by_validation(sound, seeds)
     if chosen:
-        rivals = [chosen, *(one for one in rivals if no_yardstick(one))]
+        rivals = [chosen, *(arm for arm in rivals if no_yardstick(arm))]
     if not rivals:
         return None
-    means = {one.arm: float(np.mean(found[one.arm])) for one in rivals}
+    means = {arm.arm: float(np.mean(found[arm.arm])) for arm in rivals}
     strongest = min(rivals, key=lambda one: (means[one.arm], -one.value))
-    p_values = {one.arm: stats.sign_flip_p(found[one.arm]) for one in rivals}
+    p_values = {arm.arm: stats.sign_flip_p(found[arm.arm]) for arm in rivals}
     better = all(mean > 0 for mean in means.values())
     decisive = strongest
     if better:
@@ -106,7 +106,7 @@ def compare(schedule: Scores, fixed: Sequence[Scores]) -> Comparison | None:
     elif means[strongest.arm] == 0:
         p = p_values[strongest.arm]
     else:
-        ahead = [one for one in rivals if means[one.arm] < 0]
+        ahead = [arm for arm in rivals if means[arm.arm] < 0]
         decisive = min(ahead, key=lambda one: (_or(p_values[one.arm], 2.0), one is not strongest))
         p = min(1.0, p_values[decisive.arm] * len(rivals))
         p = math.nan if math.isnan(p_values[decisive.arm]) else p
@@ -143,7 +143,7 @@ def _or(p: float, otherwise: float) -> float:
 
 def by_validation(fixed: Sequence[Scores], seeds: Set[int]) -> Scores | None:
     """The arm with the highest validation accuracy on `seeds`; None unless all have it for each."""
-    if not seeds or not fixed or any(not seeds <= one.validation.keys() for one in fixed):
+    if not seeds or not fixed or any(not seeds <= arm.validation.keys() for arm in fixed):
         return None
     return max(fixed, key=lambda one: (_mean(one.validation, seeds), _mean(one.by_seed, seeds)))
 
@@ -159,8 +159,8 @@ def strongest(arms: Sequence[Scores]) -> Scores | None:
 
     Those that never diverged and do more than guess come first.
     """
-    sound = [one for one in arms if not no_yardstick(one)] or list(arms)
-    seeds = set.intersection(*(set(one.by_seed) for one in sound)) if sound else set()
+    sound = [arm for arm in arms if not no_yardstick(arm)] or list(arms)
+    seeds = set.intersection(*(set(arm.by_seed) for arm in sound)) if sound else set()
     if not seeds:
         return None
     if chosen := by_validation(sound, seeds):

@@ -31,7 +31,9 @@ def _missing(state: Mapping[str, Any]) -> str:
     if state.get("identity") is not None:
         needed += ["identity.seed", "identity.method.name"]
         numbers = ("alpha.percent", "fixed_lambda.value")
-        needed += [f"identity.{one}" for one in numbers if one.split(".")[0] in state["identity"]]
+        needed += [
+            f"identity.{name}" for name in numbers if name.split(".")[0] in state["identity"]
+        ]
     there = {name for name, value in flat(state).items() if value is not None}
     there |= {name for name, value in state.items() if value}
     return next((f"it has no {name}" for name in needed if name not in there), "")

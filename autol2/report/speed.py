@@ -109,7 +109,7 @@ def reached(runs: pd.DataFrame, level: float) -> pd.DataFrame:
     """
     rows = runs.to_dict("records")
     times = times_to(rows, level, length_of(rows))
-    found = [{"seed": seed, **one._asdict()} for seed, one in times.items()]
+    found = [{"seed": seed, **time_._asdict()} for seed, time_ in times.items()]
     return pd.DataFrame(found, columns=["seed", *Times._fields])
 
 
@@ -142,12 +142,12 @@ def described(arm: Sequence[Run], around: Sequence[Run], level: float) -> dict[s
     Seconds only where all runs of `around` are known to have had the same hardware and threads.
     """
     times = list(times_to(arm, level, length_of(around)).values())
-    some = any(one.reached for one in times)
+    some = any(time_.reached for time_ in times)
     means = [mean_of(column) for column in zip(*times, strict=True)] if some else [math.nan] * 4
     done = [run for run in arm if run["status"] == "completed"]
     return {
         "target": level,
-        "reached_target": sum(one.reached for one in times),
+        "reached_target": sum(time_.reached for time_ in times),
         "epochs_to_target": means[1],
         "steps_to_target": means[2],
         "seconds_to_target": means[3] if _alike(around) else math.nan,

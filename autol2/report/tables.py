@@ -117,7 +117,7 @@ def tables(
     common = {
         name: value
         for name, value in (readable[0] if readable else {}).items()
-        if name != "seed" and all(one.get(name) == value for one in readable)
+        if name != "seed" and all(entry.get(name) == value for entry in readable)
     }
     known = {digest_of(around): around for around in circumstances}
     steady = [name for name, around in known.items() if speed.lr_stays(around)]
@@ -165,8 +165,10 @@ def _varying(identities: list[dict[str, Any]]) -> list[str]:
     return [
         name
         for name in names
-        if len({json.dumps(one[name]) for one in identities if name in one}) > 1
-        or any(0 < sum(name in one for one in of) < len(of) for of in _by_method(identities))
+        if len({json.dumps(identity[name]) for identity in identities if name in identity}) > 1
+        or any(
+            0 < sum(name in identity for identity in of) < len(of) for of in _by_method(identities)
+        )
     ]
 
 
@@ -232,7 +234,7 @@ def _row(
     last = attempts[-1]
     result, diverged = state.get("result") or {}, state.get("diverged") or {}
     method, baseline = method_of(state, identity)
-    seconds = sum(one.get("seconds") or 0.0 for one in attempts)
+    seconds = sum(attempt.get("seconds") or 0.0 for attempt in attempts)
     options = {name: identity.get(name) for name in ("fixed_lambda.value", *varying)}
     problem = {
         name: value
@@ -317,7 +319,7 @@ def _passed_over(state: dict[str, Any]) -> str:
 
 
 def _counts(kinds: Any) -> bool:
-    return isinstance(kinds, dict) and all(isinstance(one, int) for one in kinds.values())
+    return isinstance(kinds, dict) and all(isinstance(kind, int) for kind in kinds.values())
 
 
 def _data(record: Record) -> str | None:

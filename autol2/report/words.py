@@ -96,7 +96,10 @@ def components(group: str) -> dict[str, Any]:
     """The package's own classes of a config group, by their names."""
     texts = [path.read_text(encoding="utf-8") for path in sorted((CONF / group).glob("*.yaml"))]
     targets = re.findall(r"^ *_target_: (\S+)", "\n".join(texts), re.MULTILINE)
-    return {one.name: one for one in (locate(target, group, Component) for target in targets)}
+    return {
+        component.name: component
+        for component in (locate(target, group, Component) for target in targets)
+    }
 
 
 def called(group: str, name: str) -> str:

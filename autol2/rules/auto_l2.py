@@ -361,7 +361,7 @@ class AutoL2(LambdaScheduler):
             _log.warning("step %d: the loss is %g", self.last_step + 1, loss)
         accuracy = None if error is None else 100.0 * (1.0 - error)
         indices = self._groups.indices()
-        first = next((n for n in indices if n not in self._own), None)
+        first = next((place for place in indices if place not in self._own), None)
         decisions = [self._react(self._controller, loss, accuracy, "")] if first is not None else []
         for index, controller in self._own.items():
             decisions.append(self._react(controller, loss, accuracy, f" of group {index}"))
@@ -383,9 +383,10 @@ class AutoL2(LambdaScheduler):
 
     def _check(self) -> None:
         if not self._groups.agrees(self._lambda_of):
+            decays = [f"{2 * self._lambda_of(index):g}" for index in self._groups.indices()]
             raise RuntimeError(
                 f"the optimizer's weight_decay is {self._groups.decays()}, but AutoL2 has set "
-                f"{', '.join(f'{2 * self._lambda_of(n):g}' for n in self._groups.indices())}: "
+                f"{', '.join(decays)}: "
                 f"after optimizer.load_state_dict, load AutoL2's state of the same checkpoint too; "
                 f"set auto_l2=False in a group whose weight_decay something else sets"
             )
@@ -404,7 +405,9 @@ class AutoL2(LambdaScheduler):
         Where each has one, that of the first.
         """
         indices = self._groups.indices()
-        return self._lambda_of(next((n for n in indices if n not in self._own), indices[0]))
+        return self._lambda_of(
+            next((index for index in indices if index not in self._own), indices[0])
+        )
 
     def apply(self) -> None:
         """Set the optimizer's ``weight_decay`` to 2λ, whatever it is now."""
@@ -437,7 +440,7 @@ class AutoL2(LambdaScheduler):
         return {
             **super().state_dict(),
             "controller": self._controller.state_dict(),
-            "own": [[index, one.state_dict()] for index, one in self._own.items()],
+            "own": [[index, entry.state_dict()] for index, entry in self._own.items()],
             "measure_every": self.measure_every,
             "steps_per_epoch": self.steps_per_epoch,
             "epoch_step": self._epoch_step,
@@ -453,7 +456,7 @@ class AutoL2(LambdaScheduler):
     def _restore(self, state: Mapping[str, Any], accept_changes: bool) -> None:
         self._take_in_groups()
         super()._restore(state, accept_changes)
-        saved = {int(index): one for index, one in state["own"]}
+        saved = {int(index): entry for index, entry in state["own"]}
         if not accept_changes:
             if self.needs_measurements:
                 self._compare(state, ("measure_every",))

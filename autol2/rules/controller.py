@@ -208,11 +208,13 @@ class Controller:
     def _worse(self, now: _Measurement) -> str | None:
         """Published: loss_j ≥ M_loss·r or accuracy_j·r ≤ M_acc, at both measurements."""
         r, least, words = self.rule.ratio, self._minimum, []
-        for one in (self._previous, now):
-            if one.loss >= least.loss * r:
-                words.append(f"loss {one.loss:.4g} ≥ {least.loss:.4g}{self._times}")
-            elif one.accuracy * r <= least.accuracy:
-                words.append(f"accuracy {one.accuracy:.4g}{self._times} ≤ {least.accuracy:.4g}")
+        for measurement in (self._previous, now):
+            if measurement.loss >= least.loss * r:
+                words.append(f"loss {measurement.loss:.4g} ≥ {least.loss:.4g}{self._times}")
+            elif measurement.accuracy * r <= least.accuracy:
+                words.append(
+                    f"accuracy {measurement.accuracy:.4g}{self._times} ≤ {least.accuracy:.4g}"
+                )
             else:
                 return None
         return ", then ".join(words)
@@ -220,11 +222,13 @@ class Controller:
     def _better(self, now: _Measurement) -> str | None:
         """Published: M_loss ≥ loss_j·r or M_acc·r ≤ accuracy_j, at both measurements."""
         r, least, words = self.rule.ratio, self._minimum, []
-        for one in (self._previous, now):
-            if one.finite and math.inf > least.loss >= one.loss * r:
-                words.append(f"loss {one.loss:.4g}{self._times} ≤ {least.loss:.4g}")
-            elif one.finite and -math.inf < least.accuracy * r <= one.accuracy:
-                words.append(f"accuracy {one.accuracy:.4g} ≥ {least.accuracy:.4g}{self._times}")
+        for measurement in (self._previous, now):
+            if measurement.finite and math.inf > least.loss >= measurement.loss * r:
+                words.append(f"loss {measurement.loss:.4g}{self._times} ≤ {least.loss:.4g}")
+            elif measurement.finite and -math.inf < least.accuracy * r <= measurement.accuracy:
+                words.append(
+                    f"accuracy {measurement.accuracy:.4g} ≥ {least.accuracy:.4g}{self._times}"
+                )
             else:
                 return None
         return ", then ".join(words)
@@ -245,7 +249,9 @@ class Controller:
         if corrected and not (now.finite and before.finite):
             return None
         for what in ("loss", "error"):
-            first, second, bound = (getattr(one, what) for one in (before, now, self._minimum))
+            first, second, bound = (
+                getattr(measurement, what) for measurement in (before, now, self._minimum)
+            )
             r, times = self.rule.ratio, self._times
             if corrected and bound < 0 and r > 1:
                 r = 2 - r
@@ -260,7 +266,9 @@ class Controller:
         if not (now.finite and before.finite):
             return None
         for what in ("loss", "error"):
-            first, second, bound = (getattr(one, what) for one in (before, now, self._minimum))
+            first, second, bound = (
+                getattr(measurement, what) for measurement in (before, now, self._minimum)
+            )
             if self.rule.protocol == "corrected" and not math.isfinite(bound):
                 continue  # none was measured that it could be better than
             if self.rule.protocol == "corrected" and bound <= 0:

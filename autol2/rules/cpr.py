@@ -92,7 +92,7 @@ class OwnLambda:
         import torch
 
         groups = self._optimizer.param_groups
-        everything = [one for group in groups for one in group["params"]]
+        everything = [parameter for group in groups for parameter in group["params"]]
         with torch.no_grad():
             penalty = torch.zeros((), device=everything[0].device)
             for group in groups:
@@ -102,7 +102,7 @@ class OwnLambda:
                         multiplier = state["lagmul"].squeeze()
                         square = torch.linalg.vector_norm(weight) ** 2
                         penalty += multiplier / group["lr"] * square
-            norms = [torch.linalg.vector_norm(one) for one in everything]
+            norms = [torch.linalg.vector_norm(parameter) for parameter in everything]
             return penalty / torch.stack(norms).square().sum()
 
     def lambda_at(self, step: int) -> float:

@@ -58,19 +58,19 @@ class Groups:
         groups = self.optimizer.param_groups
         first = len(self.set_)
         fresh = range(first, len(groups))
-        unsaid = [n for n in fresh if FLAG not in groups[n]]
-        zero = [n for n in unsaid if _number(groups[n].get("weight_decay")) == 0]
+        unsaid = [place for place in fresh if FLAG not in groups[place]]
+        zero = [place for place in unsaid if _number(groups[place].get("weight_decay")) == 0]
         # A group that is added without a decay of its own has the optimizer's default.
         default = _number(self.optimizer.defaults.get("weight_decay"))
         others = any(
-            _number(groups[n].get("weight_decay"))
-            for n in fresh
-            if n not in zero and not _is_false(groups[n].get(FLAG, True))
+            _number(groups[place].get("weight_decay"))
+            for place in fresh
+            if place not in zero and not _is_false(groups[place].get(FLAG, True))
         )
         beside = default != 0 if first else others
         self.optional += [
             *(zero if beside else []),
-            *(n for n in fresh if groups[n].get(FLAG) == NO_DECAY),
+            *(place for place in fresh if groups[place].get(FLAG) == NO_DECAY),
         ]
         spared = zero if beside and not self.all_parameters else []
         if spared and self.all_parameters is None:
@@ -145,7 +145,7 @@ class Groups:
             self.set_[index] = index not in optional or bool(self.all_parameters)
             if index in optional and index < len(self.found):
                 self.found[index] = 0.0
-        self.optional = [*optional, *(n for n in self.optional if n >= count)]
+        self.optional = [*optional, *(place for place in self.optional if place >= count)]
 
     def give_back(self, were_set: Sequence[bool]) -> None:
         """Give groups that are left alone, and were not before, the decay that they came with."""
@@ -167,22 +167,25 @@ class Groups:
         of so many at first."""
         groups = self.optimizer.param_groups[:first]
         return all(
-            _is(groups[n].get("weight_decay"), 2 * lambda_of(n))
-            for n in self.indices()
-            if n < len(groups)
+            _is(groups[index].get("weight_decay"), 2 * lambda_of(index))
+            for index in self.indices()
+            if index < len(groups)
         )
 
     def agreed_at_first(self, lambda_of: Callable[[int], float]) -> bool:
         """Whether each ``weight_decay`` was 2λ before any was set."""
         groups = self.optimizer.param_groups
         return all(
-            n < len(self.found) and _is(self.found[n], 2 * lambda_of(n), groups[n]["weight_decay"])
-            for n in self.indices()
+            index < len(self.found)
+            and _is(self.found[index], 2 * lambda_of(index), groups[index]["weight_decay"])
+            for index in self.indices()
         )
 
     def decays(self) -> list[float]:
         """``weight_decay`` of the groups that are set."""
-        return [float(self.optimizer.param_groups[n]["weight_decay"]) for n in self.indices()]
+        return [
+            float(self.optimizer.param_groups[index]["weight_decay"]) for index in self.indices()
+        ]
 
 
 def sign_flip(groups: Iterable[Mapping[str, Any]]) -> str | None:

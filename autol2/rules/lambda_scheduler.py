@@ -134,10 +134,12 @@ class LambdaScheduler(LRScheduler, ABC):
                 )
             )
             if not agrees:
-                expected = sorted({2 * self._saved_lambda_of(n) for n in self._groups.indices()})
+                expected = sorted(
+                    {2 * self._saved_lambda_of(index) for index in self._groups.indices()}
+                )
                 raise ValueError(
                     f"the optimizer's weight_decay is {self._groups.decays()}, but the restored λ "
-                    f"needs {', '.join(f'{one:g}' for one in expected)}: load the optimizer's "
+                    f"needs {', '.join(f'{key:g}' for key in expected)}: load the optimizer's "
                     f"state first, from the same checkpoint as this state"
                 )
         except ValueError:

@@ -56,11 +56,11 @@ class Rule:
         if self.lambda_max is None:
             highest = LAMBDA_MAX if self.protocol == "corrected" else math.inf
             object.__setattr__(self, "lambda_max", highest)
-        for one in fields(self):
-            if one.name in ("method", "protocol"):
+        for option in fields(self):
+            if option.name in ("method", "protocol"):
                 continue
-            kind = whole if one.name == "raise_when_converged" else number
-            object.__setattr__(self, one.name, kind(one.name, getattr(self, one.name)))
+            kind = whole if option.name == "raise_when_converged" else number
+            object.__setattr__(self, option.name, kind(option.name, getattr(self, option.name)))
         assert self.lambda_max is not None
         checks = {
             f"method must be one of {', '.join(METHODS)}": self.method in METHODS,
@@ -117,7 +117,7 @@ class Rule:
         Raises:
             ValueError: `saved` holds no rule.
         """
-        known = {one.name for one in fields(self)}
+        known = {option.name for option in fields(self)}
         if "method" not in saved or not saved.keys() <= known:
             raise ValueError(f"not a rule: it has {sorted(saved)}")
         values: dict[str, Any] = {

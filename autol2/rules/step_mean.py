@@ -66,7 +66,7 @@ class StepMean:
         batches, several = list(self._batches), sync and processes(self.group) > 1
         self.clear()
         if len(batches) == 1 and not several:  # as it was given, without rounding
-            loss, error, count = (None if one is None else float(one) for one in batches[0])
+            loss, error, count = (None if part is None else float(part) for part in batches[0])
             assert loss is not None
             if count:
                 return loss, error, float(count)
@@ -85,7 +85,7 @@ class StepMean:
 
     def _sums(self, batches: Sequence[tuple[Number, Number | None, Number]]) -> Tensor:
         """Of loss·count, count, error·count and the count of batches with an error: float64 [4]."""
-        tensors = [one for batch in batches for one in batch if isinstance(one, Tensor)]
+        tensors = [part for batch in batches for part in batch if isinstance(part, Tensor)]
         device = tensors[0].device if tensors else torch.device("cpu")
         if device.type == "mps":  # it has no double precision
             device = torch.device("cpu")

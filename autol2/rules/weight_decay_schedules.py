@@ -190,16 +190,20 @@ class FollowLR(WeightDecaySchedule):
         """All that later steps depend on; save the optimizer's state with it."""
         return {
             **super().state_dict(),
-            "references": [[n, plain(one)] for n, one in self._references.items()],
-            "lambdas": [[n, plain(one)] for n, one in self._lambdas.items()],
+            "references": [
+                [index, plain(reference)] for index, reference in self._references.items()
+            ],
+            "lambdas": [[index, plain(value)] for index, value in self._lambdas.items()],
         }
 
     def _restore(self, state: Mapping[str, Any], accept_changes: bool) -> None:
         super()._restore(state, accept_changes)
         if accept_changes and not {"references", "lambdas"} <= state.keys():
             return  # the state of another kind of schedule
-        self._references = {int(n): float(one) for n, one in state["references"]}
-        self._lambdas = {int(n): float(one) for n, one in state["lambdas"]}
+        self._references = {
+            int(index): float(reference) for index, reference in state["references"]
+        }
+        self._lambdas = {int(index): float(value) for index, value in state["lambdas"]}
 
     def _saved_lambda_of(self, index: int) -> float:
         return self._lambdas.get(index, self.initial_lambda)

@@ -40,8 +40,8 @@ def changed_module(state: Mapping[str, Any], config: Config) -> str:
 
 
 def _modules(config: Config) -> Iterator[str]:
-    for one in fields(config):
-        component = getattr(config, one.name)
+    for option in fields(config):
+        component = getattr(config, option.name)
         if isinstance(component, Component):
             named = (type(component).__module__, str(getattr(component, "target", "")))
             for module in (name.partition(":")[0] for name in named):

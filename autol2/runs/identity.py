@@ -71,16 +71,16 @@ def run_id(config: Config) -> str:
 def _component_words(config: Config, options: dict[str, Any]) -> list[str]:
     """The names of the components that are not the paper's; data and method aside."""
     chosen = [
-        getattr(config, one.name)
-        for one in fields(config)
-        if one.name in options and one.name not in ("method", "data")
+        getattr(config, option.name)
+        for option in fields(config)
+        if option.name in options and option.name not in ("method", "data")
     ]
     return [
-        one.name
-        for one in chosen
-        if isinstance(one, Component)
-        and not one.usual
-        and one.name not in getattr(config.method, "optimizers", ())
+        task.name
+        for task in chosen
+        if isinstance(task, Component)
+        and not task.usual
+        and task.name not in getattr(config.method, "optimizers", ())
     ]
 
 

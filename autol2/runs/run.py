@@ -75,7 +75,7 @@ class Run:
             UserError: it cannot be written.
         """
         try:
-            made = [one for one in (self.folder, *self.folder.parents) if not one.exists()]
+            made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             self._acquire()
             try:

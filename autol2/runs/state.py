@@ -26,6 +26,8 @@ SECONDS = "seconds"
 """The shape of a Unix time or a number of seconds that can be counted with."""
 LATEST = 1e11
 """That a time can be: beyond, it is no date."""
+LARGEST = 2**63
+"""That a whole number can be: beyond, it may be no float."""
 SHAPE: dict[str, Any] = {
     "status": str,
     "command": str,
@@ -83,7 +85,9 @@ SHAPE: dict[str, Any] = {
 def read_state(folder: Path) -> dict[str, Any]:
     """What a run's run.json says; empty where there is none or it cannot be used."""
     state = content(folder)
-    return {} if flaw(state) else {name: one for name, one in state.items() if one is not None}
+    return (
+        {} if flaw(state) else {name: value for name, value in state.items() if value is not None}
+    )
 
 
 def content(folder: Path) -> Any:
@@ -117,9 +121,9 @@ def misshapen(value: Any, shape: Any, path: str = "") -> str:
         return ""
     parts: list[tuple[Any, Any, str]] = []
     if isinstance(shape, dict) and isinstance(value, dict):
-        parts = [(value.get(name), one, f"{path}.{name}") for name, one in shape.items()]
+        parts = [(value.get(name), kind, f"{path}.{name}") for name, kind in shape.items()]
     elif isinstance(shape, list) and isinstance(value, list):
-        parts = [("null" if one is None else one, shape[0], path) for one in value]
+        parts = [("null" if part is None else part, shape[0], path) for part in value]
     elif not _is_of_kind(value, shape):
         return f"{path.removeprefix('.')} is {value!r:.40}"
     return next(filter(None, (misshapen(*part) for part in parts)), "")
@@ -128,10 +132,11 @@ def misshapen(value: Any, shape: Any, path: str = "") -> str:
 def _is_of_kind(value: Any, kind: Any) -> bool:
     if kind is float and isinstance(value, str):
         return value in ("nan", "inf", "-inf")  # see `files.to_json`
+    if type(value) is int and abs(value) > LARGEST:
+        return False
     if kind not in (float, SECONDS):
         return type(value) is kind
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and (kind is float or 0 <= value <= LATEST)
+    return type(value) in (int, float) and (kind is float or 0 <= value <= LATEST)
 
 
 def last_attempt(state: Mapping[str, Any]) -> dict[str, Any]:

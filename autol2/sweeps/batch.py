@@ -214,5 +214,5 @@ def _say(task: Task, words: str) -> None:
 def hopeless(first: Sequence[Task]) -> str:
     """The error with which the first runs of a sweep all failed, so that the rest would too."""
     states = {task: task.state for task in first[:HOPELESS]}
-    tried = all(len(one.get("attempts", [])) > task.attempts for task, one in states.items())
+    tried = all(len(state.get("attempts", [])) > task.attempts for task, state in states.items())
     return common_error(list(states.values())) if tried and len(states) == HOPELESS else ""

@@ -172,8 +172,8 @@ def _serve() -> Request:
                     pid = os.fork()
                     if pid == 0:
                         signal.set_wakeup_fd(-1)
-                        for one in (signal.SIGCHLD, *FOR_RUNS):
-                            signal.signal(one, signal.SIG_DFL)
+                        for signal_number in (signal.SIGCHLD, *FOR_RUNS):
+                            signal.signal(signal_number, signal.SIG_DFL)
                         for number in (woken, wake, answers):
                             os.close(number)
                         request: Request = json.loads(line)

@@ -82,18 +82,18 @@ class StudySweeper(Sweeper):
         An argument takes the place of the same one of `params`.
         """
         given = [self.loader.parse(word) for word in arguments]
-        named = {one.key_or_group for one in given}
+        named = {option.key_or_group for option in given}
         found: dict[str, Override] = {}
         for word in numbers_to_options(f"{key}={value}" for key, value in params.items()):
             override = self.loader.parse(word)
             group = override.key_or_group.partition(".")[0]
             if not (group in NUMERIC_GROUPS and group in named):
                 found[override.get_key_element()] = override
-        return {**found, **{one.get_key_element(): one for one in given}}
+        return {**found, **{option.get_key_element(): option for option in given}}
 
     def axes(self, params: Mapping[str, str], arguments: Iterable[str]) -> Axes:
         """`overrides`, each as the single ones to choose from."""
-        return {key: choices(one) for key, one in self.overrides(params, arguments).items()}
+        return {key: choices(sweep) for key, sweep in self.overrides(params, arguments).items()}
 
 
 class GridSweeper(StudySweeper):
@@ -141,12 +141,12 @@ class GridSweeper(StudySweeper):
             UserError: a choice that is swept over changes how the sweep is done.
         """
         given = self.overrides({}, arguments)
-        axes = {key: choices(one) for key, one in given.items()}
+        axes = {key: choices(option) for key, option in given.items()}
         ours = self._settings(self.config)
         swept = {  # also by one value only, as glob(lam*) may: `config` does not have its choice
             key: axes[key]
-            for key, one in given.items()
-            if one.is_sweep_override() and self.loader.is_group(key)
+            for key, option in given.items()
+            if option.is_sweep_override() and self.loader.is_group(key)
         }
         own = {
             (key, word): settings
@@ -172,7 +172,11 @@ class GridSweeper(StudySweeper):
             for word in axes.get(key, [""]):
                 params = own.get((key, word), ours)["params"]
                 fixed = [word] if word else []
-                others = [one for one in arguments if self.loader.parse(one).key_or_group != key]
+                others = [
+                    argument
+                    for argument in arguments
+                    if self.loader.parse(argument).key_or_group != key
+                ]
                 found += product(self.axes(params, fixed + others))
         if {key for key in self.params if self.loader.is_group(key)}:
             self._refuse_nested(found, [ours, *own.values()])

@@ -72,7 +72,7 @@ class StudyLauncher(Launcher):
         self.options = options
         self.console = Terminal()
         self.jobs: dict[Task, Job | None] = {}
-        known = {one.name for one in fields(self.SCHEMA)}
+        known = {item.name for item in fields(self.SCHEMA)}
         if unknown := sorted(options.keys() - known):
             near = difflib.get_close_matches(unknown[0], known, 1)
             hint = f"; did you mean hydra.launcher.{near[0]}?" if near else ""
@@ -283,10 +283,13 @@ def _unlike_first(tasks: Sequence[Task]) -> list[Task]:
     sweep's choices can be blamed alone."""
     rest = list(tasks)
     chosen: list[Task] = []
-    options = {task: {(k, str(v)) for k, v in flat(task.config).items()} for task in tasks}
+    options = {
+        task: {(name, str(value)) for name, value in flat(task.config).items()} for task in tasks
+    }
     while rest and len(chosen) < HOPELESS:
         alike = [
-            max((len(options[one] & options[task]) for one in chosen), default=0) for task in rest
+            max((len(options[earlier] & options[task]) for earlier in chosen), default=0)
+            for task in rest
         ]
         chosen.append(rest.pop(alike.index(min(alike))))
     return chosen + rest
@@ -314,7 +317,8 @@ def _objective(state: dict[str, Any]) -> float:
     """What another sweeper may maximise: the accuracy of the last tenth of training on validation
     images, or test images where there are none; 0 % without a result."""
     result = state.get("result", {})
-    return float(result.get("mean_last_tenth_validation", result.get("mean_last_tenth", 0.0)))
+    names = "mean_last_tenth_validation", "mean_last_tenth"
+    return next((float(result[name]) for name in names if result.get(name) is not None), 0.0)
 
 
 def expected(plan: Sequence[tuple[Task, RunStatus]], count: int) -> str:
@@ -324,7 +328,7 @@ def expected(plan: Sequence[tuple[Task, RunStatus]], count: int) -> str:
         return "nothing to do"
     if not spent:
         return f"{counted(count)} to do; there is no time estimate until one run is finished"
-    of_unit = {unit: [hours for one, hours in spent if one == unit] for unit, _ in spent}
+    of_unit = {unit: [hours for entry, hours in spent if entry == unit] for unit, _ in spent}
     unit = max(of_unit, key=lambda one: len(of_unit[one]))
     hours = count * sum(of_unit[unit]) / len(of_unit[unit])
     return f"{counted(count)} to do, about {hours:.2g} {unit}-hours in total"
@@ -334,7 +338,7 @@ def _spent(state: Mapping[str, Any]) -> tuple[str, float]:
     """What a finished run took: its unit, GPU or core, and hours of it."""
     on_gpu = last_attempt(state).get("device") == "cuda"
     seconds = sum(
-        (one.get("seconds") or 0.0) * (1 if on_gpu else one.get("threads") or 1)
-        for one in state.get("attempts", [])
+        (attempt.get("seconds") or 0.0) * (1 if on_gpu else attempt.get("threads") or 1)
+        for attempt in state.get("attempts", [])
     )
     return "GPU" if on_gpu else "core", seconds / 3600

@@ -264,7 +264,7 @@ def without_rivals(options: Mapping[str, Any], named: Collection[str]) -> dict[s
 def _given(name: str, options: Mapping[str, Any]) -> bool:
     value = options.get(name)
     if name == "gres":  # there are other generic resources than GPUs
-        return value is not None and any(one.startswith("gpu") for one in str(value).split(","))
+        return value is not None and any(part.startswith("gpu") for part in str(value).split(","))
     return value is not None
 
 

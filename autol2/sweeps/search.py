@@ -208,17 +208,21 @@ class SearchSweeper(StudySweeper):
         from optuna.trial import TrialState
 
         launcher = self.launcher
-        failed = [one for one in self._trials() if one.state == TrialState.FAIL]
+        failed = [item for item in self._trials() if item.state == TrialState.FAIL]
         if failed and launcher.options["retry_failed"]:
             with self._keeping():
-                for one in failed:
-                    self.study.enqueue_trial(one.params)
+                for item in failed:
+                    self.study.enqueue_trial(item.params)
         goal = self.options["n_trials"] + (len(failed) * launcher.options["retry_failed"])
         while True:
             trials = self._trials()
-            waiting = {one.number: one.params for one in trials if one.state == TrialState.RUNNING}
+            waiting = {
+                trial_.number: trial_.params
+                for trial_ in trials
+                if trial_.state == TrialState.RUNNING
+            }
             if not waiting:  # else a command that was stopped left them open
-                count = goal - sum(one.state.is_finished() for one in trials)
+                count = goal - sum(trial_.state.is_finished() for trial_ in trials)
                 self.study.sampler = optuna.samplers.TPESampler(
                     seed=self.seed + len(trials), constant_liar=True
                 )
@@ -259,9 +263,9 @@ class SearchSweeper(StudySweeper):
                     f"trial {number}: {_words(params[number])}: {error}; the search continues",
                     markup=False,
                 )
-                finished = [one for one in self._trials() if one.state.is_finished()]
+                finished = [trial for trial in self._trials() if trial.state.is_finished()]
                 if len(finished) >= HOPELESS and all(
-                    one.state == TrialState.FAIL for one in finished
+                    trial.state == TrialState.FAIL for trial in finished
                 ):
                     raise
 
@@ -280,12 +284,17 @@ class SearchSweeper(StudySweeper):
             with self._keeping():
                 self.study.tell(number, state=TrialState.FAIL)
             console.print(f"{said}: failed; the search continues", markup=False)
-            finished = [one for one in self._trials() if one.state.is_finished()]
+            finished = [trial for trial in self._trials() if trial.state.is_finished()]
             why = common_error(states) or states[0].get("error", "no result")
-            if len(finished) >= HOPELESS and all(one.state == TrialState.FAIL for one in finished):
+            if len(finished) >= HOPELESS and all(
+                trial.state == TrialState.FAIL for trial in finished
+            ):
                 raise Failed(f"all {len(finished)} trials failed: {last_line(why)}")
             return
-        kind = next((one for one in OBJECTIVES if one in _results(states)), "mean_last_tenth")
+        kind = next(
+            (objective for objective in OBJECTIVES if objective in _results(states)),
+            "mean_last_tenth",
+        )
         values = [float(state.get("result", {}).get(kind, 0.0)) for state in states]
         with self._keeping():
             self.study.set_user_attr("objective", kind)
@@ -313,7 +322,7 @@ class SearchSweeper(StudySweeper):
             "best_params": best.params,
             "best_value": best.value,
             "best_trial": best.number,
-            "trials": sum(one.state.is_finished() for one in self._trials()),
+            "trials": sum(trial.state.is_finished() for trial in self._trials()),
             "storage": self.kept,
         }
         with contextlib.suppress(OSError):  # the trials are kept all the same
@@ -323,7 +332,7 @@ class SearchSweeper(StudySweeper):
     def _say_best(self) -> None:
         self._record()
         best = self._best()
-        count = counted(sum(one.state.is_finished() for one in self._trials()), "trial")
+        count = counted(sum(trial.state.is_finished() for trial in self._trials()), "trial")
         if best is None:
             raise Failed(f"none of {count} has a result; they are stored in {self.kept}")
         objective = OBJECTIVES[self.study.user_attrs["objective"]]
@@ -378,7 +387,7 @@ def _identity(space: Space, options: Mapping[str, Any]) -> dict[str, Any]:
     ignored = ("rerun", "device", "threads")
     return {
         "options": {key: value for key, value in options.items() if key not in ignored},
-        "searched": {key: str(one) for key, one in space.searched.items()},
+        "searched": {key: str(distribution) for key, distribution in space.searched.items()},
         "seeds": space.seeds,
     }
 

@@ -146,7 +146,7 @@ class Mirror:
                 step = int(row.pop("epoch")) * self._length + int(row.pop("step"))
                 row.pop("event", None)
                 figures = {f"{path.stem}/{name}": float(value) for name, value in row.items()}
-                yield step, {name: one for name, one in figures.items() if math.isfinite(one)}
+                yield step, {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def mirror(

@@ -148,7 +148,9 @@ class Attempt:
     def _shown(self, begun: bool) -> Shown:
         """What a tracker is told of the run."""
         run = self.run  # an attempt whose process never came to begin has no start
-        started = next(one["started"] for one in run.state["attempts"] if "started" in one)
+        started = next(
+            earlier["started"] for earlier in run.state["attempts"] if "started" in earlier
+        )
         mark = digest({"study": self.config.study, "started": started})
         return Shown(
             run.folder,

@@ -153,7 +153,7 @@ class RecordedGradients:
             expected = [*self._gradients(), *(tensor.detach().clone() for tensor in changes)]
             restore()
             repeat = self._record(work, changes)
-            gradients = [one.grad for one in self._parameters]
+            gradients = [parameter.grad for parameter in self._parameters]
             recording = _Recording(images, drawn, repeat, gradients)
             restore()
             repeat()
@@ -165,7 +165,7 @@ class RecordedGradients:
         return recording
 
     def _gradients(self) -> list[Tensor]:
-        grads = (one.grad for one in self._parameters)
+        grads = (parameter.grad for parameter in self._parameters)
         return [torch.zeros(0) if grad is None else grad.detach().clone() for grad in grads]
 
     def _forget_gradients(self) -> None:

@@ -68,15 +68,15 @@ def _without_kernels(index: int) -> str:
         built = torch.cuda.get_arch_list()
     except (RuntimeError, AssertionError):  # whatever it is, the first tensor will say
         return ""
-    kinds = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", one) for one in built]
+    kinds = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", architecture) for architecture in built]
     if not kinds:
         return ""
-    for one in kinds:
-        if one is None:  # not NVIDIA's
+    for kind in kinds:
+        if kind is None:  # not NVIDIA's
             return ""
-        if one[1] == "sm" and int(one[2]) == major and int(one[3]) <= minor:
+        if kind[1] == "sm" and int(kind[2]) == major and int(kind[3]) <= minor:
             return ""
-        if one[1] == "compute" and (int(one[2]), int(one[3])) <= (major, minor):
+        if kind[1] == "compute" and (int(kind[2]), int(kind[3])) <= (major, minor):
             return ""
     return (
         f"{torch.cuda.get_device_name(index)} is an sm_{major}{minor}, which this PyTorch "

@@ -34,7 +34,9 @@ def layers(network: nn.Module) -> dict[str, list[Tensor]]:
     names, size = list(groups), -(-len(groups) // LAYERS)
     runs = [names[first : first + size] for first in range(0, len(names), size)]
     return {
-        "-".join(dict.fromkeys((run[0], run[-1]))): [one for name in run for one in groups[name]]
+        "-".join(dict.fromkeys((run[0], run[-1]))): [
+            layer for name in run for layer in groups[name]
+        ]
         for run in runs
     }
 

@@ -88,4 +88,8 @@ def penalized_squares(optimizer: Optimizer) -> Tensor:
 
 def sum_of_squares(parameters: Sequence[Tensor]) -> Tensor:
     """Σθ² over `parameters`: a tensor of one number."""
-    return torch.stack([torch.linalg.vector_norm(one) for one in parameters]).square().sum()
+    return (
+        torch.stack([torch.linalg.vector_norm(parameter) for parameter in parameters])
+        .square()
+        .sum()
+    )

@@ -54,8 +54,8 @@ def require_installed(config: Config) -> None:
     Raises:
         UserError: it says which, and how to install it.
     """
-    for one in fields(config):
-        component = getattr(config, one.name)
+    for option in fields(config):
+        component = getattr(config, option.name)
         if isinstance(component, Component):
             component.require_installed()
 

@@ -394,7 +394,9 @@ class Trainer:
         for weights in self.layers.values():
             norms = [float(torch.linalg.vector_norm(weight)) for weight in weights]
             norm = math.hypot(*norms) / math.sqrt(len(norms))
-            lr = self.lrs[position] * statistics.fmean(self.lr_factors[one] for one in weights)
+            lr = self.lrs[position] * statistics.fmean(
+                self.lr_factors[weight] for weight in weights
+            )
             row += [norm, lr / norm**2 if norm else math.inf]
         self.evaluations.append(row)
         self.evaluation_pending = False

@@ -57,8 +57,8 @@ def fused_weights(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -> tupl
 def max_pool_normalized(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """What ``max_pool2d(norm(x), 2)`` gives, and does to the running statistics.
 
-    Where a weight of `norm` is exactly 0, all values of a window are equal, and its gradient is that
-    of the largest one of `x`; PyTorch has that of the first one.
+    Where a weight of `norm` is exactly 0, all values of a window are equal, and its gradient is
+    that of the largest one of `x`; PyTorch has that of the first one.
 
     Args:
         norm: with running statistics and a momentum.

@@ -96,7 +96,7 @@ def transforms(m: int) -> tuple[Tensor, Tensor, Tensor]:
     points = POINTS[: m + KERNEL - 1]
     b = np.zeros((len(points), len(points)))
     for row, point in zip(b, points, strict=True):
-        polynomial = np.poly([one for one in points if one not in (point, math.inf)])[::-1]
+        polynomial = np.poly([node for node in points if node not in (point, math.inf)])[::-1]
         scale = _denominator(point, POINTS) / _denominator(point, points)
         row[: len(polynomial)] = polynomial * scale
     g = np.array([_powers(point, KERNEL) / _denominator(point, POINTS) for point in points])
@@ -113,7 +113,7 @@ def _denominator(point: float, points: Sequence[float]) -> float:
     """The denominator of Lagrange's polynomial that is 1 at `point` and 0 at the other `points`."""
     if point == math.inf:
         return 1.0
-    return math.prod(point - one for one in points if one not in (point, math.inf))
+    return math.prod(point - node for node in points if node not in (point, math.inf))
 
 
 class Pieces(NamedTuple):
@@ -128,12 +128,15 @@ class Pieces(NamedTuple):
 def pieces(length: int) -> list[Pieces]:
     """The pieces of a line of outputs that take the fewest products; the last may jut out."""
     small, large = SIZES
-    counts = [(-(-max(length - large * n, 0) // small), n) for n in range(-(-length // large) + 1)]
+    counts = [
+        (-(-max(length - large * count, 0) // small), count)
+        for count in range(-(-length // large) + 1)
+    ]
     smalls, larges = min(
         counts, key=lambda n: n[0] * (small + KERNEL - 1) + n[1] * (large + KERNEL - 1)
     )
     both = Pieces(0, small, smalls), Pieces(small * smalls, large, larges)
-    return [one for one in both if one.number]
+    return [side for side in both if side.number]
 
 
 class Tiles(NamedTuple):
@@ -225,8 +228,8 @@ def plan(height: int, width: int) -> tuple[Transform, list[Tensor], Transform]:
     ):
         matrices = {
             kind: [
-                torch.kron(one[rows], other[columns]).float()
-                for one, other in zip(*(transforms(line.size) for line in kind), strict=True)
+                torch.kron(transform[rows], other[columns]).float()
+                for transform, other in zip(*(transforms(line.size) for line in kind), strict=True)
             ]
             for kind in itertools.product(down, across)
         }
@@ -239,8 +242,8 @@ def plan(height: int, width: int) -> tuple[Transform, list[Tensor], Transform]:
 def _in_common(line: list[Pieces]) -> Iterator[tuple[slice, list[Pieces]]]:
     """Points, and the pieces of `line` that have values there."""
     first = 0
-    for place, one in enumerate(line):
-        last = one.size + KERNEL - 1
+    for place, point in enumerate(line):
+        last = point.size + KERNEL - 1
         yield slice(first, last), line[place:]
         first = last
 
@@ -266,7 +269,9 @@ class Winograd(torch.autograd.Function):
         values = for_inputs.values(images)
         outputs = x.new_empty(len(x), height, width, out)
         outputs[:] = bias
-        for_outputs.add([one @ other for one, other in zip(values, filters, strict=True)], outputs)
+        for_outputs.add(
+            [value @ other for value, other in zip(values, filters, strict=True)], outputs
+        )
         ctx.save_for_backward(*values, *filters)
         ctx.images, ctx.weight = images.shape, weight.shape
         return outputs.permute(0, 3, 1, 2)
@@ -282,10 +287,10 @@ class Winograd(torch.autograd.Function):
         filters = ctx.saved_tensors[len(for_weights) :]
         products = for_outputs.values(gradients)
         weights = gradients.new_zeros(KERNEL**2, filled_up(channels), filled_up(out))
-        for matrix, one, product in zip(for_weights, values, products, strict=True):
-            weights += times(matrix.T, one.mT @ product)
+        for matrix, value, product in zip(for_weights, values, products, strict=True):
+            weights += times(matrix.T, value.mT @ product)
         images = gradients.new_zeros(ctx.images)
-        for_inputs.add([one @ f.mT for one, f in zip(products, filters, strict=True)], images)
+        for_inputs.add([made @ f.mT for made, f in zip(products, filters, strict=True)], images)
         return (
             images.permute(0, 3, 1, 2),
             weights[:, :channels, :out].permute(2, 1, 0).reshape(ctx.weight),

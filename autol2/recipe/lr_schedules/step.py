@@ -27,7 +27,7 @@ class Step(LRSchedule):
         super().__post_init__()
         rising = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
         require(
-            rising and all(0 < one < 1 for one in self.milestones),
+            rising and all(0 < milestone < 1 for milestone in self.milestones),
             f"lr_schedule.milestones must be increasing shares of training between 0 and 1, not "
             f"{self.milestones}: try lr_schedule.milestones=[0.3,0.6,0.9]",
         )
@@ -44,5 +44,5 @@ class Step(LRSchedule):
         """See `LRSchedule.main`; a milestone is a share of all of training, the warm-up with it."""
         from torch.optim.lr_scheduler import MultiStepLR
 
-        places = [round(one * (before + steps)) - before for one in self.milestones]
+        places = [round(milestone * (before + steps)) - before for milestone in self.milestones]
         return MultiStepLR(optimizer, places, self.factor)
