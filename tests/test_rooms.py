@@ -16,7 +16,8 @@ from .conftest import PROJECT
 PACKAGE = PROJECT / "autol2"
 FLOORS = (
     ("errors", "runs.files", "runs.lock"),
-    ("component", "factory"),
+    ("factory",),
+    ("component",),
     ("rules", "models", "data", "recipe", "trackers"),
     ("config",),
     ("cli", "runs"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import UserError, first_line, require
-from . import chance
+from . import rng
 from .model import Shape
 
 
@@ -76,7 +76,7 @@ def require_single_images(network: nn.Module, images: Tensor, batch_size: int) -
 
 def tried(network: nn.Module, images: Tensor, *, training: bool) -> Tensor:
     """What `network` makes of `images`; its parameters and buffers are as before afterwards."""
-    with chance.seeded(0):
+    with rng.seeded(0):
         if any(map(is_lazy, network.parameters())):
             network.eval()(images)
         before, buffers = copy.deepcopy(network.state_dict()), unsaved_buffers(network)

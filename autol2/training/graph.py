@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import first_line
-from ..models import chance
+from ..models import rng
 
 Work = Callable[[Tensor, Tensor, Tensor], None]
 """Forward and backward pass on the images of an index, int64 [batch], changed as an augmentation's
@@ -132,7 +132,7 @@ class RecordedGradients:
         images, drawn, device = index.clone(), numbers.clone(), index.device
         changes = list(self._changes())
         before = [tensor.detach().clone() for tensor in changes]
-        random = chance.state(device)
+        random = rng.state(device)
 
         def work() -> None:
             self._forget_gradients()  # so that the backward pass writes, and does not add
@@ -142,13 +142,13 @@ class RecordedGradients:
             with torch.no_grad():
                 for tensor, value in zip(changes, before, strict=True):
                     tensor.copy_(value)
-            chance.restore(random, device)
+            rng.restore(random, device)
 
         try:
             work()
             if list(map(id, self._changes())) != list(map(id, changes)):
                 raise RuntimeError("the network replaces its buffers by new tensors")
-            if chance.moved_on_cpu(random, chance.state(device), device):
+            if rng.moved_on_cpu(random, rng.state(device), device):
                 raise RuntimeError("the network draws random numbers on the CPU")
             expected = [*self._gradients(), *(tensor.detach().clone() for tensor in changes)]
             restore()

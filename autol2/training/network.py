@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config
-from ..models import chance
+from ..models import rng
 from ..models.initialization import initialize, select
 
 LAYERS = 8
@@ -56,7 +56,7 @@ def build(
     Raises:
         UserError: the network cannot be had for such images, or with ``batchnorm=on``.
     """
-    with chance.seeded(seed):
+    with rng.seeded(seed):
         network = config.model.build(shape, classes, batchnorm=config.batchnorm.enabled)
     initialize(network, config.protocol.initialization, seed)
     if config.control.scale != 1:

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from ..config import Config
 from ..data.dataset import Dataset
 from ..errors import UserError
-from ..models import chance
+from ..models import rng
 from ..models.kernels.allocator import keep_freed_memory
 from ..models.outside import require_single_images, set_buffers, unsaved_buffers
 from ..recipe.augmentations.augmentation import generator as step_generator
@@ -362,7 +362,7 @@ class Trainer:
         """Evaluate the test set and write a row of epochs.csv; False if `stop` said to give up."""
         self.read_back()
         self.model.eval()
-        before = chance.state(self.device)
+        before = rng.state(self.device)
         test = self._evaluate_on(self.data.test_images, self.data.test_labels, stop)
         validation: tuple[float, float] | None = None
         if test is not None and len(self.data.validation_images):
@@ -370,7 +370,7 @@ class Trainer:
                 self.data.validation_images, self.data.validation_labels, stop
             )
         if test is None or (validation is None and len(self.data.validation_images)):
-            chance.restore(before, self.device)  # it is done again from its beginning
+            rng.restore(before, self.device)  # it is done again from its beginning
             return False
         self.last_accuracy = test[1]
         epoch, position = divmod(self.step - 1, self.steps_per_epoch)
@@ -435,7 +435,7 @@ class Trainer:
         self.measurements = Records(self.folder / "measurements.csv", MEASUREMENTS)
         self.evaluations = Records(self.folder / "epochs.csv", self.evaluation_columns)
         self._apply_lambda()
-        chance.begin(_seed(self.config.seed, "layers"))  # what dropout draws, on any device
+        rng.begin(_seed(self.config.seed, "layers"))  # what dropout draws, on any device
 
     def flush(self, *, to_disk: bool = False) -> None:
         """Hand the records to the system, and to the disk if asked."""
@@ -468,7 +468,7 @@ class Trainer:
             "squares": self.squares[:position].clone(),
             "penalties": self.penalties[:position].clone(),
             "own_lambdas": self.own_lambdas[:position].clone(),
-            "chance": chance.state(self.device),
+            "rng": rng.state(self.device),
             "last_accuracy": self.last_accuracy,
             "data": self.data.digest,
             "last_loss": self.last_loss,
@@ -512,7 +512,7 @@ class Trainer:
         self.policy.load_state_dict(state["policy"])
         self._apply_lambda()
         set_buffers(self.model, state["buffers"])
-        chance.restore(state["chance"], self.device)
+        rng.restore(state["rng"], self.device)
         self.last_loss, self.last_lambda = state["last_loss"], state["last_lambda"]
         self.last_accuracy = state["last_accuracy"]
 

@@ -25,7 +25,7 @@ from autol2.data import downloaded
 from autol2.data.dataset import Dataset, load
 from autol2.data.decoding import pixels
 from autol2.errors import UserError
-from autol2.models import chance
+from autol2.models import rng
 from autol2.models.initialization import initialize
 from autol2.models.mlp import MLP
 from autol2.models.outside import probed, require_single_images
@@ -132,23 +132,23 @@ def test_an_evaluation_that_is_given_up_draws_nothing(digits: Dataset, tmp_path:
 
 
 def test_the_generators_go_on_where_they_stood() -> None:
-    chance.begin(3)
+    rng.begin(3)
     random.gauss(0, 1)  # which keeps a second number
     np.random.randn()
     cpu = torch.device("cpu")
-    known = torch.load(_saved(chance.state(cpu)), weights_only=True)
+    known = torch.load(_saved(rng.state(cpu)), weights_only=True)
 
     def drawn() -> list[float]:
         return [random.gauss(0, 1), random.random(), np.random.randn(), float(torch.rand(()))]
 
     first = drawn()
-    with chance.seeded(7):
+    with rng.seeded(7):
         inside = drawn()
     second = drawn()
-    chance.restore(known, cpu)
+    rng.restore(known, cpu)
     assert drawn() == first
     assert drawn() == second
-    with chance.seeded(7):
+    with rng.seeded(7):
         assert drawn() == inside
 
 
