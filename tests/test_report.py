@@ -522,6 +522,9 @@ def test_damaged_records_are_told(tmp_path: Path, name: str, content: bytes, wor
         ("steps_per_epoch", "x", "steps_per_epoch is 'x'"),
         ("error", [1], "error is [1]"),
         ("data", "x", "data is 'x'"),
+        ("data", {"classes": 10, "test": -1}, "data.test is -1"),
+        ("data", {"classes": 0}, "data.classes is 0"),
+        ("steps_per_epoch", 2**64, "steps_per_epoch is 18446744073709551616"),
     ],
 )
 def test_a_run_json_that_makes_no_sense_is_told(path: str, value: object, words: str) -> None:

@@ -26,6 +26,7 @@ class Digits(DataSource):
         over for red, green and blue.
         """
         # Importing scikit-learn for its `load_digits` would take longer than a short run's steps.
+        # Where it keeps the file is its own affair: tried with scikit-learn 1.5 to 1.9.
         package = importlib.util.find_spec("sklearn")
         assert package is not None
         assert package.origin is not None

@@ -109,7 +109,7 @@ def _read(record: Record) -> Curves:
     state = record.state
     if not state.get("steps_per_epoch") or not state.get("config"):
         return Curves()  # it never began
-    length, lr = int(state["steps_per_epoch"]), float(state["config"]["lr"])
+    length, lr = int(state["steps_per_epoch"]), float(state["config"].get("lr") or math.nan)
     begun = state["status"] in FINISHED  # else there may be no rows yet
     try:
         evaluations = _rows(record.folder / "epochs.csv", EVALUATIONS, begun)

@@ -44,6 +44,9 @@ def _out_of_range(state: Mapping[str, Any]) -> str:
         return f"status is {state['status']!r}"
     if state.get("steps_per_epoch") is not None and state["steps_per_epoch"] < 1:
         return f"steps_per_epoch is {state['steps_per_epoch']}"
+    for name, value in (state.get("data") or {}).items():
+        if name in ("classes", "train", "test") and value is not None and value < 1:
+            return f"data.{name} is {value}"
     if state["status"] == "completed":
         for name in FIGURES[:3]:
             if not math.isfinite(float(state["result"][name])):

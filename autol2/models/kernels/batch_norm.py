@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import max_pool2d, max_unpool2d
 
-WINDOW = [2, 2]
+WINDOW = 2
 
 
 def fused_weights(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,9 +89,7 @@ class _NormalizedPool(torch.autograd.Function):
         centred = torch.addcmul(-sign * mean, values, sign)
         variance = centred.square().sum((0, 1, 2)) / count
         deviation = torch.sqrt(variance + eps)
-        largest, places = torch.ops.aten.max_pool2d_with_indices(
-            centred.permute(0, 3, 1, 2), WINDOW, WINDOW
-        )
+        largest, places = max_pool2d(centred.permute(0, 3, 1, 2), WINDOW, return_indices=True)
         normalized = largest.permute(0, 2, 3, 1) / deviation
         ctx.save_for_backward(weight, sign, deviation, centred, normalized, places)
         ctx.mark_non_differentiable(mean, variance)
@@ -105,11 +103,11 @@ class _NormalizedPool(torch.autograd.Function):
         for_bias = gradient.sum((0, 1, 2))
         for_weight = (gradient * normalized).sum((0, 1, 2))
         scale = weight / deviation
-        for_values = torch.ops.aten.max_pool2d_with_indices_backward(
+        for_values = max_unpool2d(
             (gradient * scale).permute(0, 3, 1, 2),
-            centred.permute(0, 3, 1, 2),
-            *(WINDOW, WINDOW, [0, 0], [1, 1], False),
             places,
+            WINDOW,
+            output_size=list(centred.shape[1:3]),
         ).permute(0, 2, 3, 1)
         for_values.addcmul_(centred, -scale * for_weight / deviation / count)
         for_values.sub_(scale * for_bias / count)
