@@ -32,6 +32,7 @@ from .cli.command import command
 from .config import RuleConfig, as_schema, parse_as
 from .errors import UserError
 from .rules.controller import Controller, Decision
+from .rules.method import LambdaPolicy
 from .rules.rule import Rule
 from .runs.files import write_named
 from .runs.state import read_state
@@ -89,11 +90,13 @@ class ReplayConfig(RuleConfig):
             raise UserError(f"steps_per_epoch must be at least 1, not {self.steps_per_epoch}")
 
 
-def replay(rule: Rule, trace: str | Path, steps_per_epoch: int | None = None) -> Iterator[Replayed]:
+def replay(
+    rule: Rule | LambdaPolicy, trace: str | Path, steps_per_epoch: int | None = None
+) -> Iterator[Replayed]:
     """Run a controller over a recorded trace.
 
     Args:
-        rule: the controller's rule.
+        rule: the controller's rule, or a policy of your own that uses measurements.
         trace: CSV or CSV.gz file with the columns of `COLUMNS`.
         steps_per_epoch: for the clock over the whole run that the protocols pseudocode and
             corrected use. By default that of the run.json beside the trace, else the last step
@@ -107,15 +110,11 @@ def replay(rule: Rule, trace: str | Path, steps_per_epoch: int | None = None) ->
     length = steps_per_epoch if steps_per_epoch is not None else _known_length(Path(trace)) or last
     if length < last:
         raise UserError(f"steps_per_epoch={length} is too few: trace={trace} has step {last}")
-    controller = Controller(rule)
+    policy = Controller(rule) if isinstance(rule, Rule) else rule
     for measurement in measurements:
-        lambda_ = controller.lambda_
-        decision = controller.measure(
-            measurement.loss,
-            measurement.accuracy,
-            measurement.epoch * length + measurement.step,
-            measurement.step,
-        )
+        step = measurement.epoch * length + measurement.step
+        lambda_ = policy.lambda_at(step)
+        decision = policy.measure(measurement.loss, measurement.accuracy, step, measurement.step)
         yield Replayed(**vars(measurement), lambda_=lambda_, decision=decision)
 
 
@@ -188,13 +187,15 @@ def main(cfg: DictConfig) -> int:
     trace, out = Path(config.trace), None if config.out is None else Path(config.out)
     if out is not None and os.path.realpath(out) == os.path.realpath(trace):
         raise UserError(f"out={out} is the input file itself: choose another file")
-    rule = config.rule()
+    rule = _rule(config)
     steps = list(replay(rule, trace, config.steps_per_epoch))
     console = Console(highlight=False, soft_wrap=True)
     _show_changes(console, steps)
     if out is not None:
         _write(out, steps)
-    through = rule.method != "fixed" and rule.protocol != "published"
+    through = not isinstance(rule, Rule) or (
+        rule.method != "fixed" and rule.protocol != "published"
+    )
     if through and config.steps_per_epoch is None and _known_length(trace) is None:
         console.print(
             f"assuming {max(step.step for step in steps)} steps per epoch, the last one measured; "
@@ -210,6 +211,19 @@ def main(cfg: DictConfig) -> int:
         f"recorded {first.recorded_lambda:g}, {config.method.name} has {first.lambda_:g}"
     )
     return 1
+
+
+def _rule(config: RuleConfig) -> Rule | LambdaPolicy:
+    """The rule of the paper's methods; of others, the policy, where it uses measurements."""
+    try:
+        return config.rule()
+    except UserError:
+        if config.method.own_lambda:
+            raise
+        policy = config.method.policy(config.circumstances())
+        if not policy.measures:
+            raise
+        return policy
 
 
 def _show_changes(console: Console, steps: list[Replayed]) -> None:

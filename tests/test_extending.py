@@ -132,6 +132,24 @@ def test_a_module_that_cannot_be_imported(tmp_path: Path, source: str, message: 
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_method_of_ones_own_that_looks_at_measurements(tmp_path: Path) -> None:
+    words = ("--config-dir", "conf", "method=plateau", "method.patience=1")
+    done = run_own(tmp_path, *TRAIN, *words, "data=stripes", "model.width=2", "lr=0.5")
+    assert done.returncode == 0, done.stderr
+    trace = only_run(tmp_path) / "measurements.csv"
+    lambdas = [float(row["lambda"]) for row in rows(trace)]
+    assert len(lambdas) == 2 * 4
+    assert len(set(lambdas)) > 1
+    environment = {**os.environ, "COLUMNS": "200"}
+    replayed = forkserver().run("autol2.replay", [*words, f"trace={trace}"], OWN, environment, 300)
+    assert replayed.returncode == 0, replayed.stderr
+    assert "agrees with the recorded lambda: 8/8" in replayed.stdout
+    schedule = ["--config-dir", "conf", "method=warmup", f"trace={trace}"]
+    refused = forkserver().run("autol2.replay", schedule, OWN, environment, 300)
+    assert refused.returncode == 2
+    assert "method=warmup does not use measurements" in refused.stderr
+
+
 def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     words = ("optimizer=rmsprop", "lr_schedule=halving", "augmentation=brightness", "lr=1e-3")
     words = (*words, "--config-dir", "conf", "data=stripes", "method=fixed", "fixed_lambda=0.01")

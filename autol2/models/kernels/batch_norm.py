@@ -106,7 +106,7 @@ class _NormalizedPool(torch.autograd.Function):
         for_values = max_unpool2d(
             (gradient * scale).permute(0, 3, 1, 2),
             places,
-            WINDOW,
+            [WINDOW, WINDOW],
             output_size=list(centred.shape[1:3]),
         ).permute(0, 2, 3, 1)
         for_values.addcmul_(centred, -scale * for_weight / deviation / count)
