@@ -34,8 +34,8 @@ from .errors import UserError
 from .rules.controller import Controller, Decision
 from .rules.method import LambdaPolicy
 from .rules.rule import Rule
-from .runs.files import write_named
 from .runs.state import read_state
+from .storage.files import write_named
 
 COLUMNS = ("epoch", "step", "lambda", "train_loss", "train_accuracy")
 """What a trace must have; further columns are ignored."""

@@ -23,9 +23,9 @@ from .cli.command import command
 from .cli.progress import counted, duration
 from .config import parse_as, study_name
 from .errors import UserError
-from .runs.files import to_json
-from .runs.lock import PATIENCE
 from .runs.state import FINISHED
+from .storage.files import to_json
+from .storage.lock import PATIENCE
 from .sweeps import slurm
 from .sweeps.manifest import read_manifest
 from .sweeps.run_status import Job, in_background, status_of

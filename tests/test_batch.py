@@ -15,9 +15,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from autol2.runs.files import to_json
 from autol2.runs.run import Held
 from autol2.runs.state import read_state
+from autol2.storage.files import to_json
 from autol2.sweeps import batch
 from autol2.sweeps import process as process_module
 from autol2.sweeps.batch import Batch

@@ -25,8 +25,8 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from autol2 import train
 from autol2.data.digits import Digits
 from autol2.errors import UserError
-from autol2.runs.files import to_json
 from autol2.runs.state import FINISHED, read_state
+from autol2.storage.files import to_json
 from autol2.sweeps import batch as batch_module
 from autol2.sweeps import slurm as real_slurm
 from autol2.sweeps.batch import Batch

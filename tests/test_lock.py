@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from autol2.runs import files, lock
-from autol2.runs.lock import Lock, exclusive, locked
+from autol2.storage.lock import Lock, exclusive, locked
 
 HOLDER = """
 import sys, time

@@ -33,7 +33,7 @@ from autol2.models.torchvision_models import Torchvision
 from autol2.models.wrn import WRN
 from autol2.recipe.lr_schedules.cosine import Cosine
 from autol2.recipe.lr_schedules.step import Step
-from autol2.runs.files import to_json
+from autol2.storage.files import to_json
 from autol2.training import hardware
 from autol2.training.graph import RecordedGradients
 from autol2.training.trainer import Trainer

@@ -15,7 +15,8 @@ from .conftest import PROJECT
 
 PACKAGE = PROJECT / "autol2"
 FLOORS = (
-    ("errors", "runs.files", "runs.lock"),
+    ("errors",),
+    ("storage",),
     ("factory",),
     ("component",),
     ("rules", "models", "data", "recipe", "trackers"),
@@ -26,14 +27,8 @@ FLOORS = (
     ("report", "bench", "integrations"),
     ("forecast", "replay", "status", "train"),
 )
-"""From the ground up; modules with a floor of their own are named whole. Rooms on one floor know
-nothing of each other."""
+"""From the ground up. Rooms on one floor know nothing of each other."""
 ROOMS = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
-
-
-def room_of(names: tuple[str, ...]) -> str:
-    """The room of a dotted name below autol2."""
-    return next((one for one in (".".join(names[:2]), names[0]) if one in ROOMS), names[0])
 
 
 def imported_rooms(path: Path) -> Iterator[str]:
@@ -44,14 +39,14 @@ def imported_rooms(path: Path) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             base += tuple(node.module.split(".")) if node.module else ()
-            names = [(*base, one.name) for one in node.names]
+            names = [(*base, alias.name) for alias in node.names]
         elif isinstance(node, ast.Import):
-            names = [tuple(one.name.split(".")) for one in node.names]
-        yield from (room_of(name[1:]) for name in names if name[0] == "autol2")
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        yield from (name[1] for name in names if name[0] == "autol2")
 
 
 def own_room(path: Path) -> str:
-    return room_of(path.relative_to(PACKAGE).with_suffix("").parts)
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"), key=str)

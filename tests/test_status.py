@@ -21,9 +21,9 @@ from unittest.mock import Mock, patch
 import pytest
 
 from autol2 import status
-from autol2.runs.files import to_json
 from autol2.runs.run import Run
 from autol2.runs.state import content, flaw, read_state, summary
+from autol2.storage.files import to_json
 from autol2.sweeps import slurm, states
 from autol2.sweeps.manifest import add_to_manifest
 from autol2.sweeps.run_status import Job

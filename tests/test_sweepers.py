@@ -330,7 +330,7 @@ def test_two_searches_at_once_are_one_after_the_other(
     other = subprocess.Popen(
         [
             *(sys.executable, "-c"),
-            "import sys, time\nfrom pathlib import Path\nfrom autol2.runs.lock import locked\n"
+            "import sys, time\nfrom pathlib import Path\nfrom autol2.storage.lock import locked\n"
             "with locked(Path(sys.argv[1]), ''):\n print('', flush=True)\n sys.stdin.read()",
             str(lock),
         ],
@@ -345,7 +345,7 @@ def test_two_searches_at_once_are_one_after_the_other(
         assert state["runs"] == []
         other.communicate()
 
-    monkeypatch.setattr("autol2.runs.lock.time.sleep", waits)
+    monkeypatch.setattr("autol2.storage.lock.time.sleep", waits)
     sweep("experiment=search_alpha", "hydra.sweeper.n_trials=1")
     assert f"waiting for process {other.pid} on " in capsys.readouterr().err
     assert len(state["runs"]) == 1

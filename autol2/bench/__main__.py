@@ -27,7 +27,7 @@ from ..config import (
 from ..data.dataset import Dataset
 from ..errors import UserError
 from ..models.cnn import CNN
-from ..runs.files import to_json, write_atomically
+from ..storage.files import to_json, write_atomically
 from ..training import hardware
 from .case import Case, measure
 from .growth import measure_growth

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..runs.files import sync, sync_folder
+from ..storage.files import sync, sync_folder
 from .images import Images
 from .tree import Tree
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..component import option
 from ..errors import UserError
-from ..runs.lock import exclusive
+from ..storage.lock import exclusive
 from .images import Images
 from .source import DataSource, cache_folder, folder
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..component import option
 from ..errors import UserError
-from ..runs.lock import exclusive
+from ..storage.lock import exclusive
 from .cache import Cache
 from .decoding import decode
 from .images import Images

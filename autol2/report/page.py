@@ -11,9 +11,9 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from ..runs.files import write_atomically
 from ..runs.run import now
 from ..runs.state import FINISHED
+from ..storage.files import write_atomically
 from . import inline, verdict
 from .arms import FIGURE, in_order
 from .beside import Beside

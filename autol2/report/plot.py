@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from ..runs.files import write_atomically
+from ..storage.files import write_atomically
 from .colours import GRID, SOFT, TEXT
 from .runs import Curves
 

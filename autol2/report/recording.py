@@ -17,9 +17,9 @@ import pandas as pd
 
 from ..config import study_name
 from ..errors import UserError, require
-from ..runs.files import write_atomically
 from ..runs.identity import digest
-from ..runs.lock import locked
+from ..storage.files import write_atomically
+from ..storage.lock import locked
 from .recorded import EPOCHS, FACTS, OF_DATA, RUNS, STATUSES, checked, rows_of
 from .runs import MORE
 

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from ..data.images import in_words
-from ..runs.files import write_atomically
 from ..runs.identity import digest, flat
 from ..runs.result import late
 from ..runs.state import FIGURES
+from ..storage.files import write_atomically
 from ..sweeps.run_status import last_line
 from ..sweeps.study import Record
 from . import speed

@@ -1,1 +1,1 @@
-"""A run's directory: its identity, records, checkpoints, lock and trackers."""
+"""A run's directory: its identity, state, records, checkpoints and result."""

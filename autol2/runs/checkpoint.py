@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .files import write_atomically
+from ..storage.files import write_atomically
 from .records import Changed
 
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .files import sync
+from ..storage.files import sync
 
 
 class Changed(UserError):

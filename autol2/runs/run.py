@@ -23,9 +23,9 @@ from typing import IO, Any
 from ..component import as_plain
 from ..config import Config
 from ..errors import UserError
-from .files import remove_leftovers, to_json, write_atomically
+from ..storage.files import remove_leftovers, to_json, write_atomically
+from ..storage.lock import HEARTBEAT, PATIENCE, Lock
 from .identity import identity, run_id
-from .lock import HEARTBEAT, PATIENCE, Lock
 from .state import FINISHED, holder, last_attempt, read_state
 from .surroundings import requeued, surroundings
 

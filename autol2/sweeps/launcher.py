@@ -28,10 +28,10 @@ from ..cli.progress import Terminal, counted
 from ..component import without_effect
 from ..config import Config
 from ..errors import UserError
-from ..runs.files import to_json
 from ..runs.identity import flat, run_id
 from ..runs.run import Run
 from ..runs.state import last_attempt, percent, read_state
+from ..storage.files import to_json
 from ..training.train import refuse_other_data
 from .batch import Batch, hopeless
 from .manifest import add_to_manifest, read_manifest

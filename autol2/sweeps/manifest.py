@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, unwritable
-from ..runs.files import to_json, write_atomically
-from ..runs.lock import locked
 from ..runs.state import SECONDS, misshapen
+from ..storage.files import to_json, write_atomically
+from ..storage.lock import locked
 
 ENTRY: dict[str, Any] = {
     **{"overrides": [str], "job": str, "log": str, "submitted": SECONDS},

@@ -10,8 +10,8 @@ import socket
 import time
 from pathlib import Path
 
-from ..runs.files import to_json, write_atomically
 from ..runs.run import Held, command, now
+from ..storage.files import to_json, write_atomically
 from .forkserver import FOR_RUNS, SERVER
 from .run_status import last_line
 from .task import Task

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..runs.lock import PATIENCE, lives
 from ..runs.state import FINISHED
+from ..storage.lock import PATIENCE, lives
 
 HOPELESS = 3
 """So many runs that fail alike before any other ends stop a sweep."""

@@ -23,10 +23,10 @@ from omegaconf import DictConfig
 from ..cli.composition import restored
 from ..cli.progress import counted
 from ..errors import UserError, first_line, require, unwritable
-from ..runs.files import to_json, write_atomically
 from ..runs.identity import digest
-from ..runs.lock import exclusive
 from ..runs.state import FINISHED
+from ..storage.files import to_json, write_atomically
+from ..storage.lock import exclusive
 from .grid import StudySweeper, choices, product
 from .launcher import Failed
 from .run_status import HOPELESS, common_error, last_line

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from ..cli.progress import StudyProgress, counted
 from ..errors import UserError, unwritable
-from ..runs.lock import locked
+from ..storage.lock import locked
 from . import needs, sbatch, slurm
 from .job import JobBatch
 from .launcher import Interrupted, Plan, StudyLauncher, remember

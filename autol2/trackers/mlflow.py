@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import require
-from ..runs.lock import locked
+from ..storage.lock import locked
 from .tracker import Figures, Shown, Tracker, TrackerOptions
 
 ENDS = {"completed": "FINISHED", "interrupted": "KILLED"}

@@ -1,0 +1,1 @@
+"""Files that several processes and hosts share: written whole or not at all, and locked."""
