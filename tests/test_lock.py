@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from autol2.runs import files, lock
+from autol2.storage import files, lock
 from autol2.storage.lock import Lock, exclusive, locked
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from autol2.runs import lock
+from autol2.storage import lock
 if sys.argv[2] == "lease":
     lock.fcntl = type("none", (), {"LOCK_EX": 0, "LOCK_NB": 0, "flock": lock_missing})
 held = lock.Lock(Path(sys.argv[1]))
