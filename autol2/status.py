@@ -27,11 +27,11 @@ from .runs.state import FINISHED
 from .storage.files import to_json
 from .storage.lock import PATIENCE
 from .sweeps import slurm
+from .sweeps.lost_jobs import job_of
 from .sweeps.manifest import read_manifest
 from .sweeps.run_status import Job, in_background, status_of
 from .sweeps.states import States
 from .sweeps.study import Record, find, records
-from .sweeps.vain import job_of
 
 STATUSES = {
     "running": "cyan",

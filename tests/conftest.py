@@ -19,7 +19,7 @@ from torch import Tensor
 from xdist.scheduler import LoadScopeScheduling
 
 from autol2.cli.command import CONF
-from autol2.cli.words import numbers_to_options
+from autol2.cli.overrides import numbers_to_options
 from autol2.config import Config, parse
 
 from . import cluster

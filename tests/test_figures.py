@@ -18,7 +18,7 @@ from PIL import Image
 from autol2.report import figures, panels, plot
 from autol2.report.colours import BLACK, CURVES, DARK, GRID, VISIBLE, WHITE, contrast, on_dark, ramp
 from autol2.report.figures import PAPER
-from autol2.report.inline import markup, variables
+from autol2.report.markup import markup, variables
 from autol2.report.plot import Curve, Drawing
 from autol2.report.published import published
 from autol2.report.runs import Curves, curves

@@ -15,7 +15,7 @@ from autol2.errors import UserError
 from autol2.models.custom import Custom
 from autol2.models.mlp import MLP
 from autol2.models.model import Model
-from autol2.models.outside import require_single_images
+from autol2.models.probe import require_single_images
 from autol2.models.resnet18 import ResNet18
 from autol2.models.torchvision_models import Torchvision
 from autol2.models.wrn import WRN

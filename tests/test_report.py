@@ -19,10 +19,10 @@ import pytest
 from autol2.report import figures, page
 from autol2.report.__main__ import _on_cifar10, main
 from autol2.report.arms import in_order
-from autol2.report.beside import beside_published
+from autol2.report.faults import fault
 from autol2.report.published import path_of, published, shrinking_of
+from autol2.report.reproduction import beside_published
 from autol2.report.runs import CHANGES, Curves, _lambdas, curves
-from autol2.report.sound import fault
 from autol2.report.tables import Tables, tables
 from autol2.report.words import arm_name
 from autol2.runs.state import FIGURES, read_state

@@ -28,7 +28,7 @@ from autol2.errors import UserError
 from autol2.models import rng
 from autol2.models.initialization import initialize
 from autol2.models.mlp import MLP
-from autol2.models.outside import probed, require_single_images
+from autol2.models.probe import probed, require_single_images
 from autol2.models.torchvision_models import Torchvision
 from autol2.models.wrn import WRN
 from autol2.recipe.lr_schedules.cosine import Cosine

@@ -15,13 +15,13 @@ import pytest
 
 from autol2.config import UserError
 from autol2.data.source import DataSource
-from autol2.sweeps import batch, job, needs, sbatch, slurm, submission
+from autol2.sweeps import batch, job, prerequisites, sbatch, slurm, submission
 from autol2.sweeps.job import JobBatch
+from autol2.sweeps.lost_jobs import job_of
 from autol2.sweeps.run_status import Job, status_of
 from autol2.sweeps.sbatch import SlurmConf
 from autol2.sweeps.slurm_launcher import _pause, _waiting
 from autol2.sweeps.task import Task
-from autol2.sweeps.vain import job_of
 
 from .conftest import composed
 
@@ -449,7 +449,7 @@ def test_a_job_that_is_taken_away(
 )
 def test_networks_are_known_before_anything_is_queued(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        needs.prepare([composed(), composed(*words)], lambda line: None)
+        prerequisites.prepare([composed(), composed(*words)], lambda line: None)
 
 
 def test_data_are_fetched_before_anything_is_queued(tmp_path: Path) -> None:
@@ -468,7 +468,7 @@ def test_data_are_fetched_before_anything_is_queued(tmp_path: Path) -> None:
 
     here = str(tmp_path / "new")
     wanted = [Source(root=here), Source(root=here), Source(root="/nodes-only/scratch"), Source()]
-    needs.prepare([replace(composed(), data=source) for source in wanted], said.append)
+    prerequisites.prepare([replace(composed(), data=source) for source in wanted], said.append)
     assert sorted(prepared) == sorted([here, "None"])
     assert len(said) == 3
     assert any("/nodes-only/scratch is not on this machine" in words for words in said)

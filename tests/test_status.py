@@ -25,10 +25,10 @@ from autol2.runs.run import Run
 from autol2.runs.state import content, flaw, read_state, summary
 from autol2.storage.files import to_json
 from autol2.sweeps import slurm, states
+from autol2.sweeps.lost_jobs import job_of
 from autol2.sweeps.manifest import add_to_manifest
 from autol2.sweeps.run_status import Job
 from autol2.sweeps.study import Record, find
-from autol2.sweeps.vain import job_of
 from autol2.training.train import refuse_other_data
 
 from .conftest import PROJECT, SMALL, Command, run_autol2

@@ -31,8 +31,8 @@ from ..storage.files import to_json, write_atomically
 from ..training import hardware
 from .case import Case, measure
 from .growth import measure_growth
-from .short import Short, measure_short
-from .whole import Whole, measure_whole
+from .short_runs import Short, measure_short
+from .whole_run import Whole, measure_whole
 
 
 @dataclass

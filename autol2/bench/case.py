@@ -18,8 +18,8 @@ from ..runs import checkpoint
 from ..runs.run import Run
 from ..training.attempt import Attempt
 from ..training.trainer import Trainer
-from .apart import Apart
 from .limits import machine_gflops, step_flops
+from .plain_process import Apart
 from .reference import BareLoop
 from .timing import alternate, ratio
 

@@ -32,7 +32,7 @@ from .explain import explain, options_of
 from .flags import only_shows
 from .help import help_text
 from .output import output_error, report, steady
-from .words import CONF, TRAIN, numbers_to_options, prepared
+from .overrides import CONF, TRAIN, numbers_to_options, prepared
 
 __all__ = ["CONF", "command", "numbers_to_options"]
 

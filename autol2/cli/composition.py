@@ -24,7 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from ..config import Config, parse_plain
 from .flags import config_dirs
-from .words import quoted
+from .overrides import quoted
 
 
 class SweepLoader:

@@ -25,7 +25,7 @@ from yaml import YAMLError
 from ..component import Component, locate
 from ..errors import UserError
 from .flags import config_dirs
-from .words import ALIASES, CONF, NUMERIC_GROUPS
+from .overrides import ALIASES, CONF, NUMERIC_GROUPS
 
 
 def explain(error: BaseException, config_name: str) -> str | None:

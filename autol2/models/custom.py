@@ -35,7 +35,7 @@ class Custom(Model):
         Raises:
             UserError: there is no such function, it fails, or it makes something else.
         """
-        from .outside import probed
+        from .probe import probed
 
         self.require_batchnorm_off(batchnorm)
         network = call("model.target", self.target, shape, classes, **self.options)

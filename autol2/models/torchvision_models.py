@@ -36,7 +36,7 @@ class Torchvision(Model):
         """See `Model.build`."""
         from torchvision import models
 
-        from .outside import probed
+        from .probe import probed
 
         self.require_batchnorm_off(batchnorm)
         self.prepare()

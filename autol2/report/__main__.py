@@ -23,9 +23,9 @@ from ..sweeps.manifest import read_manifest
 from ..sweeps.study import Record, find, records
 from . import figures, lambda_figures, page, plot, recorded
 from .arms import Question
-from .beside import Beside, beside_published
 from .forecast import peaks
 from .published import published
+from .reproduction import Beside, beside_published
 from .runs import Curves, curves
 from .tables import Tables, tables, write_csv
 

@@ -18,7 +18,7 @@ from scipy import stats
 
 from ..runs.identity import digest, flat
 from ..sweeps.study import Record
-from .sound import fault
+from .faults import fault
 from .speed import lr_stays
 
 LEVEL = 0.95

@@ -14,10 +14,11 @@ import pandas as pd
 from ..runs.run import now
 from ..runs.state import FINISHED
 from ..storage.files import write_atomically
-from . import inline, verdict
+from . import verdict
 from .arms import FIGURE, in_order
-from .beside import Beside
+from .markup import markup, variables
 from .plot import Drawing
+from .reproduction import Beside
 from .tables import Tables
 from .words import arm_name, number, plural, signed, yardstick
 
@@ -157,9 +158,9 @@ def write(
         counts=runs["status"].value_counts().to_dict(),
         missing=list(missing),
         troubles=_troubles(runs),
-        figures=[(drawing, inline.markup(drawing)) for drawing in drawings if not _folded(drawing)],
-        folded=[(drawing, inline.markup(drawing)) for drawing in drawings if _folded(drawing)],
-        colours=inline.variables(drawings),
+        figures=[(drawing, markup(drawing)) for drawing in drawings if not _folded(drawing)],
+        folded=[(drawing, markup(drawing)) for drawing in drawings if _folded(drawing)],
+        colours=variables(drawings),
         arms=_table(_in_rows(tables.summary), ARMS),
         comparisons=_comparisons(tables.summary),
         yardstick=yardstick(tables.summary),

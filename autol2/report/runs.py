@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..runs.state import FINISHED, content
 from ..sweeps.study import Record
-from .sound import fault
+from .faults import fault
 
 CHANGES = 400
 """Of λ that are kept of a run, at most: a schedule that always moves is thinned, late more than

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..cli.words import CONF
+from ..cli.overrides import CONF
 from ..component import Component, locate
 
 SYMBOLS = {"fixed_lambda.value": "λ", "alpha.percent": "α", "protocol.lambda_max": "largest λ"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from . import sbatch, slurm, vain
+from . import lost_jobs, sbatch, slurm
 from .submission import submitting
 
 PAUSE = 2.0
@@ -44,7 +44,7 @@ def run(command: Sequence[str], options: Mapping[str, Any], folder: Path) -> int
         slurm.cancel(str(job.job_id), cluster)
         raise
     if not job.paths.result_pickle.exists():
-        said = vain.last_words(job.paths.stderr) or "without a message"
+        said = lost_jobs.last_words(job.paths.stderr) or "without a message"
         raise UserError(f"job {job.job_id} ended before the command did: {said}")
     status: int = job.result()
     return status

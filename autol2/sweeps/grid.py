@@ -23,7 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ..cli.composition import SweepLoader, keep_text, restored, sweep_loader
-from ..cli.words import NUMERIC_GROUPS, numbers_to_options
+from ..cli.overrides import NUMERIC_GROUPS, numbers_to_options
 from ..errors import UserError
 from .launcher import Failed, StudyLauncher
 

@@ -34,10 +34,10 @@ from ..runs.state import last_attempt, percent, read_state
 from ..storage.files import to_json
 from ..training.train import refuse_other_data
 from .batch import Batch, hopeless
+from .lost_jobs import job_of
 from .manifest import add_to_manifest, read_manifest
 from .run_status import HOPELESS, Job, RunStatus, status_of
 from .task import Task
-from .vain import job_of
 
 Plan = list[tuple[Task, RunStatus]]
 

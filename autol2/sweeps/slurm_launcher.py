@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from ..cli.progress import StudyProgress, counted
 from ..errors import UserError, unwritable
 from ..storage.lock import locked
-from . import needs, sbatch, slurm
+from . import prerequisites, sbatch, slurm
 from .job import JobBatch
 from .launcher import Interrupted, Plan, StudyLauncher, remember
 from .run_status import HOPELESS, Job, status_of
@@ -84,7 +84,7 @@ class SlurmLauncher(StudyLauncher):
     # ---------------------------------------------------------------- submitting
 
     def _act(self, wanted: list[Task]) -> None:
-        needs.prepare(map(self._config, wanted), self._say)
+        prerequisites.prepare(map(self._config, wanted), self._say)
         with contextlib.ExitStack() as stack:
             for study in sorted({task.study for task in wanted}):
                 try:

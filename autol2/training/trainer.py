@@ -23,7 +23,7 @@ from ..data.dataset import Dataset
 from ..errors import UserError
 from ..models import rng
 from ..models.kernels.allocator import keep_freed_memory
-from ..models.outside import require_single_images, set_buffers, unsaved_buffers
+from ..models.probe import require_single_images, set_buffers, unsaved_buffers
 from ..recipe.augmentations.augmentation import generator as step_generator
 from ..rules.auto_l2 import sign_flip
 from ..rules.method import LambdaPolicy

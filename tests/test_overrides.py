@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from autol2.cli import flags
 from autol2.cli.composition import as_typed, keep_text, sources
-from autol2.cli.words import numbers_to_options, one_by_one, prepared, quoted
+from autol2.cli.overrides import numbers_to_options, one_by_one, prepared, quoted
 from autol2.errors import UserError
 from autol2.status import StatusConfig
 
