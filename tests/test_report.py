@@ -21,7 +21,7 @@ from autol2.report.__main__ import _on_cifar10, main
 from autol2.report.arms import in_order
 from autol2.report.faults import fault
 from autol2.report.published import path_of, published, shrinking_of
-from autol2.report.reproduction import beside_published
+from autol2.report.reproduction import reproduction
 from autol2.report.runs import CHANGES, Curves, _lambdas, curves
 from autol2.report.tables import Tables, tables
 from autol2.report.words import arm_name
@@ -316,11 +316,11 @@ def test_how_ours_were_made_otherwise_than_the_papers() -> None:
         for seed in (0, 1)
         for alpha in (10.0, 5.0)
     ]
-    beside = beside_published(made(*found).runs, found)
-    assert beside.table["arm"].tolist() == ["threshold 5 %", "threshold 10 %"]
-    assert beside.table["n"].tolist() == [2, 2]
-    assert beside.differences == "epochs is 3, not 200"
-    assert beside_published(made(*found).runs.assign(status="failed"), found).table.empty
+    reproduced = reproduction(made(*found).runs, found)
+    assert reproduced.table["arm"].tolist() == ["threshold 5 %", "threshold 10 %"]
+    assert reproduced.table["n"].tolist() == [2, 2]
+    assert reproduced.differences == "epochs is 3, not 200"
+    assert reproduction(made(*found).runs.assign(status="failed"), found).table.empty
 
 
 def test_a_run_of_several_versions_is_told() -> None:

@@ -345,7 +345,7 @@ def test_kinds_of_values_may_be_mixed(tmp_path: Path, values: tuple[object, obje
         )
         folder = tmp_path / name
         folder.mkdir()
-        page.write(folder / "index.html", "mine", made, page.Beside(), [], [])
+        page.write(folder / "index.html", "mine", made, page.Reproduction(), [], [])
 
 
 @pytest.mark.parametrize(

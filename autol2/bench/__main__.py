@@ -31,8 +31,8 @@ from ..storage.files import to_json, write_atomically
 from ..training import hardware
 from .case import Case, measure
 from .growth import measure_growth
-from .short_runs import Short, measure_short
-from .whole_run import Whole, measure_whole
+from .short_runs import ShortRuns, measure_short
+from .whole_run import WholeRun, measure_whole
 
 
 @dataclass
@@ -141,9 +141,9 @@ def pictures(train: int, test: int, device: torch.device) -> Dataset:
 def show(
     console: Console,
     cases: list[Case],
-    wholes: list[Whole],
+    wholes: list[WholeRun],
     growth: dict[str, float],
-    short: Short,
+    short: ShortRuns,
 ) -> None:
     """Print the cases side by side, what comes late over what came early, and short runs' cost."""
     table = Table(box=None, pad_edge=False)

@@ -19,7 +19,7 @@ from ..runs.run import Run
 from ..training.attempt import Attempt
 from ..training.trainer import Trainer
 from .limits import machine_gflops, step_flops
-from .plain_process import Apart
+from .plain_process import PlainProcess
 from .reference import BareLoop
 from .timing import alternate, ratio
 
@@ -109,7 +109,7 @@ def measure(
             for _ in range(count):
                 attempt.step()
 
-        with Apart(config, copy.deepcopy(begin).cpu(), data.to("cpu"), device) as plain:
+        with PlainProcess(config, copy.deepcopy(begin).cpu(), data.to("cpu"), device) as plain:
             ours(1)
             bare.steps(1)
             again.steps(1)

@@ -19,7 +19,7 @@ from ..data.dataset import Dataset
 from .reference import PlainLoop
 
 
-class Apart:
+class PlainProcess:
     """A `PlainLoop` in a process of its own: same arguments, same methods."""
 
     def __init__(
@@ -32,7 +32,7 @@ class Apart:
         self._process.start()
         other.close()
 
-    def __enter__(self) -> Apart:
+    def __enter__(self) -> PlainProcess:
         return self
 
     def __exit__(self, *error: object) -> None:

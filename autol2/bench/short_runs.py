@@ -20,7 +20,7 @@ RUN = (
 
 
 @dataclass(frozen=True)
-class Short:
+class ShortRuns:
     """Short runs, one after the other."""
 
     runs: int
@@ -30,7 +30,7 @@ class Short:
     """The same where each is a command of its own."""
 
 
-def measure_short(runs: int, commands: int, device: str) -> Short:
+def measure_short(runs: int, commands: int, device: str) -> ShortRuns:
     """Do `runs` runs as one sweep, and `commands` of them by a command each.
 
     Raises:
@@ -39,7 +39,7 @@ def measure_short(runs: int, commands: int, device: str) -> Short:
     seeds = ",".join(map(str, range(runs)))
     sweep = _cost(device, "-m", f"seed={seeds}", "hydra.launcher.n_jobs=1")
     alone = [_cost(device, f"seed={seed}") for seed in range(commands)]
-    return Short(runs, sweep, sum(alone) / commands)
+    return ShortRuns(runs, sweep, sum(alone) / commands)
 
 
 def _cost(device: str, *words: str) -> float:

@@ -20,7 +20,7 @@ ROWS = 10_000
 
 
 @dataclass(frozen=True)
-class Whole:
+class WholeRun:
     """What a run of ``python -m autol2.train`` took."""
 
     command: list[str]
@@ -36,7 +36,7 @@ class Whole:
     """(e) The most memory that was resident at any time."""
 
 
-def measure_whole(config: Config) -> Whole:
+def measure_whole(config: Config) -> WholeRun:
     """Do the run that `config` describes in a process of its own.
 
     Raises:
@@ -67,7 +67,7 @@ def measure_whole(config: Config) -> Whole:
         "records": records,
         "checkpoint": checkpoint,
     }
-    return Whole(
+    return WholeRun(
         command=["python", *command[1:-1]],
         seconds=seconds,
         seconds_of=seconds_of,

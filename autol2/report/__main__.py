@@ -25,7 +25,7 @@ from . import figures, lambda_figures, page, plot, recorded
 from .arms import Question
 from .forecast import peaks
 from .published import published
-from .reproduction import Beside, beside_published
+from .reproduction import Reproduction, reproduction
 from .runs import Curves, curves
 from .tables import Tables, tables, write_csv
 
@@ -105,11 +105,11 @@ def report(
             drawings = _draw(read, made, folder, lambda name: status.update(f"drawing {name}"))
             drawings += lambda_figures.all_figures(peaks(found), folder)
         _remove_others(folder, drawings)
-        beside = Beside()
+        reproduced = Reproduction()
         if _on_cifar10(read):
-            beside = beside_published(made.runs, [record for record, _ in read])
+            reproduced = reproduction(made.runs, [record for record, _ in read])
         missing = sorted(set(read_manifest(study)) - {record.run_id for record in found})
-        verdict = page.write(folder / "index.html", study.name, made, beside, drawings, missing)
+        verdict = page.write(folder / "index.html", study.name, made, reproduced, drawings, missing)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
     return folder / "index.html", verdict

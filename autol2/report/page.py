@@ -18,7 +18,7 @@ from . import verdict
 from .arms import FIGURE, in_order
 from .markup import markup, variables
 from .plot import Drawing
-from .reproduction import Beside
+from .reproduction import Reproduction
 from .tables import Tables
 from .words import arm_name, number, plural, signed, yardstick
 
@@ -133,7 +133,7 @@ def write(
     path: Path,
     study: str,
     tables: Tables,
-    beside: Beside,
+    reproduced: Reproduction,
     drawings: Sequence[Drawing],
     missing: Sequence[str],
 ) -> list[str]:
@@ -165,8 +165,8 @@ def write(
         comparisons=_comparisons(tables.summary),
         yardstick=yardstick(tables.summary),
         speed=_speed(tables.summary),
-        published=_table(_in_rows(beside.table), PUBLISHED),
-        differences=beside.differences,
+        published=_table(_in_rows(reproduced.table), PUBLISHED),
+        differences=reproduced.differences,
         provenance=_provenance(tables),
         warnings=_warnings(runs, tables.attempts),
         runs=_table(_in_rows(runs), RUNS),

@@ -28,7 +28,7 @@ PAPER = {
 
 
 @dataclass(frozen=True)
-class Beside:
+class Reproduction:
     """Published and our figures of the paper's arms."""
 
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -37,7 +37,7 @@ class Beside:
     """How ours were made otherwise than the paper's; empty where they were not."""
 
 
-def beside_published(runs: pd.DataFrame, records: Sequence[Record]) -> Beside:
+def reproduction(runs: pd.DataFrame, records: Sequence[Record]) -> Reproduction:
     """What the paper's arms came to then and in the completed runs of a study."""
     rows = []
     done = runs[runs["status"] == "completed"]
@@ -71,13 +71,13 @@ def beside_published(runs: pd.DataFrame, records: Sequence[Record]) -> Beside:
             }
         )
     if not rows:
-        return Beside()
+        return Reproduction()
     table = pd.DataFrame(rows)
     places = table["arm"].map(in_order(table["arm"]))
     table = table.assign(place=places).sort_values(["batchnorm", "place"], ascending=[False, True])
     shown = set(done["run_id"])
     differences = _differences([record for record in records if record.run_id in shown])
-    return Beside(table.drop(columns="place").reset_index(drop=True), differences)
+    return Reproduction(table.drop(columns="place").reset_index(drop=True), differences)
 
 
 def _some(changes: list[str]) -> str:
