@@ -195,7 +195,7 @@ def test_every_state_of_run_and_job(
     status, said, _ = sweep(len(CELLS), "dry_run=true", *options)
     assert (status, slurm.arrays) == (0, [])
     assert snapshot(study) == before
-    rows = [line for line in said.splitlines() if line.endswith(("  submitted", "  left     "))]
+    rows = [line for line in said.splitlines() if line.endswith(("  submitted", "  skipped  "))]
     assert [number for number, row in enumerate(rows) if row.endswith("submitted")] == expected
 
     assert sweep(len(CELLS), *options)[0] == 0

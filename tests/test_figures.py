@@ -249,7 +249,7 @@ def test_the_end_of_training_is_enlarged(tmp_path: Path) -> None:
     ]
     lost = Curves(epochs={"epoch": [9.0, 10.0], "test_accuracy": [10.0, 10.0]})
     drawn = [Curve("near", "#000000", "solid", near), Curve("lost", "#000000", "solid", [lost])]
-    assert panels._close_up(axes, drawn, 9.0)  # one is left out
+    assert panels._close_up(axes, drawn, 9.0, 10.0)  # one is left out
     low, high = axes.get_ylim()
     assert 71 < low < 72.2 < high < 73
     assert panels._end([[1.0, 2.0, 3.0]], 3.0) is None
