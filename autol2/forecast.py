@@ -1,8 +1,8 @@
 """Forecast the best constant λ for a number of epochs: ``python -m autol2.forecast study=NAME``.
 
-A run at a large λ is at its best early, after t* = c/λ steps. The command fits c to such cheap runs
-of the study, forecasts the best λ for longer runs, and compares it with longer runs if there are
-any.
+A run at a large λ reaches its best test accuracy early, after t* = c/λ steps. The command fits c to
+such cheap runs of the study, forecasts the best λ for longer runs, and compares the forecast with
+longer runs if there are any.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ForecastConfig:
 
 @command("forecast")
 def main(cfg: DictConfig) -> None:
-    """The Hydra entry point."""
+    """Print the forecasts for the study that the configuration names."""
     config = parse_as(ForecastConfig, cfg)
     study = find(Path(config.outputs), config.study)
     console = Console(highlight=False, soft_wrap=True)
@@ -71,7 +71,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def said(known: Fit, runs: list[Peak]) -> str:
-    """What the cheap runs tell, in a line."""
+    """Describe in one line the fit of t* = c/λ to the cheap runs."""
     lambdas = sorted({run.lambda_ for run in runs})
     between = f"{lambdas[0]:g}" + f" to {lambdas[-1]:g}" * (len(lambdas) > 1)
     text = f"lr {runs[0].lr:g}: t* = c/λ with c = {known.c:.3g} steps"
@@ -108,7 +108,7 @@ def _table(rows: list[Forecast]) -> Table:
 
 
 def _source(row: Forecast) -> str:
-    """The runs that a forecast is made from, as in ``2 runs of 5 epochs``."""
+    """Describe the runs that a forecast is based on, as in ``2 runs of 5 epochs``."""
     epochs = sorted({run.steps / run.length for run in row.runs})
     lengths = f"{epochs[0]:g}" + f" to {epochs[-1]:g}" * (len(epochs) > 1)
     kind = "" if row.foreseen else ", none shorter"

@@ -2,8 +2,8 @@
 
     python -m autol2.replay trace=FILE method=combined alpha=5 protocol=published
 
-reads a trace (CSV or CSV.gz; a run's own measurements.csv, or the published columns), shows each
-change of λ and says whether the recorded λ agrees. As a function:
+reads a trace (the measurements.csv of a run, or another CSV or CSV.gz file with the same columns),
+shows each change of λ, and says whether the recorded λ agrees. It is also a function:
 
     from autol2 import Rule, replay
     for step in replay(Rule("combined", alpha=5), "measurements.csv"):
@@ -38,9 +38,9 @@ from .runs.state import read_state
 from .storage.files import write_named
 
 COLUMNS = ("epoch", "step", "lambda", "train_loss", "train_accuracy")
-"""What a trace must have; further columns are ignored."""
+"""The columns that a trace must have; other columns are ignored."""
 TOLERANCE = 1e-9
-"""Relative difference up to which two values of λ agree."""
+"""Maximum relative difference at which two values of λ count as equal."""
 
 
 @dataclass(frozen=True)
@@ -48,29 +48,29 @@ class Measurement:
     """One row of a trace."""
 
     epoch: int
-    """Counted from 0."""
+    """The epoch, counted from 0."""
     step: int
-    """Counted from 1 within the epoch."""
+    """The step within the epoch, counted from 1."""
     recorded_lambda: float
-    """λ that the step was trained with."""
+    """The λ that the step was trained with."""
     loss: float
-    """Mean training loss of the step's batch, without the penalty."""
+    """Mean training loss of the batch, without the penalty."""
     accuracy: float
-    """Training accuracy of the step's batch in percent."""
+    """Training accuracy on the batch, in percent."""
 
 
 @dataclass(frozen=True)
 class Replayed(Measurement):
-    """One row of a trace and what the controller made of it."""
+    """One row of a trace, with the λ and the decision of the controller."""
 
     lambda_: float
-    """λ that the controller had for this step."""
+    """The λ that the controller used for this step."""
     decision: Decision
-    """What it decided after it."""
+    """What the controller decided after this step."""
 
     @property
     def agrees(self) -> bool:
-        """Whether the recorded λ is the controller's."""
+        """Whether the recorded λ equals that of the controller."""
         return math.isclose(self.lambda_, self.recorded_lambda, rel_tol=TOLERANCE)
 
 
@@ -96,14 +96,18 @@ def replay(
     """Run a controller over a recorded trace.
 
     Args:
-        rule: the controller's rule, or a policy of your own that uses measurements.
-        trace: CSV or CSV.gz file with the columns of `COLUMNS`.
-        steps_per_epoch: for the clock over the whole run that the protocols pseudocode and
-            corrected use. By default that of the run.json beside the trace, else the last step
-            measured in any epoch.
+        rule: the rule of the controller, or a policy of your own that uses measurements.
+        trace: a CSV or CSV.gz file with the columns in `COLUMNS`.
+        steps_per_epoch: the number of steps per epoch, needed for the protocols whose clock runs
+            over the whole run. The default is the number in the run.json beside the trace; if
+            there is none, it is the largest step that was measured in any epoch.
+
+    Yields:
+        Each row of the trace, with the λ and the decision of the controller.
 
     Raises:
-        UserError: the file is missing or is no trace, or its epochs are longer than that.
+        UserError: if the file is missing or not a trace, or if an epoch of the trace has more than
+            `steps_per_epoch` steps.
     """
     measurements = read_trace(Path(trace))
     last = max(sample.step for sample in measurements)
@@ -119,10 +123,10 @@ def replay(
 
 
 def read_trace(path: Path) -> list[Measurement]:
-    """The measurements in a CSV or CSV.gz file.
+    """Read the measurements in a CSV or CSV.gz file.
 
     Raises:
-        UserError: the file is missing or is no trace.
+        UserError: if the file is missing or not a trace.
     """
     try:
         content = path.read_bytes()
@@ -166,7 +170,7 @@ def read_trace(path: Path) -> list[Measurement]:
 
 
 def _known_length(trace: Path) -> int | None:
-    """Steps of an epoch according to the run.json beside the trace."""
+    """Return the steps per epoch from the run.json beside the trace; None if it has none."""
     known = read_state(trace.parent).get("steps_per_epoch")
     return known if isinstance(known, int) else None
 
@@ -177,7 +181,7 @@ def _reason(error: Exception) -> str:
 
 @command("replay")
 def main(cfg: DictConfig) -> int:
-    """The Hydra entry point: 0 where the recorded λ agrees everywhere, 1 where it does not."""
+    """Replay the trace; return 0 if the recorded λ agrees at every measurement, and 1 if not."""
     config = parse_as(ReplayConfig, cfg)
     if not config.trace:
         raise UserError(
@@ -214,7 +218,7 @@ def main(cfg: DictConfig) -> int:
 
 
 def _rule(config: RuleConfig) -> Rule | LambdaPolicy:
-    """The rule of the paper's methods; of others, the policy, where it uses measurements."""
+    """Return the rule of a method of the paper, or the policy of another that uses measurements."""
     try:
         return config.rule()
     except UserError:

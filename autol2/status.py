@@ -42,10 +42,10 @@ STATUSES = {
     "diverged": "blue",
     "done": "green",
 }
-"""How a run can stand, in the table's order, and the color that says so."""
+"""The statuses that a run can have, in the order of the table, with the colour of each."""
 FORMATS = ("table", "json")
 QUEUE_EVERY = 20.0
-"""Seconds between two questions to SLURM of `watch`."""
+"""Minimum number of seconds between two queries to SLURM in `watch`."""
 
 
 @dataclass
@@ -80,37 +80,38 @@ class StatusConfig:
 
 @dataclass(frozen=True)
 class Row:
-    """How one run stands now."""
+    """The current status of one run."""
 
     run_id: str
     status: str
     """One of `STATUSES`."""
     why: str
-    """What `status` rests on; for a failed run the last line of its error."""
+    """The reason for `status`; for a failed run, the last line of its error message."""
     epoch: int | None = None
-    """Under way, counted from 1; of a finished run the last."""
+    """The current epoch, counted from 1; for a finished run, its last epoch."""
     epochs: int | None = None
     lambda_: float | None = None
-    """λ of the next step, or the last."""
+    """λ of the next step; for a finished run, its last λ."""
     test_accuracy: float | None = None
-    """Of the last evaluation, in percent."""
+    """Test accuracy of the last evaluation, in percent."""
     seconds_left: float | None = None
-    """Until a running run ends, at its pace so far."""
+    """Estimated number of seconds until a running run ends, at its pace so far."""
     silent: float | None = None
-    """Seconds since the run's last word, where it has not ended."""
+    """Seconds since the last update of run.json; None unless its status there is ``running``."""
     host: str | None = None
     job: str | None = None
-    """SLURM's, as in 12_3."""
+    """ID of the SLURM job, such as 12_3."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """How a study stands now.
+    """The current status of a study.
 
     Attributes:
-        folder: the study's.
-        rows: its runs, those that never began included.
-        queue_problem: why SLURM could not be asked; empty if it was, or need not be.
+        folder: the folder of the study.
+        rows: the runs of the study, including those that never started.
+        queue_problem: why the list of runs or the state of their jobs is incomplete; empty if
+            there was no problem.
     """
 
     folder: Path
@@ -119,14 +120,14 @@ class Status:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Runs of each status that occurs, in the order of `STATUSES`."""
+        """The number of runs for each status that occurs, in the order of `STATUSES`."""
         found = Counter(row.status for row in self.rows)
         return {status: found[status] for status in STATUSES if found[status]}
 
 
 @command("status")
 def main(cfg: DictConfig) -> None:
-    """The Hydra entry point."""
+    """Show the status of the study that the configuration names."""
     config = parse_as(StatusConfig, cfg)
     folder = find(Path(config.outputs), config.study)
     console = Console(highlight=False)
@@ -139,10 +140,10 @@ def main(cfg: DictConfig) -> None:
 
 
 def watch(folder: Path, config: StatusConfig, console: Console) -> None:
-    """Show how the study in `folder` stands until Ctrl-C.
+    """Show the status of the study in `folder`, and update it until Ctrl-C.
 
     Raises:
-        UserError: `console` is no terminal.
+        UserError: if `console` is not a terminal.
     """
     if not console.is_terminal:
         raise UserError("watch=true needs a terminal: in a script, use format=json")
@@ -158,14 +159,19 @@ def watch(folder: Path, config: StatusConfig, console: Console) -> None:
 
 
 class Queue:
-    """What SLURM says of jobs, asked for every so many seconds at most."""
+    """Queries SLURM for the state of jobs, and limits how often it does so.
+
+    Args:
+        every: the minimum number of seconds between two queries; in between, `jobs` returns the
+            previous answer.
+    """
 
     def __init__(self, every: float = 0.0) -> None:
         self._every, self._asked = every, -math.inf
         self._answer: tuple[dict[str, Job], str] = {}, ""
 
     def jobs(self, submitted: Mapping[str, float | None]) -> tuple[dict[str, Job], str]:
-        """The jobs (see `slurm.jobs`), and why SLURM could not be asked, or ""."""
+        """Return the jobs (see `slurm.jobs`) and why the query failed, or "" if it did not."""
         if submitted and time.monotonic() - self._asked >= self._every:
             try:
                 self._answer = slurm.jobs(submitted), ""
@@ -176,12 +182,12 @@ class Queue:
 
 
 def look(folder: Path, states: States | None = None, queue: Queue | None = None) -> Status:
-    """How the study in `folder` stands now.
+    """Return the current status of the study in `folder`.
 
     Args:
-        folder: the study's.
-        states: what was read before, for who looks again and again.
-        queue: what SLURM said before, likewise.
+        folder: the folder of the study.
+        states: a cache of the run.json files that were read before, for repeated calls.
+        queue: the queue to query, which limits the queries to SLURM, for repeated calls.
     """
     damaged = ""
     try:
@@ -221,7 +227,7 @@ def _row(
     last = (state.get("attempts") or [{}])[-1]
     silent = now - float(state["updated"]) if state.get("status") == "running" else None
     if status == "queued" and silent is not None and _runs(job):
-        status = "running"  # SLURM has it running, so it is slow, not dead
+        status = "running"  # SLURM says that the job is running, so the run is slow, not dead.
     if silent is not None and status == "running":
         why = f"slow: silent for {duration(silent)}" if silent > PATIENCE else ""
     elif silent is not None and status == "stopped":
@@ -255,12 +261,12 @@ def _where(state: Mapping[str, Any]) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """A number from JSON, where those that are not finite are strings (see `files.to_json`)."""
+    """Convert a number from JSON, in which non-finite ones are strings (see `files.to_json`)."""
     return None if value is None else float(value)
 
 
 def as_json(status: Status) -> str:
-    """`status` for a script: the study, its counts, and its runs, each a `Row`'s fields."""
+    """Format `status` as JSON: the study, its counts, and the fields of the `Row` of each run."""
     runs = []
     for row in status.rows:
         fields = asdict(row)
@@ -278,7 +284,7 @@ def as_json(status: Status) -> str:
 
 
 def table(status: Status, limit: int) -> Text:
-    """`status` for a person, with at most `limit` rows of each status (0: all)."""
+    """Format `status` as a table with at most `limit` rows for each status (0 for all rows)."""
     text = Text(f"{status.folder.name}: {counted(len(status.rows))}: ", no_wrap=True)
     for place, (name, count) in enumerate(status.counts.items()):
         text.append(", " if place else "")
@@ -302,7 +308,7 @@ def table(status: Status, limit: int) -> Text:
 
 
 def _words(row: Row) -> str:
-    """What the table says of a run beside its name and status."""
+    """Format the columns of a run that follow its name and status."""
     epoch = "" if row.epoch is None else f"{row.epoch}/{row.epochs}"
     if row.status in ("failed", "stopped", "queued", "missing"):
         return row.why + (f" (epoch {epoch})" if epoch else "")

@@ -20,7 +20,7 @@ from .training.train import train
 
 @command("config", works=True)
 def main(cfg: DictConfig) -> int:
-    """The Hydra entry point."""
+    """Train the run that the configuration describes, and return the exit status."""
     chosen = HydraConfig.get()
     overrides = list(chosen.overrides.task)
     for override in chosen.overrides.hydra:
@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> int:
 
 
 def _refuse_a_sweep(params: Mapping[str, str], overrides: Iterable[str]) -> None:
-    """Refuse one run where an experiment is a sweep of several."""
+    """Raise an error if the chosen experiment sweeps over options that have no single value."""
     given = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in overrides}
     open_ = [key for key in params if key.partition(".")[0] not in given]
     if open_:

@@ -1,1 +1,1 @@
-"""How fast is it here, and what limits it: ``python -m autol2.bench``."""
+"""Measures how fast training is on this machine, and what limits it: ``python -m autol2.bench``."""

@@ -1,6 +1,6 @@
-"""Measure how fast it is here: ``python -m autol2.bench``.
+"""Measure how fast training is on this machine: ``python -m autol2.bench``.
 
-Prints a table and writes ``<outputs>/bench/bench.json``.
+The command prints a table and writes ``<outputs>/bench/bench.json``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .whole_run import WholeRun, measure_whole
 
 @dataclass
 class BenchConfig(Config):
-    """The options of the command: those of a run, and its own."""
+    """The options of the command, in addition to those of a run."""
 
     precisions: list[str] = field(default_factory=lambda: ["fp32", "bf16"])
     """Precisions to measure; tf32 needs a GPU."""
@@ -63,7 +63,7 @@ class BenchConfig(Config):
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     def cases(self) -> Iterator[Config]:
-        """The runs to measure."""
+        """Yield the configuration of each run to measure."""
         options = {option.name: getattr(self, option.name) for option in fields(Config)}
         for batchnorm in self.batchnorms:
             for precision in self.precisions:
@@ -76,17 +76,17 @@ class BenchConfig(Config):
 
 @command("bench")
 def main(cfg: DictConfig) -> int:
-    """The Hydra entry point."""
+    """Run the benchmark that the configuration describes."""
     bench(parse_as(BenchConfig, cfg))
     return 0
 
 
 def bench(config: BenchConfig) -> None:
-    """Measure, show and write down.
+    """Measure all cases, print the results, and write them to ``bench.json``.
 
     Raises:
-        UserError: a precision that the device cannot do, or a folder that cannot be written.
-        Unequal: what should be the same mathematics is not.
+        UserError: if the device does not support a precision, or the folder cannot be written.
+        Unequal: if two loops that compute the same mathematics end with different weights.
     """
     console = Console(highlight=False, soft_wrap=True)
     cases = list(config.cases())
@@ -125,7 +125,13 @@ def bench(config: BenchConfig) -> None:
 
 
 def pictures(train: int, test: int, device: torch.device) -> Dataset:
-    """Random images and labels of CIFAR-10's shape."""
+    """Create a data set of random images and labels with the shape of CIFAR-10.
+
+    Args:
+        train: the number of training images.
+        test: the number of test images.
+        device: where to put the images.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def some(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,7 +151,7 @@ def show(
     growth: dict[str, float],
     short: ShortRuns,
 ) -> None:
-    """Print the cases side by side, what comes late over what came early, and short runs' cost."""
+    """Print the cases side by side, how the cost grows over time, and the cost of short runs."""
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for case in cases:

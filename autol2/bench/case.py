@@ -1,4 +1,4 @@
-"""One precision, with or without batch-norm: our step beside the ways to compare it with."""
+"""Measures our training step, for one precision with or without batch-norm, against references."""
 
 from __future__ import annotations
 
@@ -24,57 +24,65 @@ from .reference import BareLoop
 from .timing import alternate, ratio
 
 CIFAR10_STEPS, CIFAR10_TEST_IMAGES = 391, 10_000
-"""Of an epoch of the paper: steps, and images of an evaluation."""
+"""The number of steps in an epoch of the paper, and of images in an evaluation."""
 PLAIN_EVALUATIONS = CIFAR10_STEPS // 5
-"""Of an epoch: evaluations of the authors' code, one every 5 steps."""
+"""The number of evaluations per epoch in the authors' code, which evaluates every 5 steps."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What was measured. Seconds are medians, ratios are medians of ratios."""
+    """The measurements of one case. Times are medians, and ratios are medians of ratios."""
 
     precision: str
     batchnorm: bool
     step_seconds: dict[str, float]
-    """A step of `ours`, the `bare` loop, and the authors' `plain` way (in fp32, NCHW)."""
+    """Seconds per step of `ours`, the `bare` loop, and the authors' `plain` loop (fp32, NCHW)."""
     overhead: float
-    """(a) Our step over the bare loop's."""
+    """(a) The time of our step divided by that of the bare loop."""
     noise: float
-    """The bare loop's step over that of another just like it: 1 but for noise."""
+    """The time of a bare loop divided by that of an identical one; 1 except for noise."""
     same_weights: bool
-    """Whether ours and both bare loops ended with the same weights, bit for bit."""
+    """Whether our loop and both bare loops ended with the same weights, bit for bit."""
     distance_to_plain: float
-    """‖θ_ours − θ_plain‖ / ‖θ_plain − θ_start‖ after one step: sums reordered, bf16's rounding."""
+    """‖θ_ours − θ_plain‖ / ‖θ_plain − θ_start‖ after one step.
+
+    The difference comes from the order of summation and from the rounding of bf16.
+    """
     distance_to_cpu: float | None
-    """On a GPU: the same to our own step on the CPU."""
+    """The same distance between our step on this GPU and on the CPU; None on a CPU."""
     step_speedup: float
-    """(b) The plain step over ours."""
+    """(b) The time of the plain step divided by that of ours."""
     evaluation_seconds: dict[str, float]
-    """An evaluation of 10,000 images, `ours` and `plain`, from a smaller number of them."""
+    """Seconds to evaluate 10,000 images in `ours` and `plain`, extrapolated from fewer images."""
     step_with_evaluation_speedup: float
-    """(b) Both evaluating the test set every 5 steps: the plain time over ours."""
+    """(b) The plain time divided by ours, if both evaluate the test set every 5 steps."""
     epoch_seconds: dict[str, float]
+    """Seconds per epoch of `ours` and `plain`; see `epoch_speedup`."""
     epoch_speedup: float
-    """(b) An epoch of the paper's job: 391 plain steps and 78 plain evaluations over 391 of our
-    steps, one evaluation and one checkpoint."""
+    """(b) The plain time divided by ours for an epoch of the paper.
+
+    The plain epoch has 391 steps and 78 evaluations; ours has 391 steps, one evaluation and one
+    checkpoint.
+    """
     gflop_per_step: float
-    """See `limits.step_flops`."""
+    """Billions of floating-point operations per step; see `limits.step_flops`."""
     gflops: float
-    """(c) Billions of these a second in our step."""
+    """(c) Billions of floating-point operations per second in our step."""
     machine_gflops: dict[str, float]
-    """The same of this machine's own convolutions and matrix product (see `limits`)."""
+    """GFLOP/s of the convolutions and the matrix product of this machine; see `limits`."""
     efficiency: float
-    """(c) Our step's over the machine's best."""
+    """(c) The GFLOP/s of our step divided by the best GFLOP/s of this machine."""
     checkpoint_seconds: float
+    """Seconds to save a checkpoint."""
     checkpoint_share: float
-    """Of an epoch with its evaluation."""
+    """(d) The share of `checkpoint_seconds` in our epoch."""
 
 
 State = Mapping[str, Tensor]
 
 
 class Unequal(Exception):
-    """Two ways that are the same mathematics ended with different weights."""
+    """Two loops that compute the same mathematics ended with different weights."""
 
 
 def measure(
@@ -88,15 +96,14 @@ def measure(
     """Measure one case.
 
     Args:
-        config: precision, batch-norm, model, batch size, and a folder to work in as its `outputs`;
-            its λ must not move.
+        config: the run, with a folder to work in as its `outputs`. Its λ must stay constant.
         data: the images, on `device`.
-        device: where to train.
-        steps: steps at a time.
-        rounds: of timing, each forwards and backwards.
+        device: the device to train on.
+        steps: the number of steps that are timed together.
+        rounds: the number of rounds of timing, each in forward and then in reverse order.
 
     Raises:
-        Unequal: our loop and the bare loop differ.
+        Unequal: if our loop and the bare loop end with different weights.
     """
     run = Run(config)
     with run.open():

@@ -1,9 +1,8 @@
-"""Does training work on this GPU? ``python -m autol2.bench.gpu_check``, or ``make gpu-check``.
+"""Check that training works on this GPU: ``python -m autol2.bench.gpu_check``.
 
-With ``hydra/launcher=submitit_slurm`` and the launcher's options, on a GPU of the cluster.
-
-The first thing to do on a new machine. It trains the network for a few epochs and ends in PASS, or
-in a line for each check that failed, to be reported with the lines above it.
+Run this first on a new machine, or use ``make gpu-check``. With ``hydra/launcher=submitit_slurm``
+and the options of the launcher, the check runs on a GPU of the cluster. It trains the network for a
+few epochs. The last line is PASS, or says how many checks failed; then report all lines.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from .limits import machine_gflops, step_flops
 from .timing import seconds
 
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
-"""How the words of a command begin that say where it is to run."""
+"""The prefixes of overrides that choose where the command runs."""
 BOUND = 1e-3
-"""Relative difference of the weights up to which a GPU and the CPU agree after an epoch in fp32."""
+"""Maximum relative difference between the weights on GPU and CPU after an epoch in fp32."""
 
 
 @command("gpu_check")
 def main(cfg: DictConfig) -> int:
-    """The Hydra entry point: 0 where everything passed, 1 where something did not."""
+    """Run the checks; return 0 if all of them passed, and 1 if any of them failed."""
     config = parse(cfg)
     if HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":
         return _in_a_job(Path(config.outputs) / "gpu-check")
@@ -56,7 +55,7 @@ def main(cfg: DictConfig) -> int:
                 print(f"{name}: {f'FAILED, {found}' if found else 'passed'}", flush=True)
         except UserError:
             raise
-        except Exception as error:  # which is what the check is for
+        except Exception as error:  # To find such errors is the purpose of the check.
             failed += 1
             print(f"a training: FAILED, {type(error).__name__}: {first_line(error)}", flush=True)
     print(f"FAILED: {failed} of the checks above; report all of these lines" if failed else "PASS")
@@ -64,7 +63,7 @@ def main(cfg: DictConfig) -> int:
 
 
 def _in_a_job(folder: Path) -> int:
-    """Do the same in a job of the launcher's; its status."""
+    """Run the same command in a SLURM job, and return its exit status."""
     asked = HydraConfig.get()
     if not issubclass(get_class(asked.launcher._target_), SlurmLauncher):
         raise UserError("this check supports only SLURM's launcher: hydra/launcher=submitit_slurm")
@@ -80,7 +79,11 @@ def _in_a_job(folder: Path) -> int:
 def check(
     config: Config, data: Dataset, device: torch.device, folder: Path
 ) -> Iterator[tuple[str, str]]:
-    """Each check's name, and how it failed; empty where it passed."""
+    """Run the checks, and print the speed at the end.
+
+    Yields:
+        The name of each check and how it failed; the latter is empty if it passed.
+    """
     runs = _Runs(data, folder)
     eager, recorded = (replace(config, cuda_graph=mode) for mode in ("off", "auto"))
     plain = fastest = runs.trained("eager", eager, device)
@@ -108,13 +111,13 @@ def check(
 
 
 class _Runs:
-    """Trainings of one data set, each in a folder of its own."""
+    """Trains runs on one data set, each in a folder of its own."""
 
     def __init__(self, data: Dataset, folder: Path) -> None:
         self._data, self._folder = data, folder
 
     def trained(self, name: str, config: Config, device: torch.device) -> Trainer:
-        """A trainer that has done all of its steps."""
+        """Train a run to its end, and return its trainer."""
         trainer = self._trainer(name, config, device)
         trainer.begin()
         self._go_on(trainer, trainer.steps)
@@ -122,7 +125,7 @@ class _Runs:
         return trainer
 
     def stopped(self, config: Config, device: torch.device) -> Trainer:
-        """Likewise, but half-way it was saved and loaded by another."""
+        """Train a run that is saved halfway and resumed by a new trainer; return that trainer."""
         first = self._trainer("stopped", config, device)
         first.begin()
         self._go_on(first, first.steps // 2 + 1)
@@ -136,7 +139,7 @@ class _Runs:
         return second
 
     def different_records(self, one: str, other: str) -> str:
-        """Which of two runs' records differ."""
+        """Say which record files differ between two runs; empty if none do."""
         names = ("measurements.csv", "epochs.csv")
         differing = [
             name
@@ -177,7 +180,7 @@ def _distance(one: Trainer, other: Trainer) -> float:
 
 
 def _speed(trainer: Trainer, config: Config, data: Dataset, device: torch.device) -> str:
-    """Steps a second, and what share of the fastest products they come to."""
+    """Describe the speed: steps per second, GFLOP/s, and their share of the fastest product."""
     index = torch.arange(config.batch_size, device=device) % len(data.train_images)
     place = torch.zeros(1, dtype=torch.int64, device=device)
     numbers = trainer._drawn(config.batch_size)

@@ -1,4 +1,4 @@
-"""What comes late costs what came early: the cost of a run, or a study, is linear in its size."""
+"""Measures whether the cost of a run or study grows linearly: late steps cost as much as early."""
 
 from __future__ import annotations
 
@@ -20,23 +20,29 @@ from ..training.trainer import Trainer
 from .timing import alternate, ratio
 
 BLOCK = 20
-"""Of each thing that takes long, how many are timed at a time; of the others 50 times more."""
+"""The number of repetitions that are timed together, for operations that take long."""
 MANY = 50 * BLOCK
+"""The number of repetitions that are timed together, for fast operations."""
 
 
 def measure_growth(
     config: Config, data: Dataset, device: torch.device, age: int, rounds: int
 ) -> dict[str, float]:
-    """Time of the latest over that of the first: of steps, evaluations, measurements, rows of the
-    records and looks at a run in a study; and per run, of reading a large study over a small one.
+    """Measure the time of late operations divided by that of early ones.
 
     Args:
-        config: a run with a small network, and a folder to work in as its `outputs`.
-        data: images, on `device`.
-        device: where to train.
-        age: how many steps there were before; a tenth as many evaluations, half as many runs, ten
-            times as many measurements and rows.
-        rounds: of timing, each forwards and backwards.
+        config: a run with a small network, with a folder to work in as its `outputs`.
+        data: the images, on `device`.
+        device: the device to train on.
+        age: the number of steps before the late ones. Before the late operations of other kinds,
+            there are a tenth as many evaluations, half as many runs, and ten times as many
+            measurements and rows.
+        rounds: the number of rounds of timing, each in forward and then in reverse order.
+
+    Returns:
+        The ratio for steps, evaluations, measurements, rows of the records, and checks of a run in
+        a study. For reading a study, the ratio is that of the time per run in a large and a small
+        study.
     """
     folder = Path(config.outputs)
     pairs = {
@@ -51,7 +57,7 @@ def measure_growth(
         young, old = make("young"), make("old")
         for _ in range(blocks):
             old()
-        alternate({"young": young, "old": old}, 1, device)  # to warm up
+        alternate({"young": young, "old": old}, 1, device)  # Warm up.
         taken = alternate({"young": young, "old": old}, rounds, device)
         growth[name] = ratio(taken["old"], taken["young"])
     studies = {name: folder / f"study-{name}" for name in ("young", "old")}
@@ -124,7 +130,7 @@ def _records(folder: Path, name: str) -> Block:
 
 
 def _runs(config: Config, name: str) -> Block:
-    """Ask whether a run is finished, then add it to the study."""
+    """Make a block that checks whether runs are finished and adds them to the study."""
     seed = 0
 
     def block() -> None:

@@ -1,4 +1,4 @@
-"""What a step needs, and what this machine can do at best."""
+"""The floating-point operations of a training step, and the peak speed of this machine."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .timing import alternate
 
 
 def step_flops(model: nn.Module, images: int, sides: Sequence[int]) -> int:
-    """Floating-point operations that a training step takes by the textbook: those of its products.
+    """Count the floating-point operations of a training step: those of its matrix products.
 
-    A convolution with K inputs (9 × channels in) and F filters whose output is H × W costs
-    2·K·F·H·W an image, a dense layer 2·in·out. The backward pass costs that twice more, for the
-    gradients of weights and of inputs; the first layer needs none of its inputs. Without batch-norm
-    only the outputs that the pools look at count. Norm, ReLU, pooling, loss and update are left
-    out.
+    Per image, a convolution with K inputs (9 × input channels), F filters and an output of H × W
+    costs 2·K·F·H·W, and a dense layer 2·in·out. The backward pass costs twice as much, for the
+    gradients of the weights and of the inputs; the first layer needs no gradient of its inputs. If
+    the model trains on a crop of the image (see `crops`), only the outputs that the pooling layers
+    use are counted. Normalization, ReLU, pooling, loss and update are not counted.
 
     Args:
         model: the network.
-        images: images of the batch.
-        sides: height and width of an image.
+        images: the batch size.
+        sides: the height and width of an image.
     """
     if crops(model):
         sides = seen(sides)
@@ -40,26 +40,30 @@ def step_flops(model: nn.Module, images: int, sides: Sequence[int]) -> int:
 
 
 def crops(model: nn.Module) -> bool:
-    """Whether `model` trains on the corner of the image that its pools look at."""
+    """Whether `model` trains only on the part of the image that its pooling layers use."""
     return isinstance(model, FusedCNN) and model.crops_training
 
 
 def weight_of(model: nn.Module, layer: str) -> Tensor:
-    """The weight of a layer of the paper's network."""
+    """Return the weight of a layer of the paper's network."""
     return model.get_parameter(f"{layer}.weight")
 
 
 def machine_gflops(
     config: Config, model: nn.Module, sides: Sequence[int], rounds: int
 ) -> dict[str, float]:
-    """GFLOP/s of this machine's own kernels, each alone, in the precision of `config`.
+    """Measure the GFLOP/s of single PyTorch kernels on this machine, in the precision of `config`.
 
-    matmul
-        two square matrices, the size of which is a multiple of the model's width.
-    convolution
-        the second convolution's forward pass on its inputs, channels_last.
-    convolution_backward
-        its forward and backward pass.
+    Args:
+        config: the run, for its precision and batch size.
+        model: the network, for its layers and its device.
+        sides: the height and width of an image.
+        rounds: the number of rounds of timing, each in forward and then in reverse order.
+
+    Returns:
+        The GFLOP/s of ``matmul``, the product of two square matrices whose size depends on the
+        width of the model; ``convolution``, the forward pass of the second convolution in
+        channels_last format; and ``convolution_backward``, its forward and backward pass.
     """
     images, device = config.batch_size, next(model.parameters()).device
     dtype = torch.bfloat16 if config.precision.name == "bf16" else torch.float32
@@ -97,7 +101,7 @@ def machine_gflops(
         "convolution": convolve,
         "convolution_backward": both,
     }
-    alternate(kernels, 1, device)  # to warm up
+    alternate(kernels, 1, device)  # Warm up.
     taken = alternate(kernels, rounds, device)
     flops = {"matmul": 2 * size**3, "convolution": forward, "convolution_backward": 3 * forward}
     return {

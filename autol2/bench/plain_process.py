@@ -1,8 +1,8 @@
-"""The plain way, in a process of its own.
+"""Runs the plain loop in a separate process.
 
-Memory allocators are set up per process, and `autol2.models.kernels.allocator` cannot be undone:
-memory that was once kept is used again. So that the authors' way has what the C library gives by
-default, it runs in another process, which waits while ours is timed.
+Memory allocators are configured per process, and `autol2.models.kernels.allocator` cannot be
+undone: memory that it has kept is used again. The authors' loop therefore runs in another process
+with the default allocator of the C library. That process waits while our loop is timed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .reference import PlainLoop
 
 
 class PlainProcess:
-    """A `PlainLoop` in a process of its own: same arguments, same methods."""
+    """A `PlainLoop` in a separate process, with the same arguments and methods."""
 
     def __init__(
         self, config: Config, model: nn.Module, data: Dataset, device: torch.device
@@ -40,15 +40,15 @@ class PlainProcess:
         self._process.join()
 
     def steps(self, count: int) -> None:
-        """Do `count` optimiser steps."""
+        """Take `count` optimizer steps."""
         self._ask("steps", count)
 
     def evaluate(self) -> None:
-        """Compute loss and accuracy on the test images."""
+        """Compute the loss and accuracy on the test images."""
         self._ask("evaluate")
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The network's parameters and buffers by name, on the CPU."""
+        """Return the parameters and buffers of the network by name, on the CPU."""
         return {name: torch.from_numpy(value) for name, value in self._ask("weights").items()}
 
     def _ask(self, *words: object) -> Any:

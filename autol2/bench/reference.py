@@ -1,4 +1,4 @@
-"""What our loop is compared with: a bare loop of the same network, and the authors' way."""
+"""The loops that ours is compared with: a bare loop of the same network, and the authors' loop."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ..training.trainer import epoch_order
 
 
 def held_lambda(config: Config) -> float:
-    """The λ that a run of `config`, whose λ must not move, trains with."""
+    """Return the λ of a run whose λ must stay constant."""
     assert isinstance(config.method, Adaptive)
     return config.method.initial_lambda
 
 
 class BareLoop:
-    """``for`` over batches: forward, backward, step, and nothing else.
+    """A minimal training loop: forward pass, backward pass, and optimizer step for each batch.
 
     Args:
-        config: the run; its λ is taken to be `config.method.initial_lambda`.
+        config: the run; λ stays at `config.method.initial_lambda`.
         model: the network, on the device of `data`.
         data: the images.
     """
@@ -41,7 +41,7 @@ class BareLoop:
         self.batches = batches(config, data)
 
     def steps(self, count: int) -> None:
-        """Do `count` optimiser steps."""
+        """Take `count` optimizer steps."""
         device, bf16 = self.data.train_images.device.type, self.config.precision.name == "bf16"
         for _ in range(count):
             index = next(self.batches)
@@ -54,7 +54,11 @@ class BareLoop:
 
 
 class PlainCNN(nn.Module):
-    """The paper's network as section 4 writes it; its weights have the names of ours."""
+    """The paper's network, written as in section 4; its weights have the same names as ours.
+
+    Args:
+        like: the network whose shape and weights to copy.
+    """
 
     def __init__(self, like: nn.Module) -> None:
         super().__init__()
@@ -71,7 +75,7 @@ class PlainCNN(nn.Module):
         self.load_state_dict(weights)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores, float32 [N, classes], of normalised float32 `images` [N, C, H, W]."""
+        """Compute class scores, float32 [N, classes], of normalized float32 images [N, C, H, W]."""
         x = max_pool2d(torch.relu(self.norm1(self.conv1(images))), 2)
         x = max_pool2d(torch.relu(self.norm2(self.conv2(x))), 2)
         scores: Tensor = self.dense2(torch.relu(self.dense1(x.flatten(1))))
@@ -79,13 +83,16 @@ class PlainCNN(nn.Module):
 
 
 class PlainLoop:
-    """The authors' way: NCHW, fp32, eager, a DataLoader with transforms, the penalty in the loss.
+    """The authors' training loop.
+
+    It uses the NCHW memory format, fp32, eager mode, a DataLoader with transforms, and a penalty
+    that is added to the loss.
 
     Args:
-        config: as for `BareLoop`; always in fp32.
-        model: the network whose weights to begin with, on the CPU.
+        config: as for `BareLoop`; the precision is ignored.
+        model: the network with the initial weights, on the CPU.
         data: the images, on the CPU.
-        device: where to train.
+        device: the device to train on.
     """
 
     def __init__(
@@ -103,7 +110,7 @@ class PlainLoop:
         self.test = DataLoader(test, batch_size=config.batch_size)
 
     def steps(self, count: int) -> None:
-        """Do `count` optimiser steps."""
+        """Take `count` optimizer steps."""
         self.model.train()
         for _ in range(count):
             images, labels = next(self.train)
@@ -117,7 +124,7 @@ class PlainLoop:
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
-        """Mean loss and accuracy in percent on the test images."""
+        """Compute the mean loss and the accuracy in percent on the test images."""
         self.model.eval()
         loss, hits, count = 0.0, 0, 0
         for images, labels in self.test:
@@ -129,12 +136,12 @@ class PlainLoop:
         return loss / count, 100.0 * hits / count
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
-        """The network's parameters and buffers by name, as arrays."""
+        """Return the parameters and buffers of the network by name, as arrays."""
         return {name: value.cpu().numpy() for name, value in self.model.state_dict().items()}
 
 
 class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Images as torchvision's data sets give them: through PIL, one at a time."""
+    """A data set that returns images one at a time through PIL, as torchvision's data sets do."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: transforms.Compose) -> None:
         self.images = images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -148,7 +155,10 @@ class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def batches(config: Config, data: Dataset) -> Iterator[Tensor]:
-    """The images of each step, int64 [batch], in the order of a run of `config`, without end."""
+    """Yield the indices of the images of each step, int64 [batch], endlessly.
+
+    The order is that of a run of `config`.
+    """
     size, epoch = len(data.train_images), 0
     while True:
         order = epoch_order(size, config.seed, epoch).to(data.train_images.device)

@@ -1,4 +1,4 @@
-"""Short runs: what a sweep of them costs over what they train for."""
+"""Measures the overhead of short runs, in a sweep and as separate commands."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ RUN = (
     *("method=auto_l2", "protocol=corrected", "data=digits", "batchnorm=on"),
     *("model.width=8", "model.hidden=32", "batch_size=32", "epochs=4", "lr=0.1", "threads=1"),
 )
-"""A run of about a second."""
+"""The overrides of a run that takes about a second."""
 
 
 @dataclass(frozen=True)
 class ShortRuns:
-    """Short runs, one after the other."""
+    """The cost of short runs that are done one after the other."""
 
     runs: int
+    """The number of runs in the sweep."""
     sweep: float
-    """Time of a sweep of them over what they are busy training, evaluating and saving."""
+    """The time of the sweep divided by the time its runs spend training, evaluating and saving."""
     commands: float
-    """The same where each is a command of its own."""
+    """The same ratio if each run is a separate command."""
 
 
 def measure_short(runs: int, commands: int, device: str) -> ShortRuns:
-    """Do `runs` runs as one sweep, and `commands` of them by a command each.
+    """Measure the cost of `runs` runs as one sweep, and of `commands` runs as separate commands.
 
     Raises:
-        UserError: a run failed; its own message comes with it.
+        UserError: if a run failed; the message includes the output of the run.
     """
     seeds = ",".join(map(str, range(runs)))
     sweep = _cost(device, "-m", f"seed={seeds}", "hydra.launcher.n_jobs=1")

@@ -1,8 +1,9 @@
-"""Fair timing on a machine that does other things too.
+"""Fair timing of alternatives on a machine that is also used for other work.
 
-Ways to do the same work take turns in one process, forwards and then backwards (ABBA), so that
-whatever slows the machine for a while slows them all. Two ways are compared by the median of the
-ratios within each pass; the ratio of a way to itself says how far to trust that.
+The alternatives take turns in one process, in forward and then in reverse order (ABBA), so that a
+temporary slowdown of the machine affects all of them. Two alternatives are compared by the median
+of their ratios within each pass. The ratio of an alternative to itself shows how large the noise
+is.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 Seconds = dict[str, list[float]]
-"""Of each way, the seconds that it took in each pass."""
+"""The seconds that each alternative took in each pass."""
 
 
 def wait(device: torch.device) -> None:
-    """Wait until `device` has done what was asked of it."""
+    """Wait until `device` has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """How long `work` takes."""
+    """Return the number of seconds that `work` takes on `device`."""
     wait(device)
     before = time.perf_counter()
     work()
@@ -35,7 +36,13 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def alternate(
     ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> Seconds:
-    """Time `ways` on `device` in turns: `rounds` times forwards and backwards."""
+    """Time alternatives in turns.
+
+    Args:
+        ways: the alternatives by name.
+        rounds: the number of rounds, each with one pass in forward and one in reverse order.
+        device: the device that they run on.
+    """
     taken: Seconds = {name: [] for name in ways}
     for _ in range(rounds):
         for names in (list(ways), list(ways)[::-1]):
@@ -45,5 +52,5 @@ def alternate(
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median of the quotients of what was timed in the same pass."""
+    """Return the median of the ratios of two alternatives' times in the same pass."""
     return statistics.median(pair / other for pair, other in zip(above, below, strict=True))

@@ -1,4 +1,4 @@
-"""A whole run, as a user starts it: where its time goes and how much memory it takes."""
+"""Measures where the time of a whole run goes and how much memory it needs."""
 
 from __future__ import annotations
 
@@ -16,33 +16,38 @@ from ..errors import UserError
 from ..runs.records import Records
 
 ROWS = 10_000
-"""Rows to time, for the cost of one."""
+"""The number of rows to write, approximately, when the writing of records is timed."""
 
 
 @dataclass(frozen=True)
 class WholeRun:
-    """What a run of ``python -m autol2.train`` took."""
+    """The time and memory of a run of ``python -m autol2.train``."""
 
     command: list[str]
+    """The command that was run."""
     seconds: float
-    """From start to exit of its process."""
+    """Seconds from the start to the exit of the process."""
     seconds_of: dict[str, float]
-    """``start_up`` (interpreter, imports, configuration, network), ``data``, ``steps``,
-    ``evaluation``, ``records`` and ``checkpoint``; they add up to `seconds`."""
+    """The seconds spent on each part, which add up to `seconds`.
+
+    The parts are ``start_up`` (interpreter, imports, configuration, network), ``data``, ``steps``,
+    ``evaluation``, ``records`` and ``checkpoint``.
+    """
     shares: dict[str, float]
-    """The same as shares."""
+    """The share of each part in `seconds`."""
     steps: int
+    """The number of optimizer steps."""
     peak_bytes: int
-    """(e) The most memory that was resident at any time."""
+    """(e) Peak resident memory in bytes."""
 
 
 def measure_whole(config: Config) -> WholeRun:
-    """Do the run that `config` describes in a process of its own.
+    """Measure the run that `config` describes, in a separate process.
 
     Raises:
-        UserError: the run failed; its own message comes with it.
+        UserError: if the run failed; the message includes the output of the run.
     """
-    data.load(config.data)  # so that imports do not count
+    data.load(config.data)  # Load once before timing, so that imports do not count.
     before = time.perf_counter()
     data.load(config.data)
     loading = time.perf_counter() - before
@@ -98,7 +103,7 @@ def _overrides(config: Config) -> list[str]:
 
 
 def _seconds_writing(path: Path) -> float:
-    """What it takes to write the records in `path` once more."""
+    """Measure the seconds that writing the records in `path` takes."""
     header, *rows = (line.split(",") for line in path.read_text(encoding="utf-8").splitlines())
     records = Records(path.with_suffix(".again"), header)
     before = time.perf_counter()

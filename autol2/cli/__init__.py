@@ -1,1 +1,1 @@
-"""The command line: overrides, help, composition, and what a terminal shows."""
+"""The command line: parsing of overrides, help texts, composition of configurations, and output."""

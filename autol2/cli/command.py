@@ -1,8 +1,8 @@
-"""The command line: Hydra's override grammar for every command, and one clear line for an error.
+"""The decorator that turns a function into a command with Hydra's override grammar.
 
-`command` wraps a task function as `hydra.main` does, and adds what autol2's users type and see:
-numbers for the groups `alpha` and `fixed_lambda`, an exit status, and errors without a traceback
-(``HYDRA_FULL_ERROR=1`` shows it all the same).
+`command` is used like `hydra.main`. In addition, it accepts numbers for the groups `alpha` and
+`fixed_lambda`, sets the exit status, and reports an error of the user in one line instead of a
+traceback (``HYDRA_FULL_ERROR=1`` shows the traceback).
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ __all__ = ["CONF", "command", "numbers_to_options"]
 
 Task = Callable[[DictConfig], int | None]
 MAY_BE_EMPTY = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "AUTOL2_DATA")
-"""Environment variables for which empty is as good as none."""
+"""Environment variables that are treated as unset if they are empty."""
 
 
 def command(config_name: str, *, works: bool = False) -> Callable[[Task], Callable[[], None]]:
-    """Make a task function a command that reads ``conf/<config_name>.yaml`` and ``sys.argv``.
+    """Turn a task function into a command that reads ``conf/<config_name>.yaml`` and ``sys.argv``.
 
-    The task's return value is the exit status (None is 0).
+    The return value of the task is the exit status (None is 0).
 
     Args:
-        config_name: the configuration.
-        works: whether the command is for its work and not for what it prints, so that output which
-            cannot be written is no error.
+        config_name: the name of the configuration.
+        works: whether the purpose of the command is its work rather than its output; if so, output
+            that cannot be written is not an error.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -57,7 +57,7 @@ def command(config_name: str, *, works: bool = False) -> Callable[[Task], Callab
         def main() -> None:
             _begin_in_utf8()
             steady()
-            # The last garbage collections take a second where torch was imported, and find nothing.
+            # The garbage collections at exit take a second if torch was imported, and free nothing.
             atexit.register(gc.freeze)
             with _full_errors() as wanted:
                 try:
@@ -84,16 +84,16 @@ def command(config_name: str, *, works: bool = False) -> Callable[[Task], Callab
 
 
 def _begin_in_utf8() -> None:
-    """Begin the command anew where the locale cannot read its words, which are UTF-8."""
+    """Restart Python in UTF-8 mode if the locale misreads the UTF-8 arguments of the command."""
     words = "".join(sys.argv)
-    with contextlib.suppress(UnicodeError):  # of bytes that are not, as `prepared` will say
+    with contextlib.suppress(UnicodeError):  # Not UTF-8: `prepared` will report this.
         if os.fsencode(words).decode() != words:
             again = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
             os.execve(sys.executable, again, {**os.environ, "PYTHONUTF8": "1"})
 
 
 def _run(task: Task, config_name: str) -> int:
-    """Let Hydra compose what ``sys.argv`` says, and do the task; its status."""
+    """Run `task` on the configuration that Hydra composes, and return the exit status."""
     statuses: list[int] = [0]
     failed: list[Exception] = []
 
@@ -103,7 +103,7 @@ def _run(task: Task, config_name: str) -> int:
             overrides = HydraConfig.get().overrides.task
             cfg.merge_with(resolved(cfg, overrides))
             statuses.append(task(cfg) or 0)
-        except Exception as error:  # Hydra would print words of its own before ours
+        except Exception as error:  # Hydra would print its own message before ours.
             failed.append(error)
 
     try:
@@ -113,7 +113,7 @@ def _run(task: Task, config_name: str) -> int:
     for name in MAY_BE_EMPTY:
         if os.environ.get(name) == "":
             del os.environ[name]
-    spec = task.__globals__.get("__spec__")  # its own, also where a profiler is __main__
+    spec = task.__globals__.get("__spec__")  # Correct even if a profiler is __main__.
     module = spec.name.removesuffix(".__main__") if spec is not None else TRAIN
     if not module.startswith(f"{TRAIN.partition('.')[0]}."):
         module = TRAIN
@@ -140,7 +140,11 @@ def _explained(error: Exception, config_name: str) -> str | None:
 
 @contextlib.contextmanager
 def _full_errors() -> Iterator[bool]:
-    """Let Hydra raise its errors instead of printing them; whether the user wants just that."""
+    """Make Hydra raise its errors instead of printing them.
+
+    Yields:
+        Whether the user has asked for full errors with ``HYDRA_FULL_ERROR=1``.
+    """
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -153,7 +157,7 @@ def _full_errors() -> Iterator[bool]:
 
 
 def _complete_numbers() -> None:
-    """Let Hydra's shell completion read a line with numbers for groups, or with ``python -m``."""
+    """Make shell completion work for ``python -m autol2.…`` and for numbers given for groups."""
     line = os.environ.get("COMP_LINE")
     if line is None or "-sc" not in sys.argv:
         return
@@ -163,7 +167,11 @@ def _complete_numbers() -> None:
 
 
 def _explain_options(about: str) -> None:
-    """Let conf/hydra_settings.yaml's template for ``--help`` be ours; `about` is its beginning."""
+    """Register the resolver for the ``--help`` template in conf/hydra_settings.yaml.
+
+    Args:
+        about: the text that the help begins with.
+    """
 
     def text(*, _root_: DictConfig) -> str:
         chosen = {str(group): name for group, name in _root_.hydra.runtime.choices.items()}
@@ -173,8 +181,8 @@ def _explain_options(about: str) -> None:
             if (CONF / group).is_dir() and not group.startswith("_")
         }
         sweepers, launchers = options.pop("hydra/sweeper"), options.pop("hydra/launcher")
-        if chosen["hydra/launcher"] in launchers:  # the command makes sweeps
+        if chosen["hydra/launcher"] in launchers:  # The command supports sweeps.
             options |= {"hydra/sweeper": sweepers, "hydra/launcher": launchers}
-        return help_text(about, _root_, options).replace("$", "$$")  # for string.Template
+        return help_text(about, _root_, options).replace("$", "$$")  # Escaped for string.Template.
 
     OmegaConf.register_new_resolver("autol2.help", text, replace=True)

@@ -1,7 +1,7 @@
-"""One line for an error of Hydra's or OmegaConf's that the user caused.
+"""One-line explanations of errors from Hydra and OmegaConf that the user has caused.
 
-They say what went wrong in prose only, so their messages are taken apart here, and nowhere else.
-Tried with Hydra 1.3.2 to 1.3.8 and OmegaConf 2.3.
+These errors have no structured fields, so their messages are parsed, and only in this module.
+Tested with Hydra 1.3.2 to 1.3.8 and OmegaConf 2.3.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from .overrides import ALIASES, CONF, NUMERIC_GROUPS
 
 
 def explain(error: BaseException, config_name: str) -> str | None:
-    """One line about an error that the user caused; None where the program is to blame."""
+    """Explain in one line an error that the user has caused; return None for a bug."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error.__cause__, UserError):  # from a launcher that Hydra could not make
+    if isinstance(error.__cause__, UserError):  # Hydra could not instantiate the launcher.
         return str(error.__cause__)
     if isinstance(error, YAMLError | UnicodeDecodeError):
         return _unreadable(error)
@@ -82,7 +82,7 @@ def explain(error: BaseException, config_name: str) -> str | None:
 
 
 def _unreadable(error: YAMLError | UnicodeDecodeError) -> str:
-    """What is wrong with a file of the user's own, and where."""
+    """Explain what is wrong with a configuration file of the user, and in which line."""
     if isinstance(error, UnicodeDecodeError):
         for path in (path for root in _own() for path in sorted(root.rglob("*.yaml"))):
             with contextlib.suppress(OSError):
@@ -96,7 +96,7 @@ def _unreadable(error: YAMLError | UnicodeDecodeError) -> str:
 
 
 def options_of(group: str) -> list[str]:
-    """The names that there are to choose from in a group, of our own and the user's."""
+    """Return the names of the options in a group, including the user's own options."""
     folders = [root / group for root in (CONF, *_own())]
     return sorted(
         path.relative_to(folder).with_suffix("").as_posix()
@@ -107,12 +107,12 @@ def options_of(group: str) -> list[str]:
 
 
 def _own() -> list[Path]:
-    """The folder of the user's own options, that of ``--config-dir``."""
+    """Return the folders given with ``--config-dir``, which contain the user's own options."""
     return [Path(folder) for folder in config_dirs(sys.argv[1:])]
 
 
 def _offending_choice() -> tuple[str, str] | None:
-    """The group, and what was given for it, where that is no name."""
+    """Return the first group in the command that is given something other than a name, and what."""
     for argument in sys.argv[1:]:
         group, equals, value = argument.lstrip("+~").partition("=")
         if equals and (CONF / group).is_dir():
@@ -132,7 +132,13 @@ def _unknown_choice(group: str, value: str) -> str:
 
 
 def _unknown_key(key: str, config_name: str, words: Iterable[str]) -> str:
-    """What to type instead of `key`, beside the other `words`: of the command, or of one run."""
+    """Explain that the option `key` does not exist, and suggest another.
+
+    Args:
+        key: the option.
+        config_name: the configuration of the command.
+        words: all overrides of the command or of one run, which may choose from groups.
+    """
     given = [word for word in words if "," not in word and "=" in word]
     chosen = [word for word in given if (CONF / word.partition("=")[0]).is_dir()]
     own = ",".join(f"file://{folder.absolute()}" for folder in _own())
@@ -140,7 +146,7 @@ def _unknown_key(key: str, config_name: str, words: Iterable[str]) -> str:
         chosen += [f"hydra.searchpath=[{own}]"] if own else []
         try:
             known = hydra.compose(config_name, chosen, return_hydra_config=True)
-        except HydraException:  # an option of the user's own
+        except HydraException:  # One of the choices is the user's own.
             known = hydra.compose(config_name, return_hydra_config=True)
     if key.startswith("hydra.launcher."):
         options = sorted(option for option in known.hydra.launcher if option != "_target_")
@@ -175,7 +181,7 @@ def _unknown_key(key: str, config_name: str, words: Iterable[str]) -> str:
 
 
 def _fields(group: str, target: str | None) -> set[str]:
-    """The options of the class that a component's file names; none where it names none."""
+    """Return the names of all options of the component class `target`; empty if there is none."""
     if target is None:
         return set()
     with contextlib.suppress(UserError):

@@ -1,4 +1,4 @@
-"""The flags of a command line: Hydra's, and which of them there are here."""
+"""The flags of a command line: which of Hydra's flags are supported, and how they are parsed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from ..errors import require
 
 CONFIG_DIR = ("--config-dir", "-cd")
 VALUES = ("--package", "-p", *CONFIG_DIR)
-"""Hydra's flags that take a value, whatever it is."""
+"""Hydra's flags that take any value."""
 FIXED = ("--config-path", "-cp", "--config-name", "-cn")
-"""Those that would change what a command is."""
+"""Hydra's flags that choose the configuration, which is fixed for each command."""
 CHOICES = {
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
-"""Its flags that take one of these; --info, none as well."""
+"""Hydra's flags that take one of the listed values; ``--info`` may also have no value."""
 SWITCHES = (
     *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r"),
     *("--multirun", "-m", "--shell-completion", "-sc"),
 )
-"""Its flags that take none."""
+"""Hydra's flags that take no value."""
 LONG = {"-c": "--cfg", "-i": "--info"}
 SHOWS = (
     "--help",
@@ -33,15 +33,15 @@ SHOWS = (
     "-sc",
     "--shell-completion",
 )
-"""Flags with which a command only shows something."""
+"""Flags with which a command only prints information."""
 DRY_RUN = re.compile(r"\+{0,2}hydra\.launcher\.dry_run=(?!(false|off|no|n|0)$)", re.IGNORECASE)
-"""The option that does as much."""
+"""Matches the override with which a sweep only shows what it would run."""
 SWEEPS = ("--multirun", "-m")
 ONE_RUN = ("--run", "-r")
 
 
 def config_dirs(arguments: Iterable[str]) -> list[str]:
-    """The folders of ``--config-dir``, as the user typed them."""
+    """Return the folders given with ``--config-dir``, as the user typed them."""
     words = iter(arguments)
     found = []
     for word in words:
@@ -52,15 +52,15 @@ def config_dirs(arguments: Iterable[str]) -> list[str]:
 
 
 def only_shows(arguments: Iterable[str]) -> bool:
-    """Whether a command with these words does no work, but is for what it prints."""
+    """Whether a command with these arguments only prints information and does no work."""
     return any(word.partition("=")[0] in SHOWS or DRY_RUN.match(word) for word in arguments)
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags, with their values, and the overrides: it wants them in this order.
+    """Split arguments into flags with their values, and overrides; Hydra expects this order.
 
     Raises:
-        UserError: a flag that there is not, or one that makes no sense here.
+        UserError: if a flag does not exist, is not supported, or cannot be used like this.
     """
     flags: list[str] = []
     overrides: list[str] = []
@@ -94,7 +94,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if flag in SWITCHES:
             continue
         if flag == "--info" and not equals and (not words or re.search("^-|=", words[0])):
-            flags[-1] = "--info=all"  # else it would take what is moved behind it
+            flags[-1] = "--info=all"  # Otherwise, it would take the next argument as its value.
             continue
         require(bool(equals or words), f"{word} needs a value")
         given = value if equals else words[0]

@@ -1,6 +1,6 @@
-"""What there is to choose and to set, as ``--help`` shows it.
+"""The text of ``--help``: the groups with their choices, and the options with their values.
 
-What a option means is said by the docstring behind it, in the dataclass that is its schema.
+The explanation of an option is the docstring below its field in the dataclass that is its schema.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ..component import Component, locate
 
 COLUMN = 34
-"""Where explanations begin."""
+"""The column in which explanations begin."""
 
 
 def help_text(about: str, cfg: DictConfig, choices: dict[str, list[str]]) -> str:
-    """The whole text of a command's ``--help``.
+    """Return the complete ``--help`` text of a command.
 
     Args:
-        about: what the command does.
-        cfg: its composed configuration, Hydra's included.
-        choices: the names to choose from, of each group.
+        about: the description of the command.
+        cfg: the composed configuration of the command, including the node ``hydra``.
+        choices: the names of the options in each group.
     """
     own = copy.copy(cfg)
     with open_dict(own):
@@ -48,7 +48,7 @@ def help_text(about: str, cfg: DictConfig, choices: dict[str, list[str]]) -> str
 
 
 def explained(cfg: DictConfig) -> str:
-    """The options of the structured config `cfg` as YAML, each explained in a comment behind it."""
+    """Return the options of the structured config `cfg` as YAML, each explained in a comment."""
     return "\n".join(_options(cfg, ""))
 
 
@@ -79,7 +79,7 @@ def _options(cfg: DictConfig, indent: str) -> Iterator[str]:
 
 
 def _beside(left: str, text: str, mark: str = "# ") -> Iterator[str]:
-    """`left`, and to the right of it `text`, wrapped to the terminal's width."""
+    """Yield lines with `left` and, to its right, `text` wrapped to the width of the terminal."""
     width = max(40, shutil.get_terminal_size().columns - COLUMN - len(mark))
     lines = textwrap.wrap(text.replace("``", ""), width, break_on_hyphens=False)
     right = [mark + line for line in lines]
@@ -91,7 +91,7 @@ def _beside(left: str, text: str, mark: str = "# ") -> Iterator[str]:
 
 
 def schema_of(node: DictConfig) -> type | None:
-    """The dataclass that explains the options of `node`; None where there is none."""
+    """Return the dataclass that documents the options of `node`; None if there is none."""
     kind = OmegaConf.get_type(node)
     if not is_dataclass(kind):
         if "_target_" not in node:
@@ -102,7 +102,7 @@ def schema_of(node: DictConfig) -> type | None:
 
 
 def docstrings(schema: type) -> dict[str, str]:
-    """The docstrings behind the fields of a dataclass and its bases."""
+    """Return the docstrings below the fields of a dataclass and of its base classes."""
     found: dict[str, str] = {}
     for base in reversed(schema.__mro__[:-1]):
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body

@@ -1,7 +1,7 @@
-"""What a command prints never decides how its work ends.
+"""Standard output and standard error that never make a command fail while it works.
 
-A terminal that goes away, a full disk, a closed standard output or one that knows no λ: the work
-goes on without a word, or with ``\\u03bb``.
+If the terminal goes away, the disk is full, or standard output is closed, the work continues
+without output. If the encoding of the output has no λ, ``\\u03bb`` is printed instead.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from ..errors import UserError
 
 
 class SteadyFile(io.FileIO):
-    """A file for output that swallows what cannot be written.
+    """An output file that discards whatever cannot be written.
 
     Attributes:
-        error: the first that there was, or that it had been closed.
+        error: the first error on writing; None if there was none. It is also set from the start if
+            the file had been closed.
     """
 
     error: OSError | None = None
 
     def write(self, content: Any) -> int:
-        """Write as far as possible; the number of bytes taken."""
+        """Write as much as possible, and return the number of bytes written or discarded."""
         size = memoryview(content).nbytes
         if self.error is None:
             try:
@@ -40,12 +41,15 @@ class SteadyFile(io.FileIO):
 
 
 def steady() -> None:
-    """Let standard output and standard error, where they are the process's own, be steady."""
+    """Replace standard output and standard error by `SteadyFile` streams.
+
+    Streams that somebody else has installed, such as a test framework, are left alone.
+    """
     closed: dict[int, OSError] = {}
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError as error:  # closed: else the next file opened would get what is printed
+        except OSError as error:  # It is closed: the next file opened would receive the output.
             closed[number] = error
             os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
     for name, number in (("stdout", 1), ("stderr", 2)):
@@ -55,7 +59,7 @@ def steady() -> None:
                 if stream.fileno() != number or isinstance(_raw(stream), SteadyFile):
                     continue
             except (OSError, ValueError, AttributeError):
-                continue  # somebody's own, as a test's
+                continue  # Somebody else has installed this stream, such as a test framework.
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -63,7 +67,7 @@ def steady() -> None:
 
 
 def output_error() -> OSError | None:
-    """Why standard output could not take all that was printed; None where it did."""
+    """Return the error with which writing to standard output has failed; None if it has not."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     raw = _raw(sys.stdout)
@@ -71,15 +75,16 @@ def output_error() -> OSError | None:
 
 
 def report(message: str) -> None:
-    """Tell the user of an error, in a line of standard error, behind all that was printed."""
+    """Print an error message to standard error, after everything printed so far."""
     output_error()
     print(f"error: {message}", file=sys.stderr)
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """Do `work` and return its exit status; an error of the user's is a line, others a traceback.
+    """Call `work` and return its exit status.
 
-    Keyboard interrupts and exits pass.
+    A `UserError` is reported in one line and any other exception with its traceback. Keyboard
+    interrupts and `SystemExit` are not caught.
     """
     try:
         return work()
@@ -91,7 +96,7 @@ def guarded(work: Callable[[], int]) -> int:
         traceback.print_exc()
         return 1
     finally:
-        output_error()  # flushed before a process of multiprocessing's or a fork ends
+        output_error()  # Flush before the end of a forked or multiprocessing process.
 
 
 def _raw(stream: Any) -> Any:

@@ -1,6 +1,7 @@
-"""The words of a command line, made ready for Hydra: `flags` first, numbers for groups, plain text.
+"""Preparation of command line arguments for Hydra.
 
-What Hydra would misread in silence, or answer with a traceback, is mended or refused here.
+Flags are moved to the front, and numbers given for groups become options. Arguments that Hydra
+would silently misread or answer with a traceback are corrected, or refused with a clear message.
 """
 
 from __future__ import annotations
@@ -21,25 +22,27 @@ from ..errors import UserError, require
 from .flags import CHOICES, LONG, ONE_RUN, SWEEPS, split
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-"""Where the options stand that there are to choose from."""
-if not CONF.is_dir():  # a source tree; an installed package carries the folder inside
+"""The folder with the configuration files."""
+if not CONF.is_dir():  # This is a source tree; an installed package contains the folder.
     CONF = CONF.parents[1] / "conf"
 TRAIN = "autol2.train"
-"""The command that makes runs and sweeps."""
+"""The module of the only command that supports sweeps."""
 NUMERIC_GROUPS = {"alpha": "alpha.percent", "fixed_lambda": "fixed_lambda.value"}
-"""Groups that people give numbers to, and the option that such a number means."""
+"""Groups that also accept a number, with the option that the number sets."""
 ALIASES = {"method.k": "method.measure_every"}
-"""Other names of options, and theirs: the paper says k."""
+"""Alternative names of options, with the actual names; the paper writes k."""
 ARGUMENTS = re.compile(r"\w+\.options(\.\w+)*=")
-"""Options that are keyword arguments of a user's own, ``model.options`` and ``data.options``: they
-have names that no file lists, which Hydra takes only with ``++``."""
+"""Matches keyword arguments for the user's own functions, ``model.options`` and ``data.options``.
+
+No configuration file lists their names, so Hydra accepts them only with ``++``.
+"""
 OTHER_WORDS = {"hydra/sweeper=optuna": "hydra/sweeper=search"}
-"""Overrides that people know from elsewhere, and ours."""
+"""Overrides that users may know from elsewhere, with the corresponding overrides of autol2."""
 
 FUNCTIONS = ("choice", "range", "interval", "glob", "sort", "shuffle", "tag")
-"""Of Hydra's grammar, for sweeps."""
+"""The functions for sweeps in Hydra's override grammar."""
 MOST_SHOWN = 500
-"""Characters of a word in a message."""
+"""Maximum number of characters of an argument that a message shows."""
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} | {
     "hydra/launcher",
     "hydra/sweeper",
@@ -50,14 +53,19 @@ HEEDED = (
     *("launcher", "sweeper", "searchpath", "verbose"),
     *("help", "hydra_help", "hydra_logging", "job_logging"),
 )
-"""Options of Hydra's own that are heeded."""
+"""Hydra's own options that have an effect here."""
 
 
 def prepared(arguments: Sequence[str], module: str = TRAIN) -> list[str]:
-    """`arguments` of the command that is `module` as Hydra is to get them.
+    """Convert the arguments of a command to the form that Hydra expects.
+
+    Args:
+        arguments: the arguments, as the user typed them.
+        module: the module of the command.
 
     Raises:
-        UserError: a word that Hydra does not take; the message has the whole command, mended.
+        UserError: if an argument is not valid. If it can be corrected, the message contains the
+            corrected command.
     """
     flags, overrides = split(arguments)
     if "-sc" in flags or "--shell-completion" in flags:
@@ -87,36 +95,41 @@ def prepared(arguments: Sequence[str], module: str = TRAIN) -> list[str]:
 
 
 def numbers_to_options(arguments: Iterable[str]) -> list[str]:
-    """`arguments` with ``alpha=5`` written ``alpha.percent=5``, and likewise ``fixed_lambda``.
+    """Replace ``alpha=5`` by ``alpha.percent=5``, and likewise for ``fixed_lambda``.
 
-    Hydra takes only names for a group. A sweep over numbers (``alpha=0,5``, ``alpha=range(0,9,3)``,
-    ``alpha=interval(0,20)``) becomes a sweep over the option; names are left alone. Letters beyond
-    ASCII get the quotes that Hydra wants, and ~ becomes the home folder.
+    Hydra accepts only names for a group. A sweep over numbers (``alpha=0,5``,
+    ``alpha=range(0,9,3)``, ``alpha=interval(0,20)``) becomes a sweep over the option; names are
+    left alone. Non-ASCII values are quoted, as Hydra requires, and ~ becomes the home folder.
 
     Raises:
-        UserError: a sweep that mixes numbers and names.
+        UserError: if a sweep mixes numbers and names.
     """
     return [_number_to_option(_plain_text(argument)) for argument in arguments]
 
 
 def one_by_one(arguments: Iterable[str]) -> list[str]:
-    """`arguments` in which every option of a group is a choice of one.
+    """Rewrite each override ``GROUP.OPTION=VALUE`` as a sweep over that one value.
 
-    Hydra composes a sweep's configuration before any choice is made, and would refuse an option
-    that only the chosen component has.
+    Hydra composes the configuration of a sweep before it chooses from groups, and would refuse an
+    option that only the chosen component has.
     """
     plain = r"(?!\+{0,2}hydra[./])(\+{0,2}[\w/]+\.[\w.]+)=([^\"'()\[\]{},$]+)"
     return [re.sub(rf"^{plain}$", r"\1=choice(\2)", word) for word in arguments]
 
 
 def quoted(text: str) -> str:
-    """`text` so that Hydra's grammar takes it as it is."""
+    """Quote `text` so that Hydra's override grammar takes it literally."""
     escaped = re.sub(r'(\\*)"', r"\1\1\\" + '"', text)
     return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
 
 
 def _check(word: str, command: Callable[[str], str]) -> None:
-    """Refuse an override that Hydra would not take as it is meant."""
+    """Raise an error for an override that Hydra would refuse or misread.
+
+    Args:
+        word: the override.
+        command: returns the whole command with another override in place of this one.
+    """
     try:
         word.encode()
     except UnicodeEncodeError:
@@ -158,8 +171,10 @@ def _check(word: str, command: Callable[[str], str]) -> None:
 
 
 def _refuse_ignored(word: str) -> None:
-    """Refuse options of Hydra's own that are not heeded: runs have folders, processes and logs of
-    autol2's."""
+    """Raise an error for an option of Hydra that has no effect here.
+
+    The folders, processes and logs of runs are managed by autol2 and not by Hydra.
+    """
     key = word.lstrip("+~").partition("=")[0].partition("@")[0]
     top, *rest = key.replace("/", ".").split(".")
     require(
@@ -170,7 +185,7 @@ def _refuse_ignored(word: str) -> None:
 
 
 def _refuse_odd(word: str, key: str, values: Sequence[object]) -> None:
-    """Refuse for a group what Hydra takes for one and is none: it would choose several, or none."""
+    """Raise an error if a group is given a list or mapping instead of one name or number."""
     numeric = key in NUMERIC_GROUPS
     require(
         not (numeric and any(isinstance(value, list | dict) for value in values)),
@@ -185,7 +200,7 @@ def _refuse_odd(word: str, key: str, values: Sequence[object]) -> None:
 def _refuse_several(
     word: str, module: str, flags: Sequence[str], overrides: Sequence[str], place: int
 ) -> None:
-    """Refuse an override with several values where there is no sweep."""
+    """Raise an error for an override with several values in a command that is not a sweep."""
     plain = _plain_text(word)
     if (
         word.startswith("hydra.")
@@ -212,7 +227,7 @@ def _command(
 
 
 def _plain_text(word: str) -> str:
-    """An override with quotes around letters beyond ASCII, and with the home folder for ~."""
+    """Quote non-ASCII values of an override, and replace a leading ~ by the home folder."""
     key, equals, value = word.partition("=")
     if not equals or re.search(r"[\"'(\[{]", value):
         return word
@@ -237,7 +252,7 @@ def _number_to_option(argument: str) -> str:
     try:
         override = OverridesParser.create().parse_override(argument)
     except HydraException:
-        return argument  # Hydra itself will say what is wrong with it
+        return argument  # Hydra will report what is wrong with it.
     numeric = [_is_number(element) for element in _elements(override)]
     if numeric and all(numeric):
         return f"{option}={value}"
@@ -264,7 +279,7 @@ def _is_number(value: object) -> bool:
 
 
 def _last_wins(overrides: Sequence[str]) -> list[str]:
-    """Without choices of `NUMERIC_GROUPS` that a later word takes the place of."""
+    """Remove overrides of `NUMERIC_GROUPS` that a later override replaces."""
     return list(_kept(overrides))
 
 
@@ -278,5 +293,8 @@ def _kept(overrides: Sequence[str]) -> Iterator[str]:
 
 
 def _weaker(key: str) -> set[str]:
-    """What a later word may set without taking the place of `key`: a group's option after it."""
+    """Return the options that may be set after `key` without replacing it.
+
+    A choice of a group, such as ``alpha=five``, may be followed by an option of that group.
+    """
     return set(NUMERIC_GROUPS.values()) if key in NUMERIC_GROUPS else set()

@@ -1,4 +1,4 @@
-"""What a person sees of runs under way: progress bars on a terminal, plain lines elsewhere."""
+"""The display of progress: progress bars on a terminal, and plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 WIDE = 200
-"""Letters, so that a table for a file or a pipe is not cut at 80."""
+"""Minimum line width, in characters, of output to a file or pipe; the default of 80 cuts tables."""
 
 
 class Terminal(Console):
-    """Where a run or a sweep says how it goes: standard output.
+    """A console on standard output, for messages of runs and sweeps.
 
-    Whether that is a terminal is for the system to say, whatever FORCE_COLOR has it. Where there is
-    none, a line has room for `WIDE` letters. What cannot be written does no harm
-    (`autol2.cli.output.steady`).
+    Whether standard output is a terminal is determined by the system, regardless of FORCE_COLOR.
+    If it is not, lines have at least `WIDE` characters. Output that cannot be written causes no
+    error (see `autol2.cli.output.steady`).
     """
 
     def __init__(self) -> None:
@@ -34,8 +34,8 @@ class RunProgress:
     """Shows the progress of one run on standard output.
 
     Args:
-        steps: optimiser steps of the whole run.
-        done: steps that earlier attempts did.
+        steps: the number of optimizer steps of the whole run.
+        done: the number of steps that earlier attempts have completed.
     """
 
     def __init__(self, steps: int, done: int = 0) -> None:
@@ -69,7 +69,7 @@ class RunProgress:
             self._bar.stop()
 
     def update(self, step: int, *, epoch: str, loss: float, lambda_: float, test: str) -> None:
-        """Redraw the bar; nothing where there is none."""
+        """Redraw the bar, if there is one."""
         if self._bar is not None:
             self._bar.update(
                 self._task,
@@ -81,16 +81,16 @@ class RunProgress:
             )
 
     def line(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line, above the bar if there is one."""
         self.console.print(text, markup=False)
 
     def epoch_line(self, text: str) -> None:
-        """Print a line that the bar makes needless."""
+        """Print a line, unless there is a bar that makes it unnecessary."""
         if self._bar is None:
             self.line(text)
 
     def seconds_left(self, step: int) -> float | None:
-        """Seconds until the run ends at the pace so far; None before the first step."""
+        """Estimate the seconds until the run ends, at its pace so far; None before any step."""
         done = step - self._first
         if done <= 0:
             return None
@@ -98,15 +98,15 @@ class RunProgress:
 
 
 class StudyProgress:
-    """Shows a bar for a sweep and one for each run that is under way, on a terminal.
+    """Shows a progress bar for a sweep and one for each active run, if there is a terminal.
 
     Args:
-        runs: how many are to be done.
-        console: where to.
+        runs: the number of runs to do.
+        console: the console to print to.
     """
 
     ROWS = 8
-    """Runs that are shown at most."""
+    """Maximum number of runs that are shown."""
 
     def __init__(self, runs: int, console: Console) -> None:
         self.console, self.runs = console, runs
@@ -122,15 +122,15 @@ class StudyProgress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.console.is_terminal:  # elsewhere it would print an empty line
+        if self.console.is_terminal:  # Otherwise, this would print an empty line.
             self._bars.stop()
 
     def update(self, done: int, under_way: Mapping[str, Mapping[str, Any]]) -> None:
-        """Redraw the bars; nothing where there is no terminal.
+        """Redraw the bars, if there is a terminal.
 
         Args:
-            done: runs that have ended.
-            under_way: the run.json of others, by name.
+            done: the number of runs that have ended.
+            under_way: the content of run.json of the other runs, by run ID.
         """
         if not self.console.is_terminal:
             return
@@ -157,7 +157,7 @@ class StudyProgress:
 
 
 def duration(seconds: float | None) -> str:
-    """`seconds` as h:mm:ss, or mm:ss below an hour."""
+    """Format `seconds` as h:mm:ss, or as m:ss below one hour."""
     if seconds is None:
         return "?"
     minutes, rest = divmod(round(seconds), 60)
@@ -166,5 +166,5 @@ def duration(seconds: float | None) -> str:
 
 
 def counted(count: int, what: str = "run") -> str:
-    """`count` with its noun, as in 1 run, 2 runs."""
+    """Return `count` with its noun, as in "1 run" and "2 runs"."""
     return f"{count} {what}{'' if count == 1 else 's'}"
