@@ -1,9 +1,9 @@
 """autol2: does an L2 schedule beat a fixed λ? Runs that can be trusted, and the schedules to use.
 
-`AutoL2` is the controller for your own training loop, beside weight decay schedules with the same
-interface, and `record` makes such trainings a study that ``python -m autol2.report`` reads;
-`replay` runs a `Rule` over recorded measurements. Each is loaded
-when it is first asked for, so that importing `AutoL2` loads torch and nothing else.
+`AutoL2` is the controller for your own training loop; the weight decay schedules have the same
+interface. `record` turns such trainings into a study that ``python -m autol2.report`` reads, and
+`replay` runs a `Rule` over recorded measurements. Each name is imported when it is first used, so
+that importing `AutoL2` loads torch and nothing else.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
 
 
-if not TYPE_CHECKING:  # a type checker that saw it would take any name
+if not TYPE_CHECKING:  # a type checker that saw this function would accept any name
 
     def __getattr__(name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-        # Kept, since importing the module autol2.replay has put itself in the function's place.
+        # Cached, because importing the module autol2.replay replaces the function of that name.
         globals()[name] = value
         return value

@@ -1,11 +1,11 @@
-"""A component: what one option file of a config group stands for.
+"""The base class of components: the classes that the option files of a config group name.
 
-``conf/<group>/<name>.yaml`` names a class in ``_target_`` and gives its options values. The class
-is a dataclass derived from the group's base class (`autol2.rules.method.Method`,
-`autol2.models.model.Model`, `autol2.data.source.DataSource`, …), itself derived from `Component`;
-its fields are the options, the docstring behind each field is its help, and ``__post_init__``
-refuses with a `UserError` what makes no sense. Nothing else in the package knows its name: adding
-a component takes one module and one YAML file, inside of the package or outside of it.
+``conf/<group>/<name>.yaml`` names a class in ``_target_`` and sets its options. The class is a
+dataclass derived from the group's base class (`autol2.rules.method.Method`,
+`autol2.models.model.Model`, `autol2.data.source.DataSource`, …), which is derived from `Component`.
+Its fields are the options, the docstring after each field is its help text, and ``__post_init__``
+rejects invalid values with a `UserError`. Nothing else in the package mentions the class: adding a
+component takes one module and one YAML file, inside or outside of the package.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ NO_EFFECT = "no_effect"
 
 
 def option(default: Any = MISSING, *, neutral: Any = MISSING, no_effect: str = "") -> Any:
-    """A dataclass field with what a run's identity has to know of it.
+    """Declare a dataclass field and how it enters a run's identity.
 
     Args:
-        default: the field's default; a callable makes it, as a list.
-        neutral: the value at which the option does nothing, so that it is left out of the identity
-            there: an option that is added later does not rename older runs.
-        no_effect: why the option can change no number of a run, so that it is never part of the
-            identity; empty where it can.
+        default: the field's default, or a callable that returns it (for lists and other mutable
+            values).
+        neutral: the value at which the option has no effect. At this value, the option is left out
+            of the identity, so that adding an option later does not rename older runs.
+        no_effect: why the option can never change a result, so that it is not part of the identity;
+            empty if it can.
     """
     metadata: dict[str, Any] = {}
     if neutral is not MISSING:
@@ -44,10 +45,10 @@ def option(default: Any = MISSING, *, neutral: Any = MISSING, no_effect: str = "
 
 @dataclass
 class Options:
-    """A group of options: a dataclass that knows what of it makes two runs the same."""
+    """A dataclass of options that knows which of them identify a run."""
 
     def identity(self) -> dict[str, Any]:
-        """Every option that can change a number; see `option`."""
+        """Return every option that can change a result (see `option`)."""
         known: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
@@ -60,7 +61,7 @@ class Options:
 
 
 def without_effect(options: Options, prefix: str = "") -> Iterator[str]:
-    """The full names of the options, and groups of them, that can change no number of a run."""
+    """Yield the full names of the options and groups of options that can never change a result."""
     for item in fields(options):
         value = getattr(options, item.name)
         if NO_EFFECT in item.metadata:
@@ -71,40 +72,43 @@ def without_effect(options: Options, prefix: str = "") -> Iterator[str]:
 
 @dataclass
 class Component(Options):
-    """Base class of what a config group chooses from."""
+    """Base class of everything that a config group chooses from."""
 
     name: ClassVar[str] = ""
-    """What it is called in run directories, tables and messages; by default, the class's name in
-    small letters with underscores. A class outside of the package is called by its full path."""
+    """Name in run directories, tables and messages. By default, it is the class's name in lower
+    case with underscores. A class outside of the package is identified by its full path."""
     label: ClassVar[str] = ""
-    """What it is called for a reader; by default its name."""
+    """Name shown to readers; by default, `name`."""
     usual: ClassVar[bool] = False
-    """Whether it is the paper's choice, which is not told in a run directory's name."""
+    """Whether this is the paper's choice, which the name of a run's directory leaves out."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = cls.__dict__  # a class is not called as the one that it is derived from
+        own = cls.__dict__  # a class does not inherit the name of its base class
         if "name" not in own:
             cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
         cls.label = own.get("label", cls.name)
         cls.usual = own.get("usual", False)
 
     def identity(self) -> dict[str, Any]:
-        """The component's name and every option that can change a number; see `option`."""
+        """Return the component's name and every option that can change a result (see `option`)."""
         own = type(self).__module__.partition(".")[0] == __package__
         path = f"{type(self).__module__}.{type(self).__qualname__}"
         return {"name": self.name if own else path, **super().identity()}
 
     def require_installed(self) -> None:
-        """Called where a run is done, which may be another machine than it is submitted from.
+        """Check that the packages that the component needs are installed.
+
+        This is called where a run is executed, which may not be the machine that it was submitted
+        from.
 
         Raises:
-            UserError: a package that it needs is not on this machine.
+            UserError: a required package is not installed on this machine.
         """
 
 
 def as_plain(options: Options) -> dict[str, Any]:
-    """`options` as plain values, components with their ``_target_``, as their file gives them."""
+    """Return `options` as plain values, components with their ``_target_``, as in a config file."""
     plain: dict[str, Any] = {}
     if isinstance(options, Component):
         plain["_target_"] = f"{type(options).__module__}.{type(options).__qualname__}"
@@ -115,10 +119,10 @@ def as_plain(options: Options) -> dict[str, Any]:
 
 
 def locate(path: str, group: str, base: type[Component]) -> type[Component]:
-    """The component class at ``package.module.Class``.
+    """Import the component class at ``package.module.Class``.
 
     Raises:
-        UserError: there is no such class, or it is none of `group`'s.
+        UserError: there is no such class, or it is not a component of `group`.
     """
     said = f"{group}: _target_={path}"
     module, _, name = path.rpartition(".")

@@ -1,9 +1,9 @@
-"""The schema: every option of a run, documented and validated.
+"""The configuration schema: every option of a run, documented and validated.
 
-`conf/` holds the values; dataclasses hold the names, types and bounds: those of the components
-(`autol2.component`) stand in their own modules, those of a run as a whole here. Hydra composes a
-`DictConfig` that `parse` turns into a `Config`, whose ``__post_init__`` methods refuse what makes
-no sense with a `UserError`: one line that says what to type instead.
+`conf/` holds the values; dataclasses hold the names, types and bounds. The dataclasses of the
+components (`autol2.component`) are in their own modules, those of a run as a whole in this one.
+Hydra composes a `DictConfig`, which `parse` turns into a `Config`. Its ``__post_init__`` methods
+reject invalid values with a `UserError`, one line that says what to type instead.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PARAMETERS = ("all", "weights", "convolutions")
 PRECISIONS = ("fp32", "tf32", "bf16")
 KEEPS = ("last", "none", "both")
 THREADS = 1024
-"""Of a run, at most."""
+"""The largest number of threads of a run."""
 
 Schema = TypeVar("Schema")
 
@@ -144,7 +144,7 @@ class ControlConfig(Options):
         )
 
     def identity(self) -> dict[str, Any]:
-        """As for any options; those that say what others act on count only beside those."""
+        """Return the identity; options that modify others count only if those others are set."""
         known = super().identity()
         if not {"scale", "lr_factor"} & known.keys():
             known.pop("parameters", None)
@@ -155,7 +155,7 @@ class ControlConfig(Options):
 
 @dataclass
 class RuleConfig(Options):
-    """What decides λ."""
+    """The options that decide λ."""
 
     method: Method
     alpha: Alpha
@@ -163,19 +163,19 @@ class RuleConfig(Options):
     protocol: ProtocolOptions
 
     def circumstances(self, steps: int = 1, lr: float = math.nan) -> Circumstances:
-        """What the method may draw on in a run of `steps` steps."""
+        """Return what the method may use in a run of `steps` steps."""
         return Circumstances(self.alpha, self.fixed_lambda, self.protocol, steps, lr)
 
     def rule(self) -> Rule:
-        """The rule that these options describe.
+        """Return the rule that these options describe.
 
         Raises:
-            UserError: the method decides without measurements.
+            UserError: the method does not use measurements.
         """
         return self.method.rule(self.circumstances())
 
     def identity(self) -> dict[str, Any]:
-        """Of the groups that a method may draw on, only those that this one does."""
+        """Return the identity, with only those groups that the method uses."""
         known = super().identity()
         for group in ("alpha", "fixed_lambda"):
             if group not in self.method.uses:
@@ -187,7 +187,7 @@ class RuleConfig(Options):
 
 @dataclass
 class Config(RuleConfig):
-    """One run, whole."""
+    """The complete configuration of a run."""
 
     batchnorm: BatchnormConfig
     data: DataSource
@@ -269,7 +269,7 @@ class Config(RuleConfig):
 
 
 def study_name(name: str) -> str:
-    """`name` where it can be a study's folder name, else a `UserError`."""
+    """Return `name` if it is a valid name for a study's folder, else raise a `UserError`."""
     require(
         re.fullmatch(r"\w[\w.+-]*", name, re.ASCII) is not None,
         f"study={name} is not a plain name: use letters, digits, '.', '_', '+' and '-', "
@@ -279,16 +279,16 @@ def study_name(name: str) -> str:
 
 
 def parse(cfg: DictConfig) -> Config:
-    """The validated `Config` of a composed `cfg`; see `parse_as` for what it raises."""
+    """Validate a composed `cfg` and return its `Config`; see `parse_as` for the exceptions."""
     return parse_as(Config, cfg)
 
 
 def parse_as(schema: type[Schema], cfg: DictConfig) -> Schema:
-    """The validated instance of the dataclass `schema` of a composed `cfg`.
+    """Validate a composed `cfg` and return it as an instance of the dataclass `schema`.
 
     Raises:
-        UserError: an option has a value that makes no sense, or there is no such option.
-        omegaconf.errors.OmegaConfBaseException: an option is missing or of the wrong type.
+        UserError: the value of an option is invalid, or there is no such option.
+        omegaconf.errors.OmegaConfBaseException: an option is missing or has the wrong type.
     """
     for key in map(str, cfg):
         require(key in _types(schema), f"there is no option {key}")
@@ -298,7 +298,7 @@ def parse_as(schema: type[Schema], cfg: DictConfig) -> Schema:
 
 
 def parse_plain(schema: type[Schema], options: Mapping[str, Any]) -> Schema:
-    """The validated instance of the dataclass `schema` of `options` in plain dicts and values.
+    """Validate `options`, plain dicts and values, and return an instance of the dataclass `schema`.
 
     Raises:
         UserError, omegaconf.errors.OmegaConfBaseException: see `parse_as`.
@@ -310,7 +310,8 @@ def parse_plain(schema: type[Schema], options: Mapping[str, Any]) -> Schema:
         kind = types[key]
         if isinstance(kind, type) and issubclass(kind, Options):
             require(isinstance(value, dict), f"{key} is a group of options, not {value!r}")
-            # A sweep's runs have most groups in common. The copy is the caller's own.
+            # The runs of a sweep share most groups, so these are cached; each caller gets its own
+            # copy.
             value = copy.deepcopy(_kept_options(key, kind, json.dumps(value)))
         values[key] = value
     try:
@@ -323,7 +324,7 @@ _types: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
 
 
 def _options(group: str, kind: type[Options], text: str) -> Options:
-    """The validated options of `group` in JSON, a component where its base class is one."""
+    """Validate the options of `group`, given as JSON; for a component, create its class."""
     given = json.loads(text)
     if issubclass(kind, Component):
         require("_target_" in given, f"{group} does not name a class: its file needs a _target_")
@@ -339,7 +340,7 @@ def _options(group: str, kind: type[Options], text: str) -> Options:
     typed.merge_with({group: given})
     try:
         made = OmegaConf.to_object(typed[group])
-    except UserError as error:  # OmegaConf appends lines of its own
+    except UserError as error:  # OmegaConf appends lines to the message
         raise UserError(str(error).splitlines()[0]) from None
     assert isinstance(made, Options)
     return made
@@ -349,7 +350,9 @@ _kept_options: Callable[..., Options] = functools.lru_cache(maxsize=1024)(_optio
 
 
 def as_schema(schema: type[Any]) -> DictConfig:
-    """`schema` for Hydra, where components are whatever their files say.
+    """Return `schema` for Hydra, with components as untyped fields.
+
+    All other fields keep their types, so that Hydra rejects a wrong type when it composes.
 
     Leaves keep their types, so that Hydra refuses a wrong one when it composes.
     """
@@ -372,7 +375,10 @@ def as_schema(schema: type[Any]) -> DictConfig:
 
 
 def epochs_at(time: float, *, _root_: DictConfig) -> int:
-    """``${autol2.epochs_at:0.02}``: the epochs in which lr·λ, added up once an epoch, is `time`.
+    """Return the number of epochs after which lr·λ, added up once per epoch, reaches `time`.
+
+    It is the resolver ``${autol2.epochs_at:0.02}``: a training length in proportion to 1/λ (and to
+    1/lr) for a sweep over `fixed_lambda`.
 
     It is a training length in proportion to 1/λ (and 1/lr) for a sweep over `fixed_lambda`.
     """

@@ -1,4 +1,4 @@
-"""The error that a user can mend."""
+"""The exception for errors that the user can fix."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something that the user can mend. Its text is one message, shown without a traceback."""
+    """An error that the user can fix. Its text is one message, shown without a traceback."""
 
     status = 2
-    """Exit status of a command that ends with it."""
+    """Exit status of a command that ends with this error."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its kind where it says nothing."""
+    """Return the first line of an error's message, or its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -26,7 +26,7 @@ def require(ok: bool, message: str) -> None:
 
 
 def unwritable(folder: Path, error: OSError) -> UserError:
-    """What to raise where a study's `folder` cannot be written."""
+    """Return the error to raise if a study's `folder` cannot be written."""
     return UserError(
         f"{folder} cannot be written ({error.strerror or error}): "
         f"choose another folder with outputs=FOLDER, or free some disk space"

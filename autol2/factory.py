@@ -1,4 +1,4 @@
-"""A function or class of the user's, named as ``package.module:factory``."""
+"""Import and call the user's functions and classes, named as ``package.module:factory``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from .errors import UserError, require
 
 FOREIGN = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<frozen ")
-"""What the files begin with that are not the user's own, beside installed packages."""
+"""Prefixes of file names that are not the user's own code; installed packages are excluded, too."""
 
 
 def require_target(option: str, target: str) -> None:
-    """Raise a `UserError` unless `target` reads as ``package.module:factory``."""
+    """Raise a `UserError` unless `target` has the form ``package.module:factory``."""
     module, colon, name = target.partition(":")
     words = [*module.split("."), *name.split(".")]
     require(
@@ -26,11 +26,11 @@ def require_target(option: str, target: str) -> None:
 
 
 def resolve(option: str, target: str) -> Callable[..., Any]:
-    """What `target` names; its module is imported.
+    """Import the module of `target` and return the function that it names.
 
     Raises:
-        UserError: there is no such module, it cannot be imported, or there is nothing in it that
-            could be called by that name.
+        UserError: there is no such module, it cannot be imported, or it has no callable of that
+            name.
     """
     module, _, name = target.partition(":")
     called: Callable[..., Any] = imported(f"{option}={target}", module, name)
@@ -39,12 +39,12 @@ def resolve(option: str, target: str) -> Callable[..., Any]:
 
 
 def imported(said: str, module: str, name: str) -> Any:
-    """What `module` has by the dotted `name`; None where it has nothing.
+    """Import `module` and return its attribute `name`, which may be dotted; None if it has none.
 
     Args:
         said: what the user typed for it, for messages.
         module: the module's full name.
-        name: what to look up in it.
+        name: the attribute to look up.
 
     Raises:
         UserError: there is no such module, or it cannot be imported.
@@ -67,10 +67,10 @@ def imported(said: str, module: str, name: str) -> Any:
 
 
 def call(option: str, target: str, *arguments: Any, **options: Any) -> Any:
-    """What `target`'s function returns.
+    """Call the function that `target` names and return its result.
 
     Raises:
-        UserError: there is no such function, or it fails.
+        UserError: there is no such function, or it raises an exception.
     """
     function = resolve(option, target)
     try:
@@ -82,10 +82,10 @@ def call(option: str, target: str, *arguments: Any, **options: Any) -> Any:
 
 
 def _raised(error: BaseException) -> str:
-    """The user's error in one line, with the last place in their code that led to it."""
+    """Return the user's error as one line, with the last position in their code that led to it."""
     words = str(error).strip().splitlines()
     text = ": ".join([f"raised {type(error).__name__}", *words[:1]])
-    if isinstance(error, SyntaxError):  # which says itself where
+    if isinstance(error, SyntaxError):  # it contains the position itself
         return text
     places = [
         f" ({frame.filename}, line {frame.lineno})"

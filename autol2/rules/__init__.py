@@ -1,1 +1,1 @@
-"""What decides λ: the paper's rules, schedules, and `AutoL2` for a training loop of one's own."""
+"""The rules and schedules that decide λ, and `AutoL2` for your own training loop."""

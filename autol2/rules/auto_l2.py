@@ -1,6 +1,7 @@
-"""`AutoL2`: the λ rules in anyone's training loop, shaped like torch's ``ReduceLROnPlateau``.
+"""`AutoL2`: the λ rules for your own training loop, used like torch's ``ReduceLROnPlateau``.
 
-λ is the paper's: the penalty is λ·Σθ², without a factor ½. What an optimizer does with it:
+λ follows the paper's convention: the penalty is λ·Σθ², without a factor ½. What an optimizer does
+with it:
 
 =========================  ===============  ==================================================
 optimizer                  weight_decay     what λ means
@@ -37,7 +38,7 @@ from .rule import Method, Protocol, Rule, whole
 from .step_mean import StepMean, kept, processes
 
 ROUNDING = 1e-6
-"""By so much a share may lie outside of [0, 1]."""
+"""How far a share may lie outside of [0, 1] because of rounding."""
 
 _log = logging.getLogger("autol2")
 
@@ -61,9 +62,9 @@ class Settings(TypedDict, total=False):
 
 
 class AutoL2(LambdaScheduler):
-    """Controls an optimizer's ``weight_decay`` by the training loss and error.
+    """Controls an optimizer's ``weight_decay`` based on the training loss and error.
 
-    Build it after the optimizer, and call `step` after each ``optimizer.step()``::
+    Create it after the optimizer, and call `step` after each ``optimizer.step()``::
 
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         l2 = AutoL2(optimizer, "combined", alpha=5)
@@ -75,9 +76,9 @@ class AutoL2(LambdaScheduler):
             optimizer.step()
             l2.step(loss, (scores.argmax(1) != labels).float().mean())
 
-    A task without an error (a language model, a regression) says ``l2.step(loss)``: the rule looks
-    at the loss alone. Where a step has several batches (gradient accumulation), each is handed in
-    with `add`, and `step` needs no arguments; the means are weighted by what was counted::
+    For a task without an error (a language model, a regression), call ``l2.step(loss)``: the rule
+    then uses the loss alone. If a step has several batches (gradient accumulation), pass each to
+    `add` and call `step` without arguments; the means are weighted by the counts::
 
         for batch in step:
             loss, error, tokens = …
@@ -85,14 +86,14 @@ class AutoL2(LambdaScheduler):
         optimizer.step()
         l2.step()
 
-    With a process group of several processes the means are taken over all of them, so that λ is the
-    same everywhere; each process has to call `step` as often as the others (under
-    ``DistributedDataParallel.join``, which lets some stop earlier, choose ``sync=False``).
+    With several processes, the means are taken over all of them, so that λ is the same everywhere.
+    Each process has to call `step` equally often (with ``DistributedDataParallel.join``, which lets
+    some stop earlier, choose ``sync=False``).
 
-    The optimizer's own ``weight_decay`` is overwritten, also in groups added later (from the next
-    `step` on). A group that says ``auto_l2=False`` is left alone, and so is one whose
-    ``weight_decay`` is 0 beside others that have some; see `all_parameters`. A group can have a
-    controller of its own, with settings that differ from the others'::
+    The optimizer's own ``weight_decay`` is overwritten, also in groups that are added later (from
+    the next `step` on). A group with ``auto_l2=False`` is left alone, and so is one whose
+    ``weight_decay`` is 0 while other groups have some; see `all_parameters`. A group can have its
+    own controller with different settings::
 
         torch.optim.SGD(
             [
@@ -103,48 +104,50 @@ class AutoL2(LambdaScheduler):
             lr=0.01,
         )
 
-    Learning rate schedulers and ``GradScaler`` work beside it; a step that the scaler skips counts
-    unless `step` is not called for it. A compiled ``optimizer.step`` is compiled once more at the
-    first change of λ, and takes any value from then on (SGD with momentum: 3 graphs over 8 values
-    of λ). Leave ``weight_decay`` a number for it: SGD branches on its value, so that with a tensor
-    nothing is compiled at all. Changes are logged to the logger ``autol2`` at level INFO.
+    Learning rate schedulers and ``GradScaler`` work as usual; a step that the scaler skips counts
+    unless you do not call `step` for it. A compiled ``optimizer.step`` is compiled once more at the
+    first change of λ and accepts any value from then on (SGD with momentum: 3 graphs over 8 values
+    of λ). Leave ``weight_decay`` a number in this case: SGD branches on its value, so that with a
+    tensor nothing is compiled at all. Changes are logged to the logger ``autol2`` at level INFO.
 
     Args:
-        optimizer: any torch optimizer with a ``weight_decay``. It is set to 2λ. For SGD that is the
-            gradient of the penalty λ·Σθ²; for other coupled optimizers (Adam) that gradient, scaled
-            like the loss's; for decoupled ones (AdamW) a factor 1 − lr·2λ on the weights.
+        optimizer: any torch optimizer with a ``weight_decay``, which is set to 2λ. For SGD, this is
+            the gradient of the penalty λ·Σθ²; for other coupled optimizers (Adam), that gradient is
+            scaled like the loss's; for decoupled ones (AdamW), it is a factor 1 − lr·2λ on the
+            weights.
         method: auto_l2 (paper, Algorithm 1), threshold (2), advance (3), combined (4) or fixed.
         alpha: the threshold α of threshold and combined, in percent.
         protocol: ``corrected`` (what the paper's text means; for new work), ``published`` (what
-            drew its figures; needs to know where epochs begin), ``pseudocode`` (as printed:
-            advance and combined diverge) or ``original`` (auto_l2 alone, as its authors released
+            produced its figures; needs to know where epochs begin), ``pseudocode`` (as printed:
+            advance and combined diverge) or ``original`` (auto_l2 only, as its authors released
             it). See `autol2.rules.controller`.
-        measure_every: steps between two measurements (the paper's k); 5, and 10 under ``original``.
-            Only then are loss and error read (and at the first step, to check them), so that a GPU
-            is waited for once in so many steps.
+        measure_every: steps between two measurements (the paper's k); by default 5, and 10 with
+            ``original``. Loss and error are read only then (and at the first step, to check them),
+            so that the CPU waits for the GPU only once in this many steps.
         steps_per_epoch: optimizer steps in an epoch, ``len(loader)`` without gradient accumulation.
-            Under ``published`` the clock falls back at each epoch: give this, or call
-            `start_epoch`. Where epochs are known, every k-th step of an epoch is measured; under
-            ``original`` every k-th step of the run, the first one included.
+            With ``published``, the step counter restarts at each epoch: set this, or call
+            `start_epoch`. If the epochs are known, every k-th step of an epoch is measured; with
+            ``original``, every k-th step of the run, including the first.
         fixed_lambda: λ of ``method="fixed"``.
         initial_lambda: λ at the first step of the other methods.
-        decay_factor: λ is multiplied by it when it decays and divided by it when it is raised.
-        cooldown: after a change λ rests for ``cooldown / λ`` steps.
-        lambda_min, lambda_max: bounds of λ; without `lambda_max` it is 10 under ``corrected``.
-        raise_when_converged: raise λ after so many measurements without a new minimum of loss or
+        decay_factor: factor by which λ is multiplied when it decays and divided when it is raised.
+        cooldown: after a change, λ stays constant for ``cooldown / λ`` steps.
+        lambda_min, lambda_max: bounds of λ. By default, `lambda_max` is 10 with ``corrected`` and
+            infinite with the other protocols.
+        raise_when_converged: raise λ after this many measurements without a new minimum of loss or
             error; 0 never does.
-        all_parameters: whether parameter groups with a ``weight_decay`` of 0, beside others that
-            have some, are decayed too (the paper penalises all parameters). None leaves them
-            alone, with a warning that names them; False without one.
-        sync: take the means over all processes of the default process group. False where each
-            process trains a network of its own.
+        all_parameters: whether to also decay parameter groups with a ``weight_decay`` of 0 while
+            other groups have some (the paper penalises all parameters). None leaves them alone with
+            a warning that names them; False does so without a warning.
+        sync: whether to take the means over all processes of the default process group. Choose
+            False if each process trains a network of its own.
 
     Raises:
-        ValueError: an argument makes no sense, or the optimizer has no ``weight_decay``.
+        ValueError: an argument is invalid, or the optimizer has no ``weight_decay``.
 
     Attributes:
         optimizer: the optimizer.
-        last_step: optimizer steps counted so far.
+        last_step: number of optimizer steps so far.
     """
 
     def __init__(
@@ -192,12 +195,12 @@ class AutoL2(LambdaScheduler):
         self.sync = bool(sync)
         self._controller = Controller(self._rule)
         self._own: dict[int, Controller] = {}
-        """Controllers of groups that came with settings, by the groups' numbers."""
+        """The controllers of groups with their own settings, by group index."""
         self._mean = StepMean()
         self._epoch_step = 0
         self._epochs_known = steps_per_epoch is not None
         self._measured = False
-        """Whether a step was measured, or it is not known."""
+        """Whether a step was measured, or this is unknown."""
         self._checked = False
         self._before_restoring: dict[int, float] = {}
         self._take_in_groups()
@@ -213,13 +216,13 @@ class AutoL2(LambdaScheduler):
 
     @property
     def needs_measurements(self) -> bool:
-        """Whether `step` needs the training loss: not where λ is fixed."""
+        """Whether `step` needs the training loss, which it does unless λ is fixed."""
         controllers = [self._controller, *self._own.values()]
         return any(controller.measures for controller in controllers)
 
     @property
     def due(self) -> bool:
-        """Whether the next `step` looks at the loss and error."""
+        """Whether the next `step` uses the loss and error."""
         if not self._within_epochs:
             return self.last_step % self.measure_every == 0
         return self._clock % self.measure_every == 0
@@ -227,17 +230,20 @@ class AutoL2(LambdaScheduler):
     def add(
         self, loss: SupportsFloat, error: SupportsFloat | None = None, count: SupportsFloat = 1
     ) -> None:
-        """Add a batch of the coming step; this costs nothing if the step is not measured.
+        """Add a batch of the current step; this costs nothing if the step is not measured.
 
         Args:
-            loss: mean training loss of the batch, without a penalty; a number or a tensor.
-            error: share of it that was classified wrongly, from 0 to 1; None where the task has no
-                error, so that the rule looks at the loss alone.
-            count: samples or tokens that these are means over, the weight of this batch in the
-                step's means. 0 for a batch without any (all labels ignored, or skipped).
+            loss: mean training loss of the batch without a penalty, a number or a tensor of one
+                element.
+            error: share of the batch that was misclassified, from 0 to 1; None if the task has no
+                error, so that the rule uses the loss alone.
+            count: number of samples or tokens that these are means over, which is the batch's
+                weight in the step's means; 0 for a batch without any (all labels ignored, or
+                skipped).
 
         Raises:
-            ValueError: `loss`, `error` or `count` is not one number, or `error` is no share of 1.
+            ValueError: `loss`, `error` or `count` is not a single number, or `error` is outside of
+                [0, 1].
         """
         for name, value in (("loss", loss), ("error", error)):
             if value is not None:
@@ -259,22 +265,22 @@ class AutoL2(LambdaScheduler):
         error: SupportsFloat | None = None,
         count: SupportsFloat = 1,
     ) -> Decision:
-        """Count one optimizer step, and measure it where it is due.
+        """Count one optimizer step and, if it is due, measure it.
 
         Args:
-            loss: as in `add`; None if every batch of the step was handed in by `add`.
-            error: likewise. None where the task has no error: the rule looks at the loss alone.
-                Under ``published`` ties matter: 1 − accuracy, both of the whole batch.
-            count: likewise; it matters where several batches or processes make the step.
+            loss: as in `add`; None if every batch of the step was passed to `add`.
+            error: as in `add`; None if the task has no error. With ``published``, ties matter: pass
+                1 − accuracy of the whole batch.
+            count: as in `add`; it matters only if the step has several batches or processes.
 
         Returns:
-            λ of the next step, the event (``none``, ``decayed`` or ``raised``) and its reason; of
-            the groups without a controller of their own, unless each has one.
+            The λ of the next step, the event (``none``, ``decayed`` or ``raised``) and its reason,
+            for the groups without their own controller; if each group has its own, for the first.
 
         Raises:
-            ValueError: `error` is not a share of 1.
-            RuntimeError: ``weight_decay`` is not what AutoL2 has set; or the protocol is published
-                and the epochs are unknown.
+            ValueError: `error` is outside of [0, 1].
+            RuntimeError: ``weight_decay`` is not the value that AutoL2 has set, or the protocol is
+                published and the epochs are unknown.
         """
         caller = str(sys._getframe(1).f_globals.get("__name__"))
         if self._repeated(caller):
@@ -303,14 +309,14 @@ class AutoL2(LambdaScheduler):
         return decision
 
     def start_epoch(self) -> None:
-        """Say that the next step is the first of an epoch, where epochs differ in length."""
+        """Tell the controller that the next step begins an epoch; for epochs of varying length."""
         if self._epochs_known and self._epoch_step:
             self.warn_if_unmeasured()
         self._epoch_step = 0
         self._epochs_known = True
 
     def warn_if_unmeasured(self) -> None:
-        """Warn if no step was measured so far, since an epoch has too few."""
+        """Warn if no step has been measured so far because an epoch has too few steps."""
         if self._measured or not self._epochs_known or not self._counts_epochs:
             return
         self._measured = True
@@ -322,17 +328,17 @@ class AutoL2(LambdaScheduler):
 
     @property
     def _within_epochs(self) -> bool:
-        """Whether measurements are counted within an epoch, where epochs are known."""
+        """Whether measured steps are counted within an epoch, if epochs are known."""
         return self._rule.protocol != "original"
 
     @property
     def _counts_epochs(self) -> bool:
-        """Whether an epoch's length decides what is measured."""
+        """Whether the length of an epoch decides which steps are measured."""
         return self._within_epochs and self.needs_measurements
 
     @property
     def _clock(self) -> int:
-        """The next step, counted from 1 within its epoch; over the run where none is known."""
+        """Number of the next step, from 1, in its epoch, or in the run if no epoch is known."""
         if not self._epochs_known:
             return self.last_step + 1
         if self.steps_per_epoch is not None and self._epoch_step >= self.steps_per_epoch:
@@ -400,7 +406,9 @@ class AutoL2(LambdaScheduler):
         return self._own.get(index, self._controller).lambda_
 
     def get_last_lambda(self) -> float:
-        """λ, as the next optimizer step will use it, of groups without a controller of their own.
+        """Return the λ of the next optimizer step for groups without their own controller.
+
+        If each group has its own, return that of the first.
 
         Where each has one, that of the first.
         """
@@ -410,19 +418,19 @@ class AutoL2(LambdaScheduler):
         )
 
     def apply(self) -> None:
-        """Set the optimizer's ``weight_decay`` to 2λ, whatever it is now."""
+        """Set the optimizer's ``weight_decay`` to 2λ, whatever its current value."""
         self._take_in_groups()
         super().apply()
 
     def _take_in_groups(self) -> None:
-        """Give groups that came with settings controllers of their own."""
+        """Create controllers for the groups that have their own settings."""
         self._groups.look()
         for index, settings in enumerate(self._groups.settings):
             if settings is not None and index not in self._own:
                 self._own[index] = Controller(self._rule_with(index, settings))
 
     def _rule_with(self, index: int, settings: Mapping[str, Any]) -> Rule:
-        """The rule with a group's own settings."""
+        """Return the rule with a group's own settings."""
         known = {**self._rule.plain(), "lambda_max": self._rule.lambda_max}
         unknown = settings.keys() - (known.keys() - {"protocol"})
         if unknown:
@@ -436,7 +444,7 @@ class AutoL2(LambdaScheduler):
     # ---------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
-        """All that later steps depend on, in plain numbers; save the optimizer's state with it."""
+        """Return the state as plain values; save the optimizer's state along with it."""
         return {
             **super().state_dict(),
             "controller": self._controller.state_dict(),
@@ -482,14 +490,15 @@ class AutoL2(LambdaScheduler):
         self._epoch_step = int(state["epoch_step"])
         if self.steps_per_epoch is not None:
             self._epoch_step %= self.steps_per_epoch + 1
-        told = bool(state["epochs_known"]) and state["steps_per_epoch"] is None  # by start_epoch
+        # known from start_epoch
+        told = bool(state["epochs_known"]) and state["steps_per_epoch"] is None
         self._epochs_known = told or self.steps_per_epoch is not None
         self._measured = True
         self._mean.clear()
 
 
 def _one_number(name: str, value: object) -> None:
-    """Refuse what is not one number, without reading it: it may be on a device."""
+    """Raise a ValueError unless `value` is one number; it is not read back from its device."""
     shape = list(getattr(value, "shape", ()))
     if math.prod(shape) != 1:
         what = f"a tensor of shape {shape}" if isinstance(value, torch.Tensor) else f"{shape}"
@@ -501,7 +510,7 @@ def _one_number(name: str, value: object) -> None:
 
 
 def _share(error: float) -> float:
-    """`error`, within [0, 1] but for its rounding."""
+    """Return `error`, clipped to [0, 1]; it may lie outside only by rounding."""
     if not (-ROUNDING <= error <= 1 + ROUNDING or math.isnan(error)):
         raise ValueError(f"error must be a share of the batch, from 0 to 1, not {error:g}")
     return min(max(error, 0.0), 1.0) if not math.isnan(error) else error

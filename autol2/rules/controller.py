@@ -1,8 +1,8 @@
-"""The λ rules (paper, Algorithms 1 to 4): measurements in, decisions with their reasons out.
+"""The λ rules (paper, Algorithms 1 to 4): they turn measurements into decisions with reasons.
 
 λ multiplies the sum of squares of *all* parameters, with no factor ½: the penalty is λ·Σθ², which
-for SGD is a weight decay of 2λ. (Lewkowycz & Gur-Ari, 2020, write ½λ‖θ‖².) Loss means a batch's
-mean cross-entropy without the penalty, accuracy is its accuracy in percent, error 100 − accuracy.
+for SGD is a weight decay of 2λ. (Lewkowycz & Gur-Ari, 2020, write ½λ‖θ‖².) Loss is a batch's mean
+cross-entropy without the penalty, accuracy is its accuracy in percent, and error is 100 − accuracy.
 
 The paper's text, its pseudo-code and the code behind its figures disagree. Each is a *protocol*:
 
@@ -24,7 +24,8 @@ original
 
 A task without an error (a language model, a regression) is judged by its loss alone.
 
-Plain Python: no tensors, no files. A measurement costs the same however many came before.
+This module is plain Python without tensors or files. The cost of a measurement does not depend on
+how many came before it.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ Event = Literal["none", "decayed", "raised"]
 
 @dataclass(frozen=True)
 class Decision:
-    """What a measurement led to."""
+    """The result of a measurement."""
 
     lambda_: float
-    """λ from the next step on."""
+    """The λ from the next step on."""
     event: Event
     """Whether λ decayed, was raised, or neither."""
     reason: str
-    """Why, in a sentence with the figures that decided."""
+    """The reason, a sentence with the figures that decided."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class _Measurement:
 
     @property
     def finite(self) -> bool:
-        """Whether it says anything: an accuracy that is NaN was not measured."""
+        """Whether the values are usable; an accuracy of NaN means that it was not measured."""
         return math.isfinite(self.loss) and not math.isinf(self.accuracy)
 
     def plain(self) -> list[float | str]:
@@ -75,18 +76,18 @@ class _Measurement:
 
 
 _NOTHING = _Measurement(math.inf, -math.inf)
-"""The minimum, and the previous measurement, before there is one."""
+"""The minimum and the previous measurement as long as there are none."""
 
 
 class Controller:
-    """Decides λ from the measurements of a training run, in order.
+    """Decides λ from the measurements of a training run, taken in order.
 
     Args:
-        rule: the rule.
+        rule: the rule to apply.
 
     Attributes:
-        rule: the rule.
-        lambda_: λ of the next step.
+        rule: the rule to apply.
+        lambda_: the λ of the next step.
     """
 
     def __init__(self, rule: Rule) -> None:
@@ -110,22 +111,22 @@ class Controller:
         return self.rule.method != "fixed"
 
     def lambda_at(self, step: int) -> float:
-        """λ of the next step, whichever number it has."""
+        """Return the λ of the next step, whatever its number."""
         return self.lambda_
 
     def measure(self, loss: float, accuracy: float | None, step: int, epoch_step: int) -> Decision:
-        """Take in the measurement of a step, made with the present λ.
+        """Process the measurement of a step that was made with the current λ.
 
         Args:
             loss: mean training loss of the step's batch, without the penalty.
-            accuracy: training accuracy of the step's batch in percent. None or NaN where it was
-                not measured: the loss alone decides then.
-            step: the step, counted from 1 over the whole run. Under original it is the step whose
-                update comes next, so that its i is ``step - 1``.
-            epoch_step: the step, counted from 1 within its epoch.
+            accuracy: training accuracy of the step's batch in percent. If it is None or NaN, it was
+                not measured and the loss alone decides.
+            step: number of the step in the run, from 1. With original, it is the step whose update
+                comes next, so that its i is ``step - 1``.
+            epoch_step: number of the step in its epoch, from 1.
 
         Returns:
-            λ from the next step on, and why.
+            The λ from the next step on, and the reason.
         """
         if self.rule.method == "fixed":
             return Decision(self.lambda_, "none", "λ is fixed")
@@ -146,11 +147,11 @@ class Controller:
 
     @property
     def before_update(self) -> bool:
-        """Whether a step is measured before its update; see `autol2.rules.method.LambdaPolicy`."""
+        """Whether a step is measured before its update (see `autol2.rules.method.LambdaPolicy`)."""
         return self.rule.protocol == "original"
 
     def observe(self) -> None:
-        """Nothing: λ is set; see `autol2.rules.method.LambdaPolicy`."""
+        """Return None, since the optimizer does not find λ (see `LambdaPolicy`)."""
 
     # ------------------------------------------------------------ protocols
 
@@ -234,7 +235,7 @@ class Controller:
         return ", then ".join(words)
 
     def _no_better(self, now: _Measurement) -> str | None:
-        """Original: the same of loss and accuracy is no better than its best at both."""
+        """Original: loss is no better than its best at both measurements, or accuracy is."""
         least, before = self._minimum, self._previous
         if least.loss <= before.loss and least.loss <= now.loss:
             return f"loss {before.loss:.4g}, then {now.loss:.4g} ≥ {least.loss:.4g}"
@@ -244,7 +245,7 @@ class Controller:
         return None
 
     def _increases(self, now: _Measurement) -> str | None:
-        """Pseudocode: the same of loss and error is above its minimum·r at both measurements."""
+        """Pseudocode: loss is above its minimum·r at both measurements, or error is."""
         before, corrected = self._previous, self.rule.protocol == "corrected"
         if corrected and not (now.finite and before.finite):
             return None
@@ -261,7 +262,7 @@ class Controller:
         return None
 
     def _decreases(self, now: _Measurement) -> str | None:
-        """Pseudocode: the same of loss and error, times r, is below its minimum at both."""
+        """Pseudocode: loss·r is below its minimum at both measurements, or error·r is."""
         r, before = self.rule.ratio, self._previous
         if not (now.finite and before.finite):
             return None
@@ -270,7 +271,7 @@ class Controller:
                 getattr(measurement, what) for measurement in (before, now, self._minimum)
             )
             if self.rule.protocol == "corrected" and not math.isfinite(bound):
-                continue  # none was measured that it could be better than
+                continue  # there is no minimum to compare with yet
             if self.rule.protocol == "corrected" and bound <= 0:
                 if first < bound * r and second < bound * r:
                     return f"{what} {first:.4g}, then {second:.4g} < {bound:.4g}{self._times}"
@@ -287,7 +288,7 @@ class Controller:
     def _decay(self, clock: int, why: str) -> Decision:
         factor = self.rule.decay_factor
         lower = self.lambda_ * factor
-        if self.rule.protocol == "original":  # λ/10 is 0.01 where λ·0.1 is a little more
+        if self.rule.protocol == "original":  # λ/10 is 0.01, but λ·0.1 is slightly more
             lower = self.lambda_ / (1 / factor)
         return self._change(lower, clock, "decayed", why)
 
@@ -295,7 +296,10 @@ class Controller:
         return self._change(self.lambda_ / self.rule.decay_factor, clock, "raised", why)
 
     def _change(self, lambda_: float, clock: int, event: Event, why: str) -> Decision:
-        """λ within its bounds, and the cool-down; no event where that leaves λ as it is.
+        """Bound λ and start the cool-down; there is no event if λ stays as it is.
+
+        Nearly equal counts as equal: 0.1 · 0.1 is above 0.01 by a rounding error, which is not a
+        decay.
 
         Or nearly: 0.1 · 0.1 is above 0.01 by a rounding error, which is not to decay.
         """
@@ -311,7 +315,7 @@ class Controller:
 
     @property
     def _cooldown(self) -> float:
-        """For how many steps the present λ rests after a change."""
+        """Number of steps for which the current λ stays constant after a change."""
         return self.rule.cooldown / self.lambda_ if self.lambda_ else math.inf
 
     def _track_convergence(self, now: _Measurement) -> None:
@@ -345,7 +349,7 @@ class Controller:
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """All that later decisions depend on, as strings and finite numbers (JSON has no ∞)."""
+        """Return all that later decisions depend on: strings and finite numbers (JSON has no ∞)."""
         return {
             "rule": self.rule.plain(),
             "lambda": self.lambda_,
@@ -358,17 +362,18 @@ class Controller:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, accept_changes: bool = False) -> None:
-        """Continue from `state`.
+        """Restore a state.
 
         Args:
-            state: what `state_dict` returned.
-            accept_changes: go on under this controller's rule although `state` was saved under
-                another one: from its λ (the rule's own where λ is fixed, its initial one where
-                that of `state` is 0 and could never move), within the rule's bounds.
+            state: the return value of `state_dict`.
+            accept_changes: apply this controller's rule even if `state` was saved with another one.
+                λ is then that of `state` within the rule's bounds; if the rule's λ is fixed, it is
+                that one, and if the λ of `state` is 0 and could never change, it is the rule's
+                initial one.
 
         Raises:
-            ValueError: it was saved under another rule, or is no controller's state; nothing is
-                changed then.
+            ValueError: the state was saved with another rule, or is not a controller's state. The
+                controller is then unchanged.
         """
         if state.keys() != self.state_dict().keys():
             raise ValueError(f"not a controller's state: it has {sorted(state)}")
@@ -394,7 +399,7 @@ class Controller:
 
 
 def _least(one: _Measurement, other: _Measurement) -> _Measurement:
-    """The smaller loss and the larger accuracy; a value that is not finite is passed over."""
+    """Return the smaller loss and the larger accuracy, ignoring values that are not finite."""
     loss = min(one.loss, other.loss) if math.isfinite(other.loss) else one.loss
     accuracy = max(one.accuracy, other.accuracy) if math.isfinite(other.accuracy) else one.accuracy
     return _Measurement(loss, accuracy)

@@ -1,4 +1,4 @@
-"""The strength of weight decay in the conventions that people write it in."""
+"""Convert the strength of weight decay between the conventions in use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _IN_WEIGHT_DECAY = {"sum": 2.0, "half": 1.0, "weight_decay": 1.0}
 
 
 def convert(value: float, source: Convention, target: Convention, lr: float = math.nan) -> float:
-    """The same strength of decay in another convention.
+    """Convert a strength of weight decay to another convention.
 
     Args:
         value: the strength in the convention `source`.
@@ -19,20 +19,20 @@ def convert(value: float, source: Convention, target: Convention, lr: float = ma
 
             - ``sum``: λ of the penalty λ·Σθ² (the paper, this package);
             - ``half``: λ of the penalty ½·λ·‖θ‖² (Lewkowycz & Gur-Ari, 2020, and most textbooks);
-            - ``weight_decay``: torch's argument, of coupled (SGD, Adam) and of decoupled
-              (AdamW) optimizers alike;
-            - ``per_step``: the share that each step takes off the weights, where decay is not
+            - ``weight_decay``: torch's argument, for coupled (SGD, Adam) and decoupled (AdamW)
+              optimizers alike;
+            - ``per_step``: the share of the weights that each step removes, if the decay is not
               multiplied by the learning rate (Loshchilov & Hutter, 2019, equation 12, with η = 1).
-        target: likewise.
-        lr: the learning rate; needed only from or to ``per_step``.
+        target: one of the same conventions.
+        lr: the learning rate; only needed from or to ``per_step``.
 
     Returns:
-        The strength in the convention `target`. Equal strengths take the same share off the weights
-        at each step of plain SGD. An adaptive optimizer scales a coupled decay as it does the
-        gradient; no number makes it equal to a decoupled one.
+        The strength in the convention `target`. Equal strengths remove the same share of the
+        weights at each step of plain SGD. An adaptive optimizer scales a coupled decay like the
+        gradient, so no number makes it equal to a decoupled one.
 
     Raises:
-        ValueError: an unknown convention, or no learning rate where one is needed.
+        ValueError: a convention is unknown, or the learning rate is needed but missing.
     """
     known = (*_IN_WEIGHT_DECAY, "per_step")
     for convention in (source, target):

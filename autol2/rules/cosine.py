@@ -1,4 +1,4 @@
-"""λ along half a cosine."""
+"""The method with a cosine schedule of λ."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .schedules import Schedule
 
 @dataclass
 class Cosine(Method):
-    """λ goes from its first to its last value along half a cosine, a step at a time, as DINO moves
-    its weight decay from 0.04 to 0.4 (Caron et al., 2021, "Emerging properties in self-supervised
+    """λ goes from its first to its last value along half a cosine, one step at a time, like DINO's
+    weight decay from 0.04 to 0.4 (Caron et al., 2021, "Emerging properties in self-supervised
     vision transformers", ICCV, section 3.2 and the authors' ``cosine_scheduler``)."""
 
     initial_lambda: float = 5e-5
@@ -29,6 +29,6 @@ class Cosine(Method):
         require_finite("method.final_lambda", self.final_lambda)
 
     def policy(self, given: Circumstances) -> LambdaPolicy:
-        """The cosine over the steps of the run."""
+        """Return the cosine schedule over the steps of the run."""
         first, last, steps = self.initial_lambda, self.final_lambda, given.steps
         return Schedule(lambda step: curves.cosine(step, steps, first, last), "λ follows a cosine")

@@ -43,14 +43,14 @@ class CPR(Method):
         require_finite("method.kappa_init_param", self.kappa_init_param)
 
     def require_installed(self) -> None:
-        """See `Component`."""
+        """Check that pytorch-cpr is installed (see `Component.require_installed`)."""
         require(
             importlib.util.find_spec("pytorch_cpr") is not None,
             "method=cpr needs the package pytorch-cpr: pip install pytorch-cpr",
         )
 
     def identity(self) -> dict[str, Any]:
-        """As for any method; inflection_point takes no parameter."""
+        """Return the identity; the parameter is left out for inflection_point, which has none."""
         known = super().identity()
         if self.kappa_init == "inflection_point":
             del known["kappa_init_param"]
@@ -59,8 +59,8 @@ class CPR(Method):
     def build(
         self, given: Circumstances, model: nn.Module, make_optimizer: Callable[[], Optimizer]
     ) -> tuple[Optimizer, LambdaPolicy]:
-        """The package's AdamCPR, and what reads λ off it."""
-        with warnings.catch_warnings():  # the package speaks to an older torch
+        """Return the package's AdamCPR and the policy that reads λ from it."""
+        with warnings.catch_warnings():  # the package is written for an older torch
             warnings.simplefilter("ignore")
             from pytorch_cpr import AdamCPR
         warnings.filterwarnings("ignore", "`torch._utils.is_compiling` is deprecated")
@@ -73,13 +73,13 @@ class CPR(Method):
             eps=options["eps"],
             kappa_init_method=self.kappa_init,
             kappa_init_param=self.kappa_init_param,
-            foreach=True,  # its loop over single weights never finds inflection_point's bound
+            foreach=True,  # the loop over single weights never finds inflection_point's bound
         )
         return optimizer, OwnLambda(optimizer)
 
 
 class OwnLambda:
-    """A `LambdaPolicy` that reads λ off AdamCPR's multipliers."""
+    """A `LambdaPolicy` that computes λ from AdamCPR's multipliers."""
 
     measures = False
     before_update = False
@@ -88,7 +88,7 @@ class OwnLambda:
         self._optimizer = optimizer
 
     def observe(self) -> Tensor:
-        """The λ whose penalty λ·Σθ² over all parameters is Σ μ/lr·‖W‖²; 0 before the first step."""
+        """Return the λ whose penalty λ·Σθ² equals Σ μ/lr·‖W‖²; it is 0 before the first step."""
         import torch
 
         groups = self._optimizer.param_groups
@@ -106,16 +106,16 @@ class OwnLambda:
             return penalty / torch.stack(norms).square().sum()
 
     def lambda_at(self, step: int) -> float:
-        """The optimizer's λ as it is now."""
+        """Return the optimizer's current λ."""
         return float(self.observe())
 
     def measure(self, loss: float, accuracy: float, step: int, epoch_step: int) -> Decision:
-        """See `LambdaPolicy`: λ is the optimizer's."""
+        """Do nothing, since the optimizer decides λ (see `LambdaPolicy`)."""
         return Decision(math.nan, "none", "λ is the optimizer's own")
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: all that lasts is the optimizer's."""
+        """Return an empty state, since the optimizer keeps everything."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
+        """Do nothing, since there is no state."""

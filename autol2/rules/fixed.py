@@ -1,4 +1,4 @@
-"""A constant λ: the baselines, coupled and decoupled."""
+"""The methods with a constant λ, coupled and decoupled; they are the baselines."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ class Fixed(Method):
     baseline = True
 
     def policy(self, given: Circumstances) -> LambdaPolicy:
-        """The same λ at every step."""
+        """Return a schedule with the same λ at every step."""
         value = given.fixed_lambda.value
         return Schedule(lambda step: value, "λ is fixed")
 
     def rule(self, given: Circumstances) -> Rule:
-        """The rule that never changes λ."""
+        """Return the rule that never changes λ."""
         return Rule("fixed", fixed_lambda=given.fixed_lambda.value)
 
 
 @dataclass
 class Decoupled(Fixed):
     """Constant decoupled decay: AdamW (Loshchilov & Hutter, 2019, "Decoupled weight decay
-    regularization", ICLR), with weight_decay = 2·fixed_lambda. Under plain SGD it is `Fixed`."""
+    regularization", ICLR), with weight_decay = 2·fixed_lambda. With plain SGD, it is the same as
+    `Fixed`."""
 
     label = "decoupled λ"
     place = Method.place

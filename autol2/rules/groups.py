@@ -1,4 +1,4 @@
-"""The parameter groups of an optimizer, and which of them have their weight decay set."""
+"""An optimizer's parameter groups: which of them are controlled, and their weight decay."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import torch
 from torch.optim import Optimizer
 
 FLAG = "auto_l2"
-"""The key of a parameter group that says whether (or with which settings) its decay is set."""
+"""Key of a parameter group that says whether (or with which settings) its decay is controlled."""
 NO_DECAY = "no_decay"
-"""Its value where a trainer keeps the group without decay: it is left alone likewise, unless all
-parameters are meant."""
+"""Value of `FLAG` for a group that a trainer keeps without decay. It is left alone, too, unless all
+parameters are to be decayed."""
 
 
 class Groups:
-    """Those parameter groups whose ``weight_decay`` is set.
+    """The parameter groups whose ``weight_decay`` is controlled.
 
-    A group that says ``auto_l2=False`` is left alone. So is one with a ``weight_decay`` of 0 beside
-    others that have some (biases, norms), unless `all_parameters` is true. What was decided when a
-    group was first seen stays, whatever flags a checkpoint of the optimizer brings.
+    A group with ``auto_l2=False`` is left alone. So is one with a ``weight_decay`` of 0 while other
+    groups have some (biases, norms), unless `all_parameters` is true. What was decided when a group
+    was first seen stays, whatever flags a checkpoint of the optimizer contains.
 
     Args:
         optimizer: the optimizer.
-        all_parameters: whether groups with a decay of 0 beside others are set too. None leaves them
-            alone as well, with a warning that names them.
+        all_parameters: whether groups with a decay of 0 are controlled, too, while other groups
+            have some. None leaves them alone with a warning that names them.
 
     Raises:
-        ValueError: there is nothing to set.
+        ValueError: there is no group to control.
     """
 
     def __init__(self, optimizer: Optimizer, all_parameters: bool | None = None) -> None:
@@ -40,27 +40,27 @@ class Groups:
             raise ValueError(f"all_parameters must be True, False or None, not {all_parameters!r}")
         self.optimizer, self.all_parameters = optimizer, all_parameters
         self.set_: list[bool] = []
-        """Of each group, whether its decay is set."""
+        """For each group, whether its decay is controlled."""
         self.optional: list[int] = []
-        """Groups that `all_parameters` decides about."""
+        """Groups for which `all_parameters` decides."""
         self.settings: list[Mapping[str, Any] | None] = []
-        """Of each group, the settings that it came with."""
+        """For each group, its own settings, if any."""
         self.look()
         if not any(self.set_):
             raise ValueError(
                 "every parameter group is left alone (auto_l2=False): there is nothing to do"
             )
         self.found = [_number(group.get("weight_decay")) for group in optimizer.param_groups]
-        """The decay of each group before any was set."""
+        """The decay of each group before it was first set."""
 
     def look(self) -> bool:
-        """Take in groups that were added; whether there were any."""
+        """Register groups that were added, and return whether there were any."""
         groups = self.optimizer.param_groups
         first = len(self.set_)
         fresh = range(first, len(groups))
         unsaid = [place for place in fresh if FLAG not in groups[place]]
         zero = [place for place in unsaid if _number(groups[place].get("weight_decay")) == 0]
-        # A group that is added without a decay of its own has the optimizer's default.
+        # A group that is added without its own decay has the optimizer's default.
         default = _number(self.optimizer.defaults.get("weight_decay"))
         others = any(
             _number(groups[place].get("weight_decay"))
@@ -84,7 +84,7 @@ class Groups:
             flag = groups[index].get(FLAG, index not in spared)
             if flag == NO_DECAY:
                 flag = bool(self.all_parameters)
-            if type(flag).__name__ in ("bool", "bool_"):  # NumPy's, too
+            if type(flag).__name__ in ("bool", "bool_"):  # also NumPy's
                 flag = bool(flag)
             elif isinstance(flag, Mapping):
                 flag = {name: _plain(value) for name, value in flag.items()}
@@ -119,24 +119,26 @@ class Groups:
                 f"{name} has a weight_decay of {decay.dtype} in parameter group {index}, which "
                 f"cannot hold fractions: give it a float"
             )
-        if isinstance(decay, torch.Tensor):  # torch lets groups share it
+        if isinstance(decay, torch.Tensor):  # torch lets groups share a tensor
             group["weight_decay"] = decay.clone()
 
     def copy(self) -> Groups:
-        """One of its own, of the same optimizer."""
+        """Return an independent copy for the same optimizer."""
         other = copy.copy(self)
         for name in ("set_", "optional", "settings", "found"):
             setattr(other, name, list(getattr(self, name)))
         return other
 
     def recall(self, optional: Sequence[int], count: int) -> None:
-        """Let `all_parameters` decide about the groups that it decided about when they were new.
+        """Apply `all_parameters` to the groups that it applied to when they were new.
+
+        Their decays, on which this depends, may come from a checkpoint by now.
 
         Their decays, by which it is told, may be those of a checkpoint by now.
 
         Args:
-            optional: the groups' numbers, of the first `count` groups.
-            count: how many there were.
+            optional: indices of these groups, among the first `count` groups.
+            count: number of groups at that time.
         """
         groups = self.optimizer.param_groups
         for index in range(min(count, len(self.set_))):
@@ -148,23 +150,25 @@ class Groups:
         self.optional = [*optional, *(place for place in self.optional if place >= count)]
 
     def give_back(self, were_set: Sequence[bool]) -> None:
-        """Give groups that are left alone, and were not before, the decay that they came with."""
+        """Restore the original decay of groups that are no longer controlled."""
         for index, (is_set, was_set) in enumerate(zip(self.set_, were_set, strict=False)):
             if was_set and not is_set and index < len(self.found):
                 _put(self.optimizer.param_groups[index], self.found[index])
 
     def indices(self) -> list[int]:
-        """The groups whose decay is set, by their numbers."""
+        """Return the indices of the controlled groups."""
         return [index for index, is_set in enumerate(self.set_) if is_set]
 
     def apply(self, lambda_of: Callable[[int], float]) -> None:
-        """Set ``weight_decay`` to 2λ, with λ of each group's number."""
+        """Set ``weight_decay`` to 2λ, where `lambda_of` returns the λ of a group's index."""
         for index in self.indices():
             _set(self.optimizer.param_groups[index], lambda_of(index))
 
     def agrees(self, lambda_of: Callable[[int], float], first: int | None = None) -> bool:
-        """Whether each ``weight_decay`` is 2λ, as exactly as its type holds it; of all groups, or
-        of so many at first."""
+        """Return whether each ``weight_decay`` is 2λ, within the precision of its type.
+
+        With `first`, only the first so many groups are compared.
+        """
         groups = self.optimizer.param_groups[:first]
         return all(
             _is(groups[index].get("weight_decay"), 2 * lambda_of(index))
@@ -173,7 +177,7 @@ class Groups:
         )
 
     def agreed_at_first(self, lambda_of: Callable[[int], float]) -> bool:
-        """Whether each ``weight_decay`` was 2λ before any was set."""
+        """Return whether each ``weight_decay`` was 2λ before any was set."""
         groups = self.optimizer.param_groups
         return all(
             index < len(self.found)
@@ -182,14 +186,18 @@ class Groups:
         )
 
     def decays(self) -> list[float]:
-        """``weight_decay`` of the groups that are set."""
+        """Return the ``weight_decay`` of the controlled groups."""
         return [
             float(self.optimizer.param_groups[index]["weight_decay"]) for index in self.indices()
         ]
 
 
 def sign_flip(groups: Iterable[Mapping[str, Any]]) -> str | None:
-    """A warning where decay takes all of the weights or more in one of `groups`, else None.
+    """Return a warning if a step of decay removes all of the weights or more, else None.
+
+    This is the case if lr·weight_decay ≥ 1 in one of `groups`; for SGD with momentum μ, whose steps
+    add up, if lr·weight_decay/(1 - μ) ≥ 1 (times 1 - dampening). Groups without their own learning
+    rate (Adafactor's relative steps) are skipped.
 
     That is where lr·weight_decay ≥ 1; for SGD with momentum μ, whose steps add up, where
     lr·weight_decay/(1 - μ) ≥ 1 (times 1 - dampening). Groups without a learning rate of their own
@@ -201,7 +209,7 @@ def sign_flip(groups: Iterable[Mapping[str, Any]]) -> str | None:
             continue
         lr, weight_decay = float(lr), float(weight_decay)
         decay, momentum = lr * weight_decay, 0.0
-        if "dampening" in group:  # SGD: its momentum takes in the decay
+        if "dampening" in group:  # SGD, whose momentum includes the decay
             momentum = float(group.get("momentum") or 0)
         if momentum and momentum < 1:
             decay *= (1 - float(group["dampening"])) / (1 - momentum)
@@ -222,7 +230,7 @@ def sign_flip(groups: Iterable[Mapping[str, Any]]) -> str | None:
 
 
 def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
-    """Warn at the line outside of this package that led here."""
+    """Issue a warning that points to the first caller outside of this package."""
     package, level = __name__.partition(".")[0], 1
     frame = sys._getframe(0)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
@@ -244,7 +252,7 @@ def _put(group: dict[str, Any], decay: float) -> None:
 
 
 def _is(found: Any, expected: float, like: Any = None) -> bool:
-    """Whether `found` is `expected` in the precision of `like` (by default, its own)."""
+    """Return whether `found` equals `expected` in the precision of `like` (by default, its own)."""
     like = found if like is None else like
     if isinstance(like, torch.Tensor):
         expected = float(torch.tensor(expected, dtype=like.dtype))
@@ -257,12 +265,12 @@ def _number(value: Any) -> float:
 
 
 def _is_false(flag: Any) -> bool:
-    """Whether it is False, Python's or NumPy's."""
+    """Return whether `flag` is Python's or NumPy's False."""
     return type(flag).__name__ in ("bool", "bool_") and not flag
 
 
 def _plain(value: Any) -> Any:
-    """`value`, as a plain number where it is NumPy's or a tensor's."""
+    """Return `value` as a plain number if it is NumPy's or a tensor."""
     return value.item() if hasattr(value, "item") else value
 
 

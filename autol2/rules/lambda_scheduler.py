@@ -1,4 +1,4 @@
-"""`LambdaScheduler`: what `AutoL2` and the weight decay schedules have in common."""
+"""`LambdaScheduler`, the common base class of `AutoL2` and the weight decay schedules."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from .groups import Groups, sign_flip, warn
 class LambdaScheduler(LRScheduler, ABC):
     """Sets an optimizer's ``weight_decay`` to 2λ after each step.
 
-    It passes for a ``torch.optim.lr_scheduler.LRScheduler``, as torch's ``ReduceLROnPlateau`` does,
-    so that Lightning's ``configure_optimizers`` and Accelerate's ``prepare`` take it. The learning
-    rate it leaves alone.
+    Like torch's ``ReduceLROnPlateau``, it is a ``torch.optim.lr_scheduler.LRScheduler``, so that
+    Lightning's ``configure_optimizers`` and Accelerate's ``prepare`` accept it. It leaves the
+    learning rate alone.
 
     Args:
         optimizer: any torch optimizer with a ``weight_decay``.
-        all_parameters: whether parameter groups with a ``weight_decay`` of 0, beside others that
-            have some, are decayed too. None leaves them alone, with a warning that names them.
+        all_parameters: whether to also decay parameter groups with a ``weight_decay`` of 0 while
+            other groups have some. None leaves them alone with a warning that names them.
 
     Attributes:
         optimizer: the optimizer.
-        last_step: optimizer steps counted so far.
+        last_step: number of optimizer steps so far.
     """
 
     def __init__(self, optimizer: Optimizer, all_parameters: bool | None = None) -> None:
-        # Not super().__init__(), which would take over the learning rate.
+        # super().__init__() is not called, since it would take over the learning rate.
         self.optimizer = optimizer
         self.last_step = 0
         self._groups = Groups(optimizer, all_parameters)
         self._warned = False
         self._accelerated: bool | None = None
-        """Under Accelerate, whether the optimizer has made a step that was not counted yet."""
-        self._step_count = 0  # Accelerate adds to it during accumulation
+        """With Accelerate, whether the optimizer has made a step that was not counted yet."""
+        self._step_count = 0  # Accelerate increments it during accumulation
         self.last_epoch = 0
         self.base_lrs = self.get_last_lr()
 
     needs_state: ClassVar[bool] = True
-    """Whether more than a count of steps has to be restored to go on."""
+    """Whether resuming needs more state than the number of steps."""
 
     @property
     def needs_measurements(self) -> bool:
@@ -53,13 +53,13 @@ class LambdaScheduler(LRScheduler, ABC):
 
     @property
     def due(self) -> bool:
-        """Whether the next `step` looks at the loss and error."""
+        """Whether the next `step` uses the loss and error."""
         return False
 
     def add(
         self, loss: SupportsFloat, error: SupportsFloat | None = None, count: SupportsFloat = 1
     ) -> None:
-        """Take in a batch of the coming step; a schedule does not look at it."""
+        """Add a batch of the current step; a schedule ignores it."""
 
     @abstractmethod
     def step(  # type: ignore[override]
@@ -68,39 +68,39 @@ class LambdaScheduler(LRScheduler, ABC):
         error: SupportsFloat | None = None,
         count: SupportsFloat = 1,
     ) -> Decision:
-        """Count one optimizer step and set λ of the next."""
+        """Count one optimizer step and set the λ of the next."""
 
     @abstractmethod
     def _lambda_of(self, index: int) -> float:
-        """λ of the parameter group with the number `index` at the next step."""
+        """Return the λ of the parameter group `index` at the next step."""
 
     def start_epoch(self) -> None:
-        """Say that the next step is the first of an epoch; a schedule does not mind."""
+        """Say that the next step begins an epoch; a schedule ignores this."""
 
     def get_last_lambda(self) -> float:
-        """λ, as the next optimizer step will use it; the first group's where they differ."""
+        """Return the λ of the next optimizer step; if the groups differ, that of the first."""
         return self._lambda_of(self._groups.indices()[0])
 
     def get_last_lambdas(self) -> list[float | None]:
-        """λ of each parameter group at the next step; None where it is left alone."""
+        """Return the λ of each parameter group at the next step; None if it is left alone."""
         return [
             self._lambda_of(index) if is_set else None
             for index, is_set in enumerate(self._groups.set_)
         ]
 
     def get_last_lr(self) -> list[Any]:
-        """The learning rate of each parameter group, which is not changed here."""
+        """Return the learning rate of each parameter group, which is never changed here."""
         rates = [group.get("lr") for group in self.optimizer.param_groups]
         return [rate.clone() if isinstance(rate, torch.Tensor) else rate for rate in rates]
 
     def get_lr(self) -> list[Any]:
-        """Likewise."""
+        """Return the same as `get_last_lr`."""
         return self.get_last_lr()
 
     # ---------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
-        """All that later steps depend on, as strings, finite numbers and lists of them."""
+        """Return all that later steps depend on, as strings, finite numbers and lists of them."""
         return {
             "kind": type(self).__name__,
             "last_step": self.last_step,
@@ -111,21 +111,22 @@ class LambdaScheduler(LRScheduler, ABC):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], *, accept_changes: bool = False
     ) -> None:
-        """Continue from a state, after ``optimizer.load_state_dict`` of the same checkpoint.
+        """Restore a state, after ``optimizer.load_state_dict`` from the same checkpoint.
 
         Args:
-            state_dict: what `state_dict` returned.
-            accept_changes: go on with the settings of this object, although the state was saved
-                under others.
+            state_dict: the return value of `state_dict`.
+            accept_changes: continue with the settings of this object even if the state was saved
+                with others.
 
         Raises:
-            ValueError: the optimizer's ``weight_decay`` is not that of the state, or it was saved
-                with other settings; nothing is changed then.
+            ValueError: the optimizer's ``weight_decay`` does not match the state, or the state was
+                saved with other settings. The object is then unchanged.
         """
         before = self._keep()
         try:
             self._restore(state_dict, accept_changes)
-            # A wrapper that was built after the optimizer's state was loaded has overwritten it.
+            # A scheduler that was created after the optimizer's state was loaded has overwritten
+            # it.
             agrees = (
                 accept_changes
                 or self._groups.agrees(self._saved_lambda_of, len(state_dict["groups"]))
@@ -149,14 +150,14 @@ class LambdaScheduler(LRScheduler, ABC):
         self.apply()
 
     def continue_from(self, other: LambdaScheduler, *, accept_changes: bool = False) -> None:
-        """Go on where `other` stopped, with a new optimizer whose ``weight_decay`` is not yet set.
+        """Continue where `other` stopped, with a new optimizer whose decay is not yet set.
 
         Args:
-            other: the one before.
-            accept_changes: go on with the settings of this object, although `other` has others.
+            other: the previous scheduler.
+            accept_changes: continue with the settings of this object even if `other` has others.
 
         Raises:
-            ValueError: `other` has other settings.
+            ValueError: `other` has different settings.
         """
         self._restore(other.state_dict(), accept_changes)
         self.apply()
@@ -165,11 +166,11 @@ class LambdaScheduler(LRScheduler, ABC):
         return {**self.__dict__, "_groups": self._groups.copy()}
 
     def _saved_lambda_of(self, index: int) -> float:
-        """λ that the restored state was saved with."""
+        """Return the λ with which the restored state was saved."""
         return self._lambda_of(index)
 
     def _restore(self, state: Mapping[str, Any], accept_changes: bool) -> None:
-        """Take over `state`, without a look at the optimizer's ``weight_decay``."""
+        """Restore `state` without checking the optimizer's ``weight_decay``."""
         self._groups.look()
         own = self.state_dict()
         lacking, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -186,7 +187,7 @@ class LambdaScheduler(LRScheduler, ABC):
 
     def _compare(self, state: Mapping[str, Any], names: tuple[str, ...]) -> None:
         own = self.state_dict()
-        # Groups that were added after the last step before saving are new here, too.
+        # Groups that were added after the last step before saving are new in this process, too.
         own["groups"] = own["groups"][: len(state["groups"])]
         for name in names:
             if state[name] != own[name]:
@@ -206,7 +207,7 @@ class LambdaScheduler(LRScheduler, ABC):
         self._step_count += 1
 
     def apply(self) -> None:
-        """Set the optimizer's ``weight_decay`` to 2λ, whatever it is now."""
+        """Set the optimizer's ``weight_decay`` to 2λ, whatever its current value."""
         self._groups.look()
         self._groups.apply(self._lambda_of)
         self._warn_of_sign_flip()
@@ -219,7 +220,9 @@ class LambdaScheduler(LRScheduler, ABC):
             warn(warning)
 
     def _repeated(self, caller: str) -> bool:
-        """Whether Accelerate calls `step` again for the same optimizer step.
+        """Return whether Accelerate calls `step` again for the same optimizer step.
+
+        The wrapper of its schedulers calls `step` once for each process.
 
         Its scheduler's wrapper does so once for each process.
 
@@ -229,7 +232,7 @@ class LambdaScheduler(LRScheduler, ABC):
         if caller != "accelerate.scheduler":
             return False
         if self._accelerated is None:
-            # That of a prepared optimizer does without hooks of its own.
+            # An optimizer that Accelerate has prepared has no hooks of its own.
             inner: Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
             inner.register_step_post_hook(self._note_step)
             self._accelerated = True
@@ -237,15 +240,15 @@ class LambdaScheduler(LRScheduler, ABC):
         return not stepped
 
     def _initial_step(self) -> None:
-        """Called by torch's ``SequentialLR`` when it begins, before any optimizer step."""
+        """Set λ when torch's ``SequentialLR`` begins, before any optimizer step."""
         self.apply()
 
     def _update_lr(self, epoch: int | None = None) -> None:
-        """Called by torch's ``SequentialLR`` when it is this one's turn."""
+        """Set λ when torch's ``SequentialLR`` switches to this scheduler."""
         self.apply()
 
     def _begins(self, caller: str, argument: object) -> bool:
-        """Whether ``SequentialLR`` says by ``step(0)``, before torch 2.14, that it begins."""
+        """Return whether this is the ``step(0)`` that begins ``SequentialLR`` before torch 2.14."""
         return caller == "torch.optim.lr_scheduler" and isinstance(argument, int) and argument == 0
 
     def _note_step(self, *_: object) -> None:

@@ -1,8 +1,8 @@
-"""A method: what decides λ in a run, and what a run needs to know of it.
+"""The base class of methods, which decide λ in a run.
 
-One class a method, one YAML file in ``conf/method``. A method makes a `LambdaPolicy` for each run:
-the rules of the paper look at measurements, schedules at the step alone, and CPR leaves λ to its
-optimizer; the trainer treats them alike.
+Each method has one class and one YAML file in ``conf/method``. A method creates a `LambdaPolicy`
+for each run: the rules of the paper use measurements, schedules use the step alone, and CPR leaves
+λ to its optimizer. The trainer treats them all alike.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INITIALIZATIONS = ("published", "paper", "original")
 
 
 class LambdaPolicy(Protocol):
-    """What decides λ during one run."""
+    """Decides λ during one run."""
 
     @property
     def measures(self) -> bool:
@@ -33,29 +33,34 @@ class LambdaPolicy(Protocol):
 
     @property
     def before_update(self) -> bool:
-        """Whether a measurement is taken in before its step's update, which has the new λ then.
+        """Whether a step is measured before its update, which then uses the new λ.
+
+        If so, measured steps are counted over the whole run, starting with its first step;
+        otherwise within each epoch, starting with the k-th step.
 
         Measured steps are counted over the whole run there, the first one being its first step;
         elsewhere within each epoch, the first one being the k-th step.
         """
 
     def lambda_at(self, step: int) -> float:
-        """λ that a step is trained with, given its number from 0.
+        """Return the λ that a step is trained with, given its number from 0.
+
+        If `measures`, this is the λ after the measurements so far.
 
         Where `measures`, that is the λ after the measurements taken in so far.
         """
 
     def observe(self) -> Tensor | None:
-        """The λ of the step just done, where the optimizer finds it; None where λ is set."""
+        """Return the λ of the step just done if the optimizer finds it; None if λ is set."""
 
     def measure(self, loss: float, accuracy: float, step: int, epoch_step: int) -> Decision:
-        """Take in the measurement of a step; see `Controller.measure`."""
+        """Process the measurement of a step (see `Controller.measure`)."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that later decisions depend on, as plain numbers and strings."""
+        """Return all that later decisions depend on, as plain numbers and strings."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state`."""
+        """Restore a state."""
 
 
 @dataclass
@@ -118,18 +123,18 @@ class ProtocolOptions(Options):
 
 
 LARGEST = 1e30
-"""No λ above this: its product with a squared norm would leave the range of numbers."""
+"""The largest λ; the product of a larger one with a squared norm could overflow."""
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a method may draw on beside its own options."""
+    """What a method may use in addition to its own options."""
 
     alpha: Alpha
     fixed_lambda: FixedLambda
     protocol: ProtocolOptions
     steps: int
-    """Steps of the run."""
+    """Number of steps of the run."""
     lr: float
     """The learning rate at the first step."""
 
@@ -143,16 +148,17 @@ class Method(Component):
     4)."""
 
     place: ClassVar[int] = 5
-    """Its place in tables: fixed λ, the paper's methods by their algorithms, then all others."""
+    """Position in tables: fixed λ first, then the paper's methods in their order, then all
+    others."""
     uses: ClassVar[tuple[str, ...]] = ()
-    """The groups that it draws on, of alpha, fixed_lambda and protocol; the others are no part of
-    a run's identity."""
+    """Which of the groups alpha, fixed_lambda and protocol it uses; the others are not part of a
+    run's identity."""
     baseline: ClassVar[bool] = False
-    """Whether it is a fixed λ, which schedules are compared with."""
+    """Whether this is a fixed λ, which schedules are compared with."""
     own_lambda: ClassVar[bool] = False
-    """Whether its optimizer finds λ, and what λ is on, by itself."""
+    """Whether its optimizer finds λ by itself and chooses what to penalise."""
     optimizers: ClassVar[tuple[str, ...]] = ()
-    """The optimizers that it works with; none stands for all."""
+    """The optimizers that it works with; empty for all."""
 
     def __post_init__(self) -> None:
         require(
@@ -161,21 +167,21 @@ class Method(Component):
         )
 
     def check(self, given: Circumstances) -> None:
-        """Refuse, before a run begins, what the method cannot work with.
+        """Check, before a run begins, that the method can be used in it.
 
         Raises:
             UserError: it cannot.
         """
 
     def policy(self, given: Circumstances) -> LambdaPolicy:
-        """What decides λ in a run, where the optimizer does not."""
+        """Return the policy that decides λ in a run, unless the optimizer does."""
         raise NotImplementedError
 
     def rule(self, given: Circumstances) -> Rule:
-        """The rule that the method applies to measurements.
+        """Return the rule that the method applies to measurements.
 
         Raises:
-            UserError: it looks at none.
+            UserError: it does not use measurements.
         """
         raise UserError(
             f"method={self.name} does not use measurements: choose {', '.join(METHODS[:-1])} or "
@@ -185,13 +191,13 @@ class Method(Component):
     def build(
         self, given: Circumstances, model: nn.Module, make_optimizer: Callable[[], Optimizer]
     ) -> tuple[Optimizer, LambdaPolicy]:
-        """The optimizer of a run and what decides its λ; by default what `make_optimizer` makes."""
+        """Return the optimizer of a run, by default that of `make_optimizer`, and its λ policy."""
         return make_optimizer(), self.policy(given)
 
 
 @dataclass
 class Adaptive(Method):
-    """Base class of Auto L2 and the paper's methods: λ moves by the measurements of training."""
+    """Base class of Auto L2 and the paper's methods, which change λ based on measurements."""
 
     algorithm: ClassVar[str] = ""
     """The `Rule.method` that it applies."""
@@ -225,11 +231,11 @@ class Adaptive(Method):
         )
 
     def check(self, given: Circumstances) -> None:
-        """Refuse a protocol that has no such method."""
+        """Raise a `UserError` if the protocol does not have this method."""
         self.rule(given)
 
     def rule(self, given: Circumstances) -> Rule:
-        """The rule of the class's own algorithm."""
+        """Return the rule of the class's own algorithm."""
         try:
             return Rule(
                 method=self.algorithm,
@@ -246,5 +252,5 @@ class Adaptive(Method):
             raise UserError(f"{error}") from None
 
     def policy(self, given: Circumstances) -> LambdaPolicy:
-        """A controller with that rule."""
+        """Return a controller with that rule."""
         return Controller(self.rule(given))

@@ -1,4 +1,4 @@
-"""Which λ rule, with which constants."""
+"""The λ rules and their constants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Method = Literal["fixed", "auto_l2", "threshold", "advance", "combined"]
 Protocol = Literal["published", "pseudocode", "corrected", "original"]
 
 LAMBDA_MAX = 10.0
-"""The paper's suggestion of an upper bound of λ; the default under corrected."""
+"""The upper bound of λ that the paper suggests; the default with corrected."""
 
 METHODS = ("fixed", "auto_l2", "threshold", "advance", "combined")
 PROTOCOLS = ("published", "pseudocode", "corrected", "original")
@@ -19,38 +19,40 @@ PROTOCOLS = ("published", "pseudocode", "corrected", "original")
 
 @dataclass(frozen=True)
 class Rule:
-    """Which rule, with which constants. The paper's values are the defaults.
+    """A λ rule and its constants. The paper's values are the defaults.
+
+    Numbers of any kind (NumPy's, tensors of one element) are converted to plain ones.
 
     Numbers of any kind (NumPy's, tensors of one element) are kept as plain ones.
 
     Raises:
-        ValueError: a constant makes no sense.
+        ValueError: a constant is invalid.
     """
 
     method: str
     """fixed, auto_l2 (Algorithm 1), threshold (2), advance (3) or combined (4)."""
     protocol: str = "published"
-    """published, pseudocode, corrected or (auto_l2 and fixed alone) original."""
+    """published, pseudocode, corrected or (auto_l2 and fixed only) original."""
     alpha: float = 0.0
-    """The threshold α in percent; counts as 0 in methods that have none."""
+    """The threshold α in percent; it counts as 0 in methods without a threshold."""
     fixed_lambda: float = 0.0
-    """λ of the method fixed."""
+    """The λ of the method fixed."""
     initial_lambda: float = 0.1
-    """λ at the first step of an adaptive method."""
+    """The λ of an adaptive method at the first step."""
     decay_factor: float = 0.1
-    """λ is multiplied by it when it decays, divided by it when it is raised."""
+    """Factor by which λ is multiplied when it decays and divided when it is raised."""
     cooldown: float = 0.1
-    """After a change to λ, it rests for ``cooldown / λ`` steps."""
+    """After a change, λ stays constant for ``cooldown / λ`` steps."""
     lambda_min: float = 0.0
-    """λ of an adaptive method never falls below this."""
+    """Lower bound of the λ of an adaptive method."""
     lambda_max: float | None = None
-    """λ of an adaptive method never rises above this. None becomes 10 under corrected and ∞ under
-    the other protocols, which have no bound."""
+    """Upper bound of the λ of an adaptive method. None means 10 with corrected and ∞ with the other
+    protocols, which have no bound."""
     raise_when_converged: int = 0
     """Raise λ after this many measurements in a row without a new minimum of loss or error (the
-    paper's future work); 0 never does. The count goes on during the cool-down, but λ rises only
-    outside of it and where the measurement changes λ in no other way. Each change of λ, whatever
-    made it, starts the count anew."""
+    paper's future work); 0 never does. The count continues during the cool-down, but λ rises only
+    after it and only if the measurement does not change λ in another way. Each change of λ,
+    whatever its cause, restarts the count."""
 
     def __post_init__(self) -> None:
         if self.lambda_max is None:
@@ -83,39 +85,42 @@ class Rule:
 
     @property
     def ratio(self) -> float:
-        """r = 1 + α/100, 1 in methods without a threshold."""
+        """The ratio r = 1 + α/100; it is 1 in methods without a threshold."""
         return 1 + self.alpha / 100 if self.method in ("threshold", "combined") else 1.0
 
     @property
     def raises(self) -> bool:
-        """Whether λ may also rise when loss or error gets better."""
+        """Whether λ may also rise when loss or error improves."""
         return self.method in ("advance", "combined")
 
     def bounded(self, lambda_: float) -> float:
-        """`lambda_`, or the bound that it lies beyond."""
+        """Return `lambda_`, clipped to the bounds."""
         assert self.lambda_max is not None
         return min(max(lambda_, self.lambda_min), self.lambda_max)
 
     def used(self) -> dict[str, Any]:
-        """The options that the method uses, by name."""
+        """Return the options that the method uses, by name."""
         if self.method == "fixed":
             return {"method": self.method, "fixed_lambda": self.fixed_lambda}
         unused = {"fixed_lambda"}
         if self.method not in ("threshold", "combined"):
             unused.add("alpha")
         options = asdict(self)
-        if not (self.raises or self.raise_when_converged):  # it bounds the first λ alone
+        # lambda_max then bounds the first λ only
+        if not (self.raises or self.raise_when_converged):
             unused.add("lambda_max")
             options["initial_lambda"] = self.bounded(self.initial_lambda)
         return {name: value for name, value in options.items() if name not in unused}
 
     def differences(self, saved: Mapping[str, Any]) -> str:
-        """How the rule `saved` (the options, as `plain` gives them) differs; empty if it does not.
+        """Describe how the rule `saved` (the result of `plain`) differs; empty if it does not.
+
+        Options that neither method uses are ignored.
 
         Options that neither method uses do not count.
 
         Raises:
-            ValueError: `saved` holds no rule.
+            ValueError: `saved` is not a rule.
         """
         known = {option.name for option in fields(self)}
         if "method" not in saved or not saved.keys() <= known:
@@ -132,7 +137,7 @@ class Rule:
         )
 
     def plain(self) -> dict[str, Any]:
-        """The options, as strings and finite numbers."""
+        """Return the options as strings and finite numbers."""
         return {
             name: plain(value) if isinstance(value, float) else value
             for name, value in asdict(self).items()
@@ -140,12 +145,12 @@ class Rule:
 
 
 def plain(value: float) -> float | str:
-    """`value`; as a string ("inf", "nan") where JSON has no number for it. `float` reads both."""
+    """Return `value`, as "inf" or "nan" if JSON has no number for it. `float` reads both."""
     return value if math.isfinite(value) else str(value)
 
 
 def number(name: str, value: SupportsFloat) -> float:
-    """`value` as a plain number; a ValueError with the option's `name` if it is none."""
+    """Return `value` as a plain float, or raise a ValueError that names the option."""
     try:
         if not isinstance(value, str):
             return float(value)
@@ -155,7 +160,7 @@ def number(name: str, value: SupportsFloat) -> float:
 
 
 def whole(name: str, value: SupportsFloat) -> int:
-    """`value` as a plain integer; a ValueError with the option's `name` if it is none."""
+    """Return `value` as a plain integer, or raise a ValueError that names the option."""
     as_float = number(name, value)
     if not as_float.is_integer():
         raise ValueError(f"{name} must be a whole number, not {as_float:g}")

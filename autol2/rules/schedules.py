@@ -1,4 +1,4 @@
-"""λ as a function of the step alone: the policies that look at no measurement."""
+"""Policies that give λ as a function of the step and use no measurements."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Schedule:
     """A `LambdaPolicy` that knows every λ in advance.
 
     Args:
-        lambda_at: λ of a step, given its number from 0.
-        reason: why λ is what it is, as a measurement's `Decision` says.
+        lambda_at: returns the λ of a step, given its number from 0.
+        reason: the reason that is given in each `Decision`.
     """
 
     measures = False
@@ -28,27 +28,27 @@ class Schedule:
         self._lambda_at, self._reason = lambda_at, reason
 
     def lambda_at(self, step: int) -> float:
-        """See `LambdaPolicy`."""
+        """Return the λ of a step (see `LambdaPolicy`)."""
         return self._lambda_at(step)
 
     def observe(self) -> Tensor | None:
-        """See `LambdaPolicy`."""
+        """Return None, since the optimizer does not find λ (see `LambdaPolicy`)."""
         return None
 
     def measure(self, loss: float, accuracy: float, step: int, epoch_step: int) -> Decision:
-        """See `LambdaPolicy`."""
+        """Ignore the measurement (see `LambdaPolicy`)."""
         return Decision(self._lambda_at(step), "none", self._reason)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: λ depends on the step alone."""
+        """Return an empty state, since λ depends on the step alone."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
+        """Do nothing, since there is no state."""
 
 
 def pulse(policy: LambdaPolicy, height: float, length: int) -> LambdaPolicy:
-    """`policy`, which looks at no measurement, after `height` for the first `length` steps."""
+    """Precede `policy`, which uses no measurements, by `length` steps with λ = `height`."""
     return Schedule(
         lambda step: height if step < length else policy.lambda_at(step), "λ follows a pulse"
     )

@@ -1,4 +1,4 @@
-"""Loss and error of an optimizer step that is made of several batches, on several processes."""
+"""Mean loss and error of an optimizer step with several batches or processes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Number = SupportsFloat
 
 
 class StepMean:
-    """Means of loss and error over the batches of a step, and over the processes that make it.
+    """Averages loss and error over the batches of a step and over the processes that share it.
 
-    Each batch weighs as much as was counted in it: 1 and 99 tokens are 100 tokens. A batch that
-    counts 0 (all of its labels are ignored) weighs nothing, though its loss be NaN::
+    Each batch is weighted by its count: batches of 1 and 99 tokens are averaged over 100 tokens. A
+    batch with a count of 0 (all of its labels are ignored) has no weight, even if its loss is NaN::
 
         mean = StepMean()
         for batch in step:                         # gradient accumulation
@@ -27,7 +27,7 @@ class StepMean:
         loss, error, tokens = mean.take(sync=True)  # the same on every process
 
     Args:
-        group: the process group whose members share a step; by default, all processes.
+        group: the process group that shares a step; by default, all processes.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
@@ -38,34 +38,34 @@ class StepMean:
         return len(self._batches)
 
     def add(self, loss: Number, error: Number | None = None, count: Number = 1) -> None:
-        """Take in a batch, without waiting for the device.
+        """Add a batch without waiting for the device.
 
         Args:
-            loss: its mean loss.
-            error: its mean error; None where the task has none.
-            count: over how many samples or tokens these are means.
+            loss: mean loss of the batch.
+            error: mean error of the batch; None if the task has no error.
+            count: number of samples or tokens that these are means over.
         """
         batch = kept(loss), None if error is None else kept(error), kept(count)
         self._batches.append(batch)
 
     def clear(self) -> None:
-        """Forget the batches."""
+        """Remove all batches."""
         self._batches.clear()
 
     def take(self, sync: bool = True) -> tuple[float, float | None, float]:
-        """Mean loss, mean error and their count since the last call.
+        """Return the mean loss, the mean error and the count since the last call.
 
         Args:
-            sync: take the means over all processes, where there are several. Each of them has to
-                call this then, those that have taken in nothing too.
+            sync: take the means over all processes, if there are several. Each process then has to
+                call this, including those without a batch.
 
         Returns:
-            Mean loss (NaN where nothing was counted), mean error (None where there was none) and
-            the count.
+            The mean loss (NaN if the count is 0), the mean error (None if there was none) and the
+            count.
         """
         batches, several = list(self._batches), sync and processes(self.group) > 1
         self.clear()
-        if len(batches) == 1 and not several:  # as it was given, without rounding
+        if len(batches) == 1 and not several:  # return it as it was given, without rounding
             loss, error, count = (None if part is None else float(part) for part in batches[0])
             assert loss is not None
             if count:
@@ -84,10 +84,13 @@ class StepMean:
         )
 
     def _sums(self, batches: Sequence[tuple[Number, Number | None, Number]]) -> Tensor:
-        """Of loss·count, count, error·count and the count of batches with an error: float64 [4]."""
+        """Return the sums of loss·count, count, error·count and the count of batches with an error.
+
+        They are a float64 tensor of shape [4].
+        """
         tensors = [part for batch in batches for part in batch if isinstance(part, Tensor)]
         device = tensors[0].device if tensors else torch.device("cpu")
-        if device.type == "mps":  # it has no double precision
+        if device.type == "mps":  # MPS has no double precision
             device = torch.device("cpu")
 
         def column(values: Sequence[Number]) -> Tensor:
@@ -109,7 +112,7 @@ class StepMean:
         with_error = [(error, count) for _, error, count in batches if error is not None]
         errors = column([error for error, _ in with_error])
         error_counts = column([count for _, count in with_error])
-        # An error that is NaN was not measured, unless nothing was counted anyway.
+        # An error of NaN was not measured, unless the count is 0 anyway.
         error_counts = torch.where(errors.isnan(), torch.zeros_like(errors), error_counts)
         return torch.stack(
             [
@@ -122,7 +125,7 @@ class StepMean:
 
 
 def kept(value: Number) -> Number:
-    """A tensor without its graph; NumPy's arrays and scalars as plain numbers."""
+    """Detach a tensor from its graph; convert NumPy's arrays and scalars to plain numbers."""
     if isinstance(value, Tensor):
         return value.detach()
     plain: Number = value.item() if hasattr(value, "item") else value
@@ -130,14 +133,14 @@ def kept(value: Number) -> Number:
 
 
 def processes(group: dist.ProcessGroup | None = None) -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     if not (dist.is_available() and dist.is_initialized()):
         return 1
     return dist.get_world_size(group)
 
 
 def _device(group: dist.ProcessGroup | None, given: torch.device) -> torch.device:
-    """Where the group's backend can reduce."""
+    """Return a device on which the group's backend can reduce."""
     config = str(dist.get_backend_config(group))  # cpu:gloo,cuda:nccl
     kinds = [pair.partition(":")[0] for pair in config.split(",")]
     return given if given.type in kinds else torch.device(kinds[0])

@@ -1,8 +1,8 @@
-"""Weight decay schedules for anyone's training loop, with the interface of `AutoL2`.
+"""Weight decay schedules for your own training loop, with the interface of `AutoL2`.
 
-They set ``weight_decay`` to 2λ, look at no measurement, and keep no more than a count of steps; so
-they say what PyTorch's issue 22343 asks for. Call ``step()`` after each ``optimizer.step()``, and
-after the learning rate scheduler's; or hand them over where a learning rate scheduler is expected.
+They set ``weight_decay`` to 2λ, use no measurements and keep little more than a step counter, which
+is what PyTorch's issue 22343 asks for. Call ``step()`` after each ``optimizer.step()`` and after
+the learning rate scheduler's, or pass them wherever a learning rate scheduler is expected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .rule import number, plain, whole
 
 
 class WeightDecaySchedule(LambdaScheduler):
-    """Base class of schedules: λ of a group, whatever the loss.
+    """Base class of schedules, whose λ does not depend on the loss.
 
     Args:
         optimizer: any torch optimizer with a ``weight_decay``.
@@ -40,7 +40,7 @@ class WeightDecaySchedule(LambdaScheduler):
         error: SupportsFloat | None = None,
         count: SupportsFloat = 1,
     ) -> Decision:
-        """Count one optimizer step and set λ of the next; the arguments are ignored."""
+        """Count one optimizer step and set the λ of the next; the arguments are ignored."""
         before, caller = self.get_last_lambda(), str(sys._getframe(1).f_globals.get("__name__"))
         if self._repeated(caller):
             return Decision(before, "none", "the same optimizer step again")
@@ -54,11 +54,11 @@ class WeightDecaySchedule(LambdaScheduler):
         return Decision(after, event, f"step {self.last_step} of {type(self).__name__}")
 
     def options(self) -> dict[str, Any]:
-        """The schedule's own arguments, which a state has to agree with."""
+        """Return the schedule's own arguments, which have to match when a state is loaded."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that later steps depend on; save the optimizer's state with it."""
+        """Return all that later steps depend on; save the optimizer's state along with it."""
         return {**super().state_dict(), **self.options()}
 
     def _restore(self, state: Mapping[str, Any], accept_changes: bool) -> None:
@@ -73,13 +73,13 @@ class LinearWeightDecay(WeightDecaySchedule):
 
     Args:
         optimizer: any torch optimizer with a ``weight_decay``, which is set to 2λ.
-        steps: optimizer steps until λ is `final_lambda`, where it stays.
+        steps: number of optimizer steps until λ is `final_lambda`, where it stays.
         initial_lambda: λ at the first step.
-        final_lambda: λ in the end.
+        final_lambda: λ at the end.
         all_parameters: see `AutoL2`.
 
     Raises:
-        ValueError: an argument makes no sense, or the optimizer has no ``weight_decay``.
+        ValueError: an argument is invalid, or the optimizer has no ``weight_decay``.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class LinearWeightDecay(WeightDecaySchedule):
         super().__init__(optimizer, all_parameters)
 
     def options(self) -> dict[str, Any]:
-        """Steps and both ends."""
+        """Return the number of steps and the first and last λ."""
         names = ("steps", "initial_lambda", "final_lambda")
         return {name: getattr(self, name) for name in names}
 
@@ -108,29 +108,29 @@ class LinearWeightDecay(WeightDecaySchedule):
 
 
 class CosineWeightDecay(LinearWeightDecay):
-    """λ follows half a cosine, like DINO's weight decay; otherwise as `LinearWeightDecay`."""
+    """λ follows half a cosine, like DINO's weight decay; otherwise it is a `LinearWeightDecay`."""
 
     def _lambda_of(self, index: int) -> float:
         return cosine(self.last_step, self.steps, self.initial_lambda, self.final_lambda)
 
 
 class FollowLR(WeightDecaySchedule):
-    """λ that follows the learning rate, so that lr·λ, the decay of a step, stays constant.
+    """λ is inversely proportional to the learning rate, so that lr·λ, a step's decay, is constant.
 
-    Where torch's optimizers decay a step by lr·2λ, a falling learning rate takes the decay down
-    with it; this keeps it constant (Loshchilov & Hutter, 2019, decay without the learning rate). A
-    group at learning rate 0 keeps its λ.
+    torch's optimizers decay the weights by lr·2λ in a step, so a falling learning rate also reduces
+    the decay. This schedule keeps it constant (Loshchilov & Hutter, 2019, decay without the
+    learning rate). A group with learning rate 0 keeps its λ.
 
     Args:
         optimizer: any torch optimizer with ``lr`` and ``weight_decay``, which is set to 2λ.
         initial_lambda: λ at a group's reference learning rate.
-        reference_lr: that learning rate; by default each group's own, before a scheduler's warm-up
-            (its ``initial_lr``).
+        reference_lr: the reference learning rate; by default each group's own, before a scheduler's
+            warm-up (its ``initial_lr``).
         all_parameters: see `AutoL2`.
 
     Raises:
-        ValueError: an argument makes no sense, the optimizer has no ``lr`` or ``weight_decay``, or
-            a group's own learning rate is 0 and there is no `reference_lr`.
+        ValueError: an argument is invalid, the optimizer has no ``lr`` or ``weight_decay``, or a
+            group's own learning rate is 0 and there is no `reference_lr`.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class FollowLR(WeightDecaySchedule):
         super().__init__(optimizer, all_parameters)
 
     def apply(self) -> None:
-        """Set the optimizer's ``weight_decay`` to 2λ, for the present learning rate."""
+        """Set the optimizer's ``weight_decay`` to 2λ for the current learning rate."""
         self._groups.look()
         for index in self._groups.indices():
             self._references[index] = self._reference(index)
@@ -183,11 +183,11 @@ class FollowLR(WeightDecaySchedule):
         return self.initial_lambda if kept is None else kept
 
     def options(self) -> dict[str, Any]:
-        """λ and the learning rate that it belongs to."""
+        """Return the initial λ and the learning rate that it belongs to."""
         return {"initial_lambda": self.initial_lambda, "reference_lr": self.reference_lr}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that later steps depend on; save the optimizer's state with it."""
+        """Return all that later steps depend on; save the optimizer's state along with it."""
         return {
             **super().state_dict(),
             "references": [

@@ -1,1 +1,1 @@
-"""A run's directory: its identity, state, records, checkpoints and result."""
+"""A run's directory with its identity, state, records, checkpoints and result."""

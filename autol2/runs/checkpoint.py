@@ -1,7 +1,7 @@
-"""A run's checkpoint: whole, checked, and never without the one before it.
+"""Save and restore checkpoints, each with a checksum and with its predecessor as a backup.
 
-A checkpoint is a file of `torch.save` that any program can load with ``weights_only=True``. Its zip
-archive's comment holds the SHA-256 of everything before it, so that a damaged file is noticed.
+A checkpoint is a file of `torch.save` that any program can load with ``weights_only=True``. The
+comment of its zip archive holds the SHA-256 of everything before it, so that damage is detected.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _DIGEST = 64
 
 
 class Damaged(Exception):
-    """A checkpoint that cannot be used."""
+    """A checkpoint is damaged and cannot be used."""
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write `state` to ``checkpoint.pt``, flushed to disk; the one before is kept beside it.
+    """Write `state` to ``checkpoint.pt`` and flush it to disk; the previous checkpoint is kept.
 
     Raises:
-        OSError: the disk is full or the folder is gone; the one before still stands.
+        OSError: the disk is full or the folder is gone; the previous checkpoint is then intact.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -44,10 +44,10 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The state that `save` wrote to `path`, on the CPU.
+    """Return the state that `save` wrote to `path`, on the CPU.
 
     Raises:
-        Damaged: the file is truncated, changed or no checkpoint.
+        Damaged: the file is truncated, modified or not a checkpoint.
     """
     content = path.read_bytes()
     archive, digest = content[:-_DIGEST], content[-_DIGEST:]
@@ -64,13 +64,14 @@ def read(path: Path) -> dict[str, Any]:
 def restore(
     folder: Path, use: Callable[[dict[str, Any]], None], warn: Callable[[str], None]
 ) -> bool:
-    """Hand the newest checkpoint that can be used to `use`; whether there was one.
+    """Pass the newest usable checkpoint to `use`, and return whether there was one.
 
-    Where one is damaged, or `use` refuses it with a ValueError or with `Changed`, the one before it
-    is tried, and the first is set aside as ``*.damaged`` with a warning.
+    If a checkpoint is damaged, or if `use` rejects it with a ValueError or with `Changed`, the
+    previous one is tried. The rejected one is renamed to ``*.damaged`` with a warning.
 
     Raises:
-        Changed: none can be used, and one only because of the run's records. All is left as it is.
+        Changed: no checkpoint can be used, at least one of them only because the run's records have
+            changed. All files are left as they are.
     """
     refused: list[tuple[Path, Exception]] = []
     found = False
@@ -95,11 +96,11 @@ def restore(
 
 
 def prune(folder: Path, keep: str) -> None:
-    """Delete a finished run's checkpoints that are not to be kept.
+    """Delete those checkpoints of a finished run that are not to be kept.
 
     Args:
-        folder: the run's.
-        keep: last, both or none.
+        folder: the run's directory.
+        keep: which to keep: last, both or none.
     """
     unwanted = {"both": (), "last": (PREVIOUS,), "none": (PREVIOUS, NAME)}[keep]
     for name in unwanted:

@@ -1,4 +1,4 @@
-"""The user's own source files that a run is made with, which change its numbers."""
+"""Digests of the user's own source files, which influence a run's results."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def own_code(config: Config) -> dict[str, str]:
-    """A digest of each source file of the user's that `config` names, by module.
+    """Return a digest of each of the user's source files that `config` names, by module.
 
-    That is of a component's class and of a ``target``; not of what these import.
+    These are the modules of components and of each ``target``, but not what they import.
     """
     found = {}
     for name in sorted(set(_modules(config))):
         try:
             spec = importlib.util.find_spec(name)
-        except Exception:  # what imports it will say so
+        except Exception:  # whatever imports it will report the error
             continue
         if spec is not None and spec.origin is not None and Path(spec.origin).is_file():
             content = Path(spec.origin).read_bytes()
@@ -33,7 +33,7 @@ def own_code(config: Config) -> dict[str, str]:
 
 
 def changed_module(state: Mapping[str, Any], config: Config) -> str:
-    """A module of the user's that has changed since run.json was written; empty if none has."""
+    """Return a user's module that has changed since run.json was written; empty if none has."""
     before = state.get("code") or {}
     now = own_code(config).items()
     return next((name for name, digest in now if before.get(name, digest) != digest), "")

@@ -1,7 +1,7 @@
-"""What makes two runs the same: the options that can change a number and that the method uses.
+"""A run's identity: the options that can change its results and that its method uses.
 
-The name of a run's directory ends in their digest. Whether an option counts is declared at the
-option itself (`autol2.component.option`).
+The name of a run's directory ends in the digest of its identity. Whether an option counts is
+declared at the option itself (`autol2.component.option`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..config import Config, ControlConfig
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """What of `config` can change a number, less the groups that its method does not use."""
+    """Return the options of `config` that its method uses and that can change a result."""
     return config.identity()
 
 
 def unused(config: Config, overrides: Sequence[str]) -> list[str]:
-    """The groups and bounds that `overrides` set and that the method of `config` does not use."""
+    """Return the groups and bounds that `overrides` set but the method of `config` does not use."""
     groups: dict[str, tuple[str, ...]] = {"alpha": ("alpha",), "fixed_lambda": ("fixed_lambda",)}
     groups["protocol"] = ("protocol.lambda_min", "protocol.lambda_max")
     return [
@@ -35,7 +35,7 @@ def unused(config: Config, overrides: Sequence[str]) -> list[str]:
 
 
 def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested `options` as ``{"method.name": …}``."""
+    """Flatten nested `options` to ``{"method.name": …}``."""
     found: dict[str, Any] = {}
     for name, value in options.items():
         if isinstance(value, dict):
@@ -46,12 +46,12 @@ def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def digest(options: dict[str, Any]) -> str:
-    """A short name for `options`, the same wherever they are equal."""
+    """Return a short digest of `options`; equal options have the same digest."""
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def run_id(config: Config) -> str:
-    """The directory's name: what a reader wants to know, then the digest of the identity."""
+    """Return the name of the run's directory: readable parts, then the digest of the identity."""
     options = identity(config)
     words = [config.method.name]
     if "alpha" in options:
@@ -69,7 +69,7 @@ def run_id(config: Config) -> str:
 
 
 def _component_words(config: Config, options: dict[str, Any]) -> list[str]:
-    """The names of the components that are not the paper's; data and method aside."""
+    """Return the names of the components that are not the paper's, except for data and method."""
     chosen = [
         getattr(config, option.name)
         for option in fields(config)

@@ -1,4 +1,4 @@
-"""A run's rows: CSV files that grow with it and are cut back when it resumes."""
+"""A run's records: CSV files that grow during training and are truncated when the run resumes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ..storage.files import sync
 
 
 class Changed(UserError):
-    """Records that are not those that a checkpoint was written with."""
+    """The records on disk differ from those that a checkpoint was written with."""
 
 
 def require_unchanged(path: Path, known: dict[str, Any]) -> None:
-    """Check that the records in `path` begin as a checkpoint knows them.
+    """Check that the file `path` still begins with the records that a checkpoint knows.
 
     Args:
-        path: the file.
-        known: its `Records.position` then.
+        path: the CSV file.
+        known: its `Records.position` when the checkpoint was written.
 
     Raises:
-        Changed: they do not, or there is no such file.
+        Changed: the file is missing or begins differently.
     """
     content = path.read_bytes()[: known["size"]] if path.exists() else b""
     if (len(content), hashlib.sha256(content).hexdigest()) != (known["size"], known["sha256"]):
@@ -31,15 +31,16 @@ def require_unchanged(path: Path, known: dict[str, Any]) -> None:
 
 
 class Records:
-    """A CSV file that is only ever appended to, and can be cut back to what a checkpoint knows.
+    """A CSV file that rows are appended to and that can be truncated to a checkpoint's position.
 
     Args:
-        path: the file.
-        columns: its header.
-        known: `position` of an earlier process; the file is cut back to it. None starts anew.
+        path: the CSV file.
+        columns: the names of the columns.
+        known: the `position` that an earlier process saved; the file is truncated to it. None
+            starts a new file.
 
     Raises:
-        Changed: the file does not begin with what `known` says.
+        Changed: the file does not match `known`.
     """
 
     def __init__(
@@ -59,22 +60,22 @@ class Records:
 
     @property
     def position(self) -> dict[str, Any]:
-        """Size in bytes and digest of what has been written."""
+        """The size in bytes and the digest of what has been written."""
         return {"size": self._size, "sha256": self._hash.hexdigest()}
 
     def append(self, row: Sequence[object]) -> None:
-        """Add a row; floats are written so that they read back as the same float."""
+        """Append a row; floats are written so that reading them back gives the same float."""
         assert len(row) == len(self.columns), (row, self.columns)
         self._write(",".join(str(value) for value in row) + "\n")
 
     def flush(self, *, to_disk: bool = False) -> None:
-        """Hand the rows to the system, and to the disk if asked."""
+        """Flush the rows to the operating system and, with `to_disk`, to the disk."""
         self._file.flush()
         if to_disk:
             sync(self._file.fileno())
 
     def close(self) -> None:
-        """Flush and close."""
+        """Flush and close the file."""
         self._file.close()
 
     def _write(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""A run's result: the figures that its epochs.csv ends with."""
+"""A run's result: its final figures, computed from epochs.csv."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 
 
 def late(evaluated: int) -> int:
-    """How many of a run's last evaluated epochs its figure is the mean of: one in ten, 1 to 10."""
+    """Return the number of last evaluated epochs to average over: one in ten, from 1 to 10."""
     return min(10, max(1, evaluated // 10))
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """The final figures of a run, from its epochs.csv. Accuracies in percent.
+    """Return the final figures of a run, computed from its epochs.csv. Accuracies are in percent.
 
-    ``final_…`` is the last evaluation; ``mean_last_tenth`` the mean test accuracy of the last
-    `late` evaluated epochs, each by its last evaluation (the published table's mean of ten, for 200
-    epochs); ``best_epoch`` the first of the highest validation accuracy, or test accuracy where
-    there are no validation images, and ``best_test_accuracy`` the test accuracy of that evaluation.
-    With validation images, both means have a ``…_validation`` beside them.
+    ``final_…`` is from the last evaluation. ``mean_last_tenth`` is the mean test accuracy of the
+    last `late` evaluated epochs, each with its last evaluation (for 200 epochs, the mean of ten in
+    the published table). ``best_epoch`` is the first epoch with the highest validation accuracy, or
+    test accuracy if there are no validation images; ``best_test_accuracy`` is the test accuracy of
+    that evaluation. With validation images, ``final_validation_accuracy`` and
+    ``mean_last_tenth_validation`` are added.
     """
     with (folder / "epochs.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -1,8 +1,9 @@
-"""One run's directory: ``<outputs>/<study>/<run_id>/``.
+"""A run's directory: ``<outputs>/<study>/<run_id>/``.
 
-The directory is the run's own truth. ``run.json`` says how it stands and is replaced atomically;
-``measurements.csv`` and ``epochs.csv`` are appended to, and cut back to the checkpoint on resume;
-``train.log`` is for reading. No torch here, so that a finished run is recognised at once.
+The directory alone decides what is known about a run. ``run.json`` holds its state and is replaced
+atomically; ``measurements.csv`` and ``epochs.csv`` are appended to, and truncated to the checkpoint
+on resume; ``train.log`` is for people. This module does not import torch, so that a finished run is
+recognised at once.
 """
 
 from __future__ import annotations
@@ -30,23 +31,23 @@ from .state import FINISHED, holder, last_attempt, read_state
 from .surroundings import requeued, surroundings
 
 KEPT = ("data", "code", "steps_per_epoch", "shown")
-"""Of run.json, what an attempt knows before it begins."""
+"""Entries of run.json that are kept when an attempt begins."""
 
 
 class Held(UserError):
-    """Another process works in the run's directory."""
+    """Another process is working in the run's directory."""
 
     status = 75  # EX_TEMPFAIL: try again later
 
 
 class Run:
-    """A run's directory, there or not yet.
+    """A run's directory, which may not exist yet.
 
     Attributes:
         config: the run's configuration.
-        command: what the user types to do this run.
+        command: the command that the user types for this run.
         folder: the directory.
-        state: what run.json says; empty before the first start.
+        state: the contents of run.json; empty before the first start.
     """
 
     def __init__(self, config: Config, overrides: Sequence[str] = ()) -> None:
@@ -58,21 +59,21 @@ class Run:
         self._beaten = 0.0
         self._saving = threading.Lock()
         self._saved: str | None = None
-        """What this process last wrote to run.json."""
+        """The last text that this process wrote to run.json."""
         self._log: IO[str] | None = None
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the run is finished."""
         return self.state.get("status") in FINISHED
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """Make the directory, or enter it, as the only process in it.
+        """Create or enter the directory, as the only process in it.
 
         Raises:
-            Held: another process is in it.
-            UserError: it cannot be written.
+            Held: another process is working in it.
+            UserError: the directory cannot be written.
         """
         try:
             made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
@@ -89,7 +90,7 @@ class Run:
                 if made and not (self.folder / "run.json").exists():
                     self._remove(made)  # the run was refused before it began
         except BrokenPipeError:
-            raise  # whoever read our output is gone; the folder is well
+            raise  # the reader of our output is gone, but the folder is fine
         except OSError as error:
             raise UserError(
                 f"{self.folder} cannot be written ({error.strerror or error}): "
@@ -97,7 +98,7 @@ class Run:
             ) from error
 
     def _remove(self, made: Iterable[Path]) -> None:
-        """Take away the folders `made` for the run, as far as there is nothing else in them."""
+        """Remove the folders `made` for the run unless they contain anything else."""
         with contextlib.suppress(OSError):
             for name in ("train.log", ".lock"):
                 (self.folder / name).unlink(missing_ok=True)
@@ -105,7 +106,7 @@ class Run:
                 folder.rmdir()
 
     def set_aside(self) -> None:
-        """Move what is there into a folder inside: ``rerun=true`` loses nothing."""
+        """Move the existing files into a subfolder, so that ``rerun=true`` loses nothing."""
         old = self.folder / f"replaced-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}"
         old.mkdir()
         for path in self.folder.iterdir():
@@ -125,7 +126,7 @@ class Run:
             raise
 
     def _await_other_host(self) -> None:
-        """Where file locks do not cross hosts: see whether the run on another host still lives."""
+        """Check whether a run on another host is alive, if file locks do not work across hosts."""
         state = read_state(self.folder)
         last = last_attempt(state)
         if state.get("status") != "running" or last.get("host") == socket.gethostname():
@@ -139,15 +140,18 @@ class Run:
                 raise Held(f"{self.folder} is held by {holder(state)}")
 
     def _silence(self) -> float:
-        """Seconds since run.json changed, by the clock that dates the folder's files: those of two
-        hosts may differ."""
+        """Return the seconds since run.json changed.
+
+        Both times come from the clock that dates the folder's files, since the clocks of two hosts
+        may differ.
+        """
         with tempfile.TemporaryFile(dir=self.folder) as file:
             file.write(b" ")
             file.flush()
             return os.fstat(file.fileno()).st_mtime - os.stat(self.folder / "run.json").st_mtime
 
     def begin(self, **facts: Any) -> None:
-        """Note in run.json that an attempt starts, with `facts` about it (from_step, device, …)."""
+        """Record in run.json that an attempt starts, with `facts` about it (its device, …)."""
         attempts = self.state.get("attempts", [])
         if attempts and "ended" not in attempts[-1]:
             last = datetime.fromtimestamp(self.state["updated"], UTC)
@@ -170,18 +174,18 @@ class Run:
         self.save()
 
     def end(self, status: str, why: str, **facts: Any) -> None:
-        """Note in run.json that the attempt ended: its status, why, and `facts` about the run."""
+        """Record in run.json how the attempt ended, with `facts` about the run."""
         self.state["attempts"][-1].update(ended=now(), why=why)
         self.state.update(status=status, **facts)
         self.save()
 
     def beat(self, progress: Callable[[], dict[str, Any]], *, at_once: bool = False) -> bool:
-        """A sign of life with the run's `progress`, if the last is `HEARTBEAT` seconds ago.
+        """Save `progress` as a sign of life if the last one is at least `HEARTBEAT` seconds ago.
 
-        It is given in any case with `at_once`.
+        With `at_once`, it is saved in any case. Return whether it was saved.
 
         Raises:
-            Held: another process took the directory over, since this one was silent for too long.
+            Held: another process took over the directory because this one was silent for too long.
         """
         due = at_once or time.monotonic() - self._beaten >= HEARTBEAT
         if due:
@@ -193,7 +197,7 @@ class Run:
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
-        """Signs of life also where nobody calls `beat` for long: in a slow step, in a save."""
+        """Give signs of life from a thread while nobody calls `beat`, as in a slow step."""
         end = threading.Event()
         thread = threading.Thread(target=self._beat_alone, args=(end,), daemon=True)
         thread.start()
@@ -226,17 +230,17 @@ class Run:
         return text
 
     def log(self, line: str) -> None:
-        """Add a line to train.log."""
+        """Append a line to train.log."""
         if self._log is not None:
             self._log.write(f"{now()} {line}\n")
             self._log.flush()
 
 
 def command(overrides: Sequence[str]) -> str:
-    """What the user types to do a run."""
+    """Return the command that the user types for a run."""
     return shlex.join(["python", "-m", "autol2.train", *overrides])
 
 
 def now() -> str:
-    """The time, UTC, to the second."""
+    """Return the current time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

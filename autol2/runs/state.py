@@ -1,4 +1,4 @@
-"""What a run's run.json says."""
+"""Read and validate a run's run.json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 FINISHED = ("completed", "diverged")
-"""The statuses of a run that is never done again."""
+"""Statuses of a finished run, which is never repeated by itself."""
 
 FIGURES = (
     "final_test_accuracy",
@@ -21,13 +21,13 @@ FIGURES = (
     "final_train_accuracy",
     "final_lambda",
 )
-"""What a completed run came to."""
+"""The figures of a completed run."""
 SECONDS = "seconds"
-"""The shape of a Unix time or a number of seconds that can be counted with."""
+"""The shape of a Unix time or a number of seconds."""
 LATEST = 1e11
-"""That a time can be: beyond, it is no date."""
+"""The largest valid time; a larger one is not a date."""
 LARGEST = 2**63
-"""That a whole number can be: beyond, it may be no float."""
+"""The largest valid integer; a larger one may not fit into a float."""
 SHAPE: dict[str, Any] = {
     "status": str,
     "command": str,
@@ -80,11 +80,11 @@ SHAPE: dict[str, Any] = {
         }
     ],
 }
-"""What is read of a run.json, where it is there."""
+"""The entries of run.json that are used, with their shapes. All of them are optional."""
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What a run's run.json says; empty where there is none or it cannot be used."""
+    """Return the contents of a run's run.json; empty if it is missing or unusable."""
     state = content(folder)
     return (
         {} if flaw(state) else {name: value for name, value in state.items() if value is not None}
@@ -92,7 +92,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def content(folder: Path) -> Any:
-    """What is in a run's run.json, of use or not; None where it cannot be read."""
+    """Return the raw contents of a run's run.json, valid or not; None if it cannot be read."""
     try:
         return json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -100,7 +100,7 @@ def content(folder: Path) -> Any:
 
 
 def flaw(state: Any) -> str:
-    """Why no command can rely on the content of a run.json; empty where all can."""
+    """Return why the contents of a run.json are unusable; empty if they are usable."""
     if not isinstance(state, Mapping):
         return "it is no object"
     if wrong := misshapen(dict(state), SHAPE):
@@ -113,10 +113,10 @@ def flaw(state: Any) -> str:
 
 
 def misshapen(value: Any, shape: Any, path: str = "") -> str:
-    """What in `value`, of a JSON file, is not of `shape`, as in ``result.final_lambda is 'x'``.
+    """Describe what in a JSON `value` does not match `shape`; empty if all of it matches.
 
-    A shape is a type, `SECONDS`, a dict of shapes by name, or a list of the one that all parts
-    have. What is None need not be there.
+    The result is a phrase like ``result.final_lambda is 'x'``. A shape is a type, `SECONDS`, a dict
+    of shapes by name, or a list with the one shape of all elements. None matches any shape.
     """
     if value is None:
         return ""
@@ -141,14 +141,14 @@ def _is_of_kind(value: Any, kind: Any) -> bool:
 
 
 def last_attempt(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What run.json says of the run's last attempt; empty before the first."""
+    """Return the last attempt in run.json; empty before the first."""
     attempts = state.get("attempts") or [{}]
     last: dict[str, Any] = attempts[-1]
     return last
 
 
 def holder(state: dict[str, Any]) -> str:
-    """Who works in the run's directory, as a message names it."""
+    """Describe for a message who works in the run's directory."""
     last = last_attempt(state)
     if not last:
         return "a process that is just starting"
@@ -157,7 +157,7 @@ def holder(state: dict[str, Any]) -> str:
 
 
 def summary(state: Mapping[str, Any]) -> str:
-    """How a finished run ended, in a line."""
+    """Describe in one line how a finished run ended."""
     if state["status"] == "diverged":
         where = state.get("diverged") or {}
         return (
@@ -172,10 +172,10 @@ def summary(state: Mapping[str, Any]) -> str:
 
 
 def percent(state: Mapping[str, Any], name: str) -> str:
-    """One of a run's `FIGURES`, as in ``71.25 %``."""
+    """Format one of a run's `FIGURES`, as in ``71.25 %``."""
     return f"{_number((state.get('result') or {}).get(name)):.2f} %"
 
 
 def _number(value: Any) -> float:
-    """A number of a run.json; NaN where there is none."""
+    """Return a number from run.json as a float; NaN if it is missing."""
     return math.nan if value is None else float(value)

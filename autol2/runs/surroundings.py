@@ -1,4 +1,4 @@
-"""What an attempt at a run takes place in: host, SLURM job, GPUs, commit and versions."""
+"""Where an attempt takes place: host, SLURM job, GPUs, commit and versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("autol2", "torch", "torchvision", "numpy", "hydra-core", "omegaconf"
 
 
 def surroundings() -> dict[str, Any]:
-    """What run.json notes of where an attempt takes place."""
+    """Return the facts about an attempt's surroundings that run.json records."""
     facts: dict[str, Any] = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -33,7 +33,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit of the source tree and whether it has uncommitted changes; None outside of one."""
+    """Return the commit of the source tree and whether it is modified; None without one."""
 
     def ask(*words: str) -> str:
         here = Path(__file__).resolve().parent
@@ -43,7 +43,8 @@ def _git() -> dict[str, Any] | None:
         return done.stdout.strip()
 
     try:
-        if not ask("ls-files", Path(__file__).name):  # installed inside somebody else's tree
+        # installed inside another project's repository
+        if not ask("ls-files", Path(__file__).name):
             return None
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
@@ -51,9 +52,10 @@ def _git() -> dict[str, Any] | None:
 
 
 def requeued(last: dict[str, Any]) -> bool:
-    """Whether SLURM requeued this very job since the attempt `last`, which so has ended.
+    """Return whether SLURM has requeued this very job since the attempt `last`.
 
-    The job's number alone is no proof: a job can have several tasks.
+    If so, that attempt has ended. The job's number alone is not enough, because a job can have
+    several tasks.
     """
     job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT") or 0
     same = job is not None and last.get("slurm_job_id") == job

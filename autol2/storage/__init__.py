@@ -1,1 +1,1 @@
-"""Files that several processes and hosts share: written whole or not at all, and locked."""
+"""Files that several processes and hosts share: atomic writes and locks."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, also after a crash."""
+"""Write files atomically: after a crash, a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ NOT_OFFERED = (
     *(errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP),
     *(errno.EPERM, errno.EACCES, errno.EBADF, errno.EISDIR, errno.ENOTTY),
 )
-"""Errors of a file system that does not have what is asked for; not EIO, ENOSPC, EDQUOT or EROFS,
-which mean that the content is not safe."""
+"""Errors of file systems that do not support an operation. EIO, ENOSPC, EDQUOT and EROFS are not
+among them, since they mean that the content is not safe."""
 
 
 def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> None:
-    """Put `content` at `path`: written beside it, flushed to disk, then renamed over it.
+    """Write `content` to `path` atomically: to a temporary file, flushed to disk, then renamed.
 
-    What stood at `path` is moved to `keep`, if given, once the new content is safe.
+    The previous file, if any, is moved to `keep` once the new content is safe.
 
     Raises:
-        OSError: the disk is full or the folder is gone; what stood at `path` still does.
+        OSError: the disk is full or the folder is gone; the previous file is then intact.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -48,8 +48,10 @@ def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> No
 
 
 def write_named(path: Path, content: bytes) -> None:
-    """Put `content` where the user says: atomically into a regular file, also behind a symbolic
-    link, and as into any open file into what is none, such as /dev/stdout or a named pipe.
+    """Write `content` to a path that the user named.
+
+    A regular file is written atomically, also through a symbolic link; anything else, such as
+    /dev/stdout or a named pipe, is opened and written.
 
     Raises:
         OSError: it cannot be written.
@@ -62,13 +64,13 @@ def write_named(path: Path, content: bytes) -> None:
 
 
 def sync(descriptor: int) -> None:
-    """Flush an open file to disk, where the file system can."""
+    """Flush an open file to disk if the file system supports it."""
     with _where_offered():
         os.fsync(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries (what was renamed in it) to disk, where the file system can."""
+    """Flush a folder's entries (renamed files) to disk if the file system supports it."""
     with _where_offered():
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -79,7 +81,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _where_offered() -> Iterator[None]:
-    """Leave out what the file system does not offer, as fsync of folders or permissions."""
+    """Ignore operations that the file system does not support, such as fsync of a folder."""
     try:
         yield
     except OSError as error:
@@ -88,13 +90,13 @@ def _where_offered() -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed `write_atomically` left in `folder`."""
+    """Delete the temporary files that a killed `write_atomically` left in `folder`."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def to_json(value: object) -> str:
-    """Indented JSON that any reader takes: a float that is not finite becomes a string."""
+    """Return indented, strictly valid JSON; floats that are not finite become strings."""
     return json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -106,13 +108,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()  # names of files may be no UTF-8
+        # file names may not be valid UTF-8
+        return value.encode("utf-8", "backslashreplace").decode()
     return value
 
 
 @functools.cache
 def _umask() -> int:
-    """What files are made without; asked once, since that changes it for all threads meanwhile."""
+    """Return the umask. It is read only once: reading it changes it briefly for all threads."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,8 +1,8 @@
-"""One process at a time, also where the file system has no locks.
+"""Locks between processes, also on file systems without file locks.
 
-The kernel's lock on the file (flock) ends with its process. Where there is none, as on some
-Lustre mounts, a lease stands in for it: a file that names its holder and that the holder touches
-every few seconds. A lease whose process is gone, or that nobody touches any more, is taken over.
+The kernel's lock on the file (flock) ends with its process. On file systems without it, as on some
+Lustre mounts, a lease replaces it: a file that names its holder and that the holder touches every
+few seconds. A lease is taken over if its process is gone or nobody touches it any more.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from pathlib import Path
 from typing import Any
 
 HEARTBEAT = 10.0
-"""Seconds between two signs of life of whoever holds something: a lease, a run."""
+"""Seconds between two signs of life of a lease's holder or a run."""
 PATIENCE = 60.0
 """Seconds without a sign of life after which a process on another host counts as dead."""
 SETTLE = 0.5
-"""Seconds after which, of several processes that took over a lease, the last has won."""
+"""Seconds to wait after taking over a lease; of several processes, the last one wins."""
 POLL = 0.1
-"""Seconds between two tries."""
+"""Seconds between two attempts."""
 WORD = 3.0
-"""Seconds of waiting after which the user is told what is waited for."""
+"""Seconds of waiting after which the user is told what the program is waiting for."""
 UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
-"""What flock says where the file system has no locks."""
+"""Errors of flock on file systems without locks."""
 
 
 class Lock:
     """A lock file that at most one process holds.
 
     Args:
-        path: the file; its folder must exist. Anybody who may write there can hold it.
+        path: the lock file, in an existing folder. Anybody who may write there can hold it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,13 +52,14 @@ class Lock:
         self._descriptor: int | None = None
         self._beating: threading.Event | None = None
         self._seen: tuple[object, float, int] | None = None
-        """A lease held on another host: how it looked, since when, and how often that changed."""
+        """For a lease held on another host: its appearance, since when, and the number of
+        changes."""
 
     def try_acquire(self) -> bool:
-        """Hold it if nobody else does; whether it is held now.
+        """Acquire the lock if it is free, and return whether it is held now.
 
         Raises:
-            OSError: the folder is not there or cannot be written to.
+            OSError: the folder does not exist or cannot be written to.
         """
         while True:
             descriptor = _open(self.path)
@@ -74,7 +75,7 @@ class Lock:
                 if error.errno in UNSUPPORTED:
                     return self._try_lease()
                 raise
-            except BaseException:  # an interrupt
+            except BaseException:  # such as an interrupt
                 os.close(descriptor)
                 raise
             self._descriptor = descriptor
@@ -85,22 +86,22 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        """Whether it is ours."""
+        """Whether this object holds the lock."""
         return self._descriptor is not None or self._beating is not None
 
     @property
     def doubtful(self) -> bool:
-        """Whether nobody can say yet if the holder, on another host, still lives: try again."""
+        """Whether it is not known yet if the holder, on another host, is alive: try again."""
         return self._seen is not None and self._seen[2] == 0
 
     @property
     def lost(self) -> bool:
-        """Whether another process took it over, since this one was silent for too long."""
+        """Whether another process took the lock over because this one was silent for too long."""
         return self._beating is not None and _read(self._lease).get("token") != self._token
 
     @property
     def holder(self) -> str:
-        """Who holds it, in words."""
+        """A description of the lock's holder."""
         owner = _read(self._lease) or _read(self.path)
         if not owner:
             return "another process"
@@ -110,7 +111,7 @@ class Lock:
         return words
 
     def release(self) -> None:
-        """Let others hold it; nothing where it is not held."""
+        """Release the lock if it is held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -142,7 +143,7 @@ class Lock:
             os.replace(name, self._lease)
             time.sleep(SETTLE)
             if _read(self._lease).get("token") != self._token:
-                return False  # another took it over as well, and came later
+                return False  # another process took it over, too, and came later
         else:
             self._sign(descriptor, self._lease)
         self._seen = None
@@ -151,7 +152,7 @@ class Lock:
         return True
 
     def _sign(self, descriptor: int, path: Path) -> None:
-        """Write into the new file `path` whose lease it is; where there is no room, it goes."""
+        """Write the lease's owner to the new file `path`; delete it if the disk is full."""
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(self._owner())
@@ -166,10 +167,10 @@ class Lock:
                     os.utime(self._lease)
 
     def _stale(self) -> bool:
-        """Whether the holder of the lease is gone.
+        """Return whether the holder of the lease is gone.
 
-        On this host its process tells. A holder on another host is watched for `PATIENCE`, by this
-        host's clock alone.
+        On this host, its process is checked. On another host, it is watched for `PATIENCE` seconds,
+        using only this host's clock.
         """
         owner = _read(self._lease)
         if owner.get("host") == socket.gethostname():
@@ -188,11 +189,11 @@ class Lock:
 
 @contextlib.contextmanager
 def locked(path: Path, work: str) -> Iterator[None]:
-    """Hold the lock file `path` inside the ``with`` block, waiting for whoever holds it.
+    """Hold the lock file `path` inside the ``with`` block, waiting for the current holder.
 
     Args:
-        path: the lock file, in a folder that is there.
-        work: what the holder does ("decodes the images"), told to a user who has to wait.
+        path: the lock file, in an existing folder.
+        work: what the holder does ("decodes the images"), shown to a user who has to wait.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -207,13 +208,13 @@ def locked(path: Path, work: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exclusive(path: Path, work: str) -> Iterator[None]:
-    """As `locked`, in a folder that is made where it is missing.
+    """Hold the lock file `path` like `locked`, creating its folder if it is missing.
 
-    When the block fails, the lock file goes again, and so do the folders made for it that are
-    empty. A process that dies holds nothing any more.
+    If the block fails, the lock file is deleted, and so are those of the new folders that are
+    empty. A process that dies no longer holds the lock.
 
     Raises:
-        OSError: the folder cannot be made or written to.
+        OSError: the folder cannot be created or written to.
     """
     made = [folder for folder in path.parents if not folder.exists()]
     lock = Lock(path)
@@ -223,15 +224,15 @@ def exclusive(path: Path, work: str) -> Iterator[None]:
             try:
                 _wait_for(lock, work, 0.0)
                 break
-            except FileNotFoundError:  # its last holder took the empty folder away
+            except FileNotFoundError:  # its last holder removed the empty folder
                 continue
         yield
     except BaseException:
         with contextlib.suppress(OSError):
-            if lock.held or (path.exists() and lock.try_acquire()):  # cut short while it waited
-                path.unlink()  # while held: who waits on this very file starts over
+            if lock.held or (path.exists() and lock.try_acquire()):  # interrupted while it waited
+                path.unlink()  # while held: processes that wait for this very file start over
         lock.release()
-        with contextlib.suppress(OSError):  # not empty: in use
+        with contextlib.suppress(OSError):  # not empty, so in use
             for folder in made:
                 folder.rmdir()
         raise
@@ -239,7 +240,7 @@ def exclusive(path: Path, work: str) -> Iterator[None]:
 
 
 def _wait_for(lock: Lock, work: str, word: float) -> None:
-    """Wait until `lock` is ours; after `word` seconds say for whom."""
+    """Wait until this process holds `lock`; after `word` seconds, say who holds it."""
     began, told = time.monotonic(), False
     while not lock.try_acquire():
         if not told and time.monotonic() - began >= word:
@@ -250,14 +251,14 @@ def _wait_for(lock: Lock, work: str, word: float) -> None:
 
 
 def lives(pid: int, since: float) -> bool:
-    """Whether a process of this host that was there at the Unix time `since` still is."""
+    """Return whether a process of this host that existed at the Unix time `since` still exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
         pass
-    return _started(pid) <= since + 2  # else the number has been given away since
+    return _started(pid) <= since + 2  # otherwise, the number belongs to a new process
 
 
 def _open(path: Path) -> int:
@@ -269,15 +270,15 @@ def _open(path: Path) -> int:
         if not path.exists():
             raise
     try:
-        return os.open(path, os.O_RDONLY)  # another user's, who let nobody write to it
-    except PermissionError as error:  # nor read
+        return os.open(path, os.O_RDONLY)  # another user's, who does not let others write to it
+    except PermissionError as error:  # and nobody may read it
         words = f"its {path.name} belongs to another user and cannot be read"
         raise PermissionError(error.errno, words) from error
 
 
 def _share(path: Path, descriptor: int) -> None:
-    """Let whoever may write to the folder hold our file `path`, whatever the umask."""
-    with contextlib.suppress(OSError):  # another user's; a file system without such rights
+    """Let everyone who may write to the folder hold our file `path`, whatever the umask."""
+    with contextlib.suppress(OSError):  # another user's file, or a file system without permissions
         mode, needed = os.fstat(descriptor).st_mode, path.parent.stat().st_mode & 0o022
         if mode & needed != needed:
             os.fchmod(descriptor, mode & 0o777 | needed | needed << 1)
@@ -291,7 +292,7 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Who holds a lock, by its file; empty where it does not say."""
+    """Return the holder that a lock file names; empty if it names none."""
     try:
         owner = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -311,7 +312,7 @@ def _suspended(pid: int) -> bool:
 
 
 def _started(pid: int) -> float:
-    """When a process here began (Unix time, to the second); 0 where the system does not tell."""
+    """Return when a local process began (Unix time, to the second); 0 if this is unknown."""
     try:
         ticks = int(_of_process(pid)[19])
         boot = re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)
@@ -321,7 +322,7 @@ def _started(pid: int) -> float:
 
 
 def _of_process(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat behind the process's name; empty where there are none."""
+    """Return the fields of /proc/PID/stat after the process's name; empty if there are none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

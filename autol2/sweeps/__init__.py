@@ -1,1 +1,1 @@
-"""A study: which runs it consists of, how each stands, and the launchers that bring them about."""
+"""Studies: which runs they consist of, how each run stands, and the launchers that execute them."""

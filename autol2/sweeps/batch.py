@@ -1,6 +1,6 @@
-"""Several runs on one machine, each a process of its own, so many at a time.
+"""Execute several runs on one machine, each in its own process, some of them in parallel.
 
-A laptop's sweep is one batch; on a cluster every job is one.
+A sweep on a laptop is one batch; on a cluster, every job is one.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from .run_status import HOPELESS, RETRIES, common_error, status_of
 from .task import Task
 
 POLL = 0.1
-"""Seconds between two looks at the processes."""
+"""Seconds between two checks of the processes."""
 LOOK_AGAIN = 3.0
-"""Seconds between two looks at runs that others do."""
+"""Seconds between two checks of runs that other processes execute."""
 
 
 @dataclass
 class Batch:
-    """Runs to be done here.
+    """Runs to execute on this machine.
 
     Args:
         tasks: the runs, in order.
-        first: the first runs of the sweep: if they all fail alike, no more are begun.
-        at_once: how many at a time.
-        threads: CPU threads of each; 0 leaves PyTorch's choice.
-        gpus: devices to share out, one a run at a time; none leaves CUDA_VISIBLE_DEVICES alone.
-        retries: how often a run is done again that was killed without having got further.
+        first: the first runs of the sweep; if all of them fail alike, no more are started.
+        at_once: number of parallel runs.
+        threads: CPU threads of each run; 0 leaves the choice to PyTorch.
+        gpus: devices to distribute, one per run; if empty, CUDA_VISIBLE_DEVICES is left alone.
+        retries: how often to repeat a run that was killed without having made progress.
         root: the folder that paths in the overrides are relative to.
         grace: seconds that the runs have to save when the batch is stopped; None for any time.
-        await_others: whether runs that another process does are waited for, and done here when
-            that process stops without an end. Those on this machine take a place meanwhile.
+        await_others: whether to wait for runs that another process executes, and to continue them
+            if that process stops early. Those on this machine occupy a place in the meantime.
     """
 
     tasks: Sequence[Task]
@@ -60,20 +60,20 @@ class Batch:
         self._redone: Counter[Task] = Counter()
 
     def __call__(self) -> None:
-        """Do the runs."""
+        """Execute the runs."""
         self.work(lambda ended, under_way: None)
         if why := hopeless(self.first):
             print(f"the first {HOPELESS} runs all failed, so no more were started: {why}")
 
     def work(self, look: Callable[[list[Task], list[Task]], None]) -> None:
-        """Do the runs, calling `look` several times a second.
+        """Execute the runs, calling `look` several times a second.
 
         Args:
-            look: is given the runs that have ended since it was last called, and those under way.
+            look: called with the runs that have ended since the last call and those in progress.
         """
         try:
             self._work(look)
-        except BaseException:  # whatever it is, nobody will look after the runs any more
+        except BaseException:  # whatever the reason, nobody will look after the runs any more
             self._terminate()
             raise
 
@@ -123,10 +123,10 @@ class Batch:
         return True
 
     def begins(self, task: Task) -> None:
-        """Called before a run is begun."""
+        """Called before a run is started; subclasses may override it."""
 
     def _end(self, process: Process, status: int, waiting: deque[Task], ended: list[Task]) -> None:
-        """Note how a run's process ended; if it is to be done again, or by others, see to it."""
+        """Record how a run's process ended, and arrange for the run to continue if necessary."""
         task = process.task
         try:
             process.mend(status)
@@ -144,7 +144,7 @@ class Batch:
             ended.append(task)
 
     def _over(self, task: Task) -> bool:
-        """Whether there is nothing to do, or an earlier life of a requeued job has failed at it."""
+        """Return whether a run is finished, or failed in an earlier life of a requeued job."""
         state = task.state
         status = state.get("status")
         tried = len(state.get("attempts", [])) > task.attempts
@@ -155,7 +155,7 @@ class Batch:
         )
 
     def stop(self) -> None:
-        """Let the runs save and leave, and begin no more; for a signal's handler, too."""
+        """Let the runs save and exit, and start no more; may be called from a signal handler."""
         self._stopping = True
 
     def _terminate(self) -> None:
@@ -166,7 +166,7 @@ class Batch:
 
 
 class Elsewhere:
-    """Runs that other processes do, here or on another machine."""
+    """Runs that other processes execute, here or on another machine."""
 
     def __init__(self) -> None:
         self._tasks: list[Task] = []
@@ -176,16 +176,16 @@ class Elsewhere:
         return bool(self._tasks)
 
     def add(self, task: Task) -> None:
-        """Know of a run."""
+        """Add a run."""
         self._tasks.append(task)
         self._looked = time.monotonic()
 
     def look(self, stopped: deque[Task], ended: list[Task]) -> None:
-        """Tell, every few seconds, which runs are no longer under way.
+        """Check, every few seconds, which runs are no longer in progress.
 
         Args:
-            stopped: gets those that are to be gone on with.
-            ended: gets those that came to an end.
+            stopped: receives the runs that have to be continued.
+            ended: receives the runs that have ended.
         """
         if time.monotonic() - self._looked < LOOK_AGAIN:
             return
@@ -197,7 +197,7 @@ class Elsewhere:
                 (stopped if how.wanted else ended).append(task)
 
     def room(self, places: Sequence[str]) -> list[str]:
-        """`places`, each a device or "", without those that are taken by runs on this machine."""
+        """Return `places` (devices, or "") without those that runs on this machine occupy."""
         left = list(places)
         for task in self._tasks:
             last = (task.state.get("attempts") or [{}])[-1]
@@ -212,7 +212,10 @@ def _say(task: Task, words: str) -> None:
 
 
 def hopeless(first: Sequence[Task]) -> str:
-    """The error with which the first runs of a sweep all failed, so that the rest would too."""
+    """Return the error with which the first runs of a sweep all failed; empty if they did not.
+
+    If they did, the other runs would fail, too.
+    """
     states = {task: task.state for task in first[:HOPELESS]}
     tried = all(len(state.get("attempts", [])) > task.attempts for task, state in states.items())
     return common_error(list(states.values())) if tried and len(states) == HOPELESS else ""

@@ -1,4 +1,4 @@
-"""A command in a SLURM job of its own, which is waited for: it prints here what it prints there."""
+"""Run a command in a SLURM job, print its output and wait for it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from . import lost_jobs, sbatch, slurm
 from .submission import submitting
 
 PAUSE = 2.0
-"""Seconds between two looks at what there is."""
+"""Seconds between two checks of the job."""
 
 
 def run(command: Sequence[str], options: Mapping[str, Any], folder: Path) -> int:
-    """Submit `command`, print what it prints, and wait for its end; its status.
+    """Submit `command`, print its output, wait for its end, and return its exit status.
 
     Ctrl-C cancels the job.
 
     Args:
         command: the program and its arguments.
-        options: the launcher's (`sbatch.without_rivals`).
-        folder: where the job's files are, unless the options name another.
+        options: the launcher's options (from `sbatch.without_rivals`).
+        folder: the folder for the job's files, unless the options name another.
 
     Raises:
-        UserError: SLURM refuses the job, or it ended before the command did; with its own words.
+        UserError: SLURM rejects the job, or the job ended before the command did. The message
+            contains SLURM's own words.
     """
     folder = sbatch.folder_for(Path(options["submitit_folder"] or folder).expanduser().absolute())
-    slurm.queue(cluster := sbatch.cluster(options))  # that it answers must be known before
+    slurm.queue(cluster := sbatch.cluster(options))  # first make sure that SLURM answers
     with submitting(folder, options) as executor:
         log = folder / f"{time.time_ns()}.log"
         job = executor.submit(functools.partial(_printed_to, log, list(command)))
@@ -51,13 +52,13 @@ def run(command: Sequence[str], options: Mapping[str, Any], folder: Path) -> int
 
 
 def _printed_to(log: Path, command: list[str]) -> int:
-    """What the job does."""
+    """Run the command inside the job, with its output in `log`."""
     with log.open("wb") as file:
         return subprocess.call(command, stdout=file, stderr=subprocess.STDOUT)
 
 
 def _follow(name: str, log: Path) -> None:
-    """Print what comes into `log`, and why the job waits, until SLURM has it no more."""
+    """Print new text in `log`, and why the job is pending, until SLURM no longer lists the job."""
     told = {""}
     with contextlib.ExitStack() as stack:
         file = None

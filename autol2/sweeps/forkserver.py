@@ -1,9 +1,10 @@
-"""Processes that begin within milliseconds: copies of one that has imported what a run needs.
+"""A server that forks processes which have already imported what a run needs.
 
-`Server` starts ``python -m autol2.sweeps.forkserver`` and asks it for a process a run. Each is
-forked before anything was computed, leads a session of its own and dies alone; the server says how
-it ended. Requests and answers are lines of JSON. Where the server itself dies, its processes go on,
-and those that are gone without a word count as killed.
+Such a process starts within milliseconds. `Server` starts ``python -m autol2.sweeps.forkserver``
+and asks it for one process per run. Each process is forked before anything is computed, leads its
+own session and can die without affecting the others; the server reports how it ended. Requests and
+answers are lines of JSON. If the server itself dies, its processes continue, and those that
+disappear without a report count as killed.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ class Gone(Exception):
 
 
 class Server:
-    """The process that the others are copies of, started when the first is asked for."""
+    """The process that is forked for each run; it is started when the first one is requested."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._pending = b""
         self._ended: dict[int, int] = {}
         self._children: set[int] = set()
-        """Processes that the present server will tell of."""
+        """Processes whose end the current server will report."""
 
     def start(self) -> None:
-        """Start it, so that it imports what it needs while others get ready.
+        """Start the server, so that it imports what it needs while the caller does other work.
 
         Raises:
             OSError: no process can be started.
@@ -54,7 +55,7 @@ class Server:
             )
 
     def fork(self, request: Request) -> int:
-        """Begin a process that does `request` (see `_do`); its number.
+        """Start a process that executes `request` (see `_do`), and return its process ID.
 
         Raises:
             OSError: no process can be started.
@@ -77,7 +78,7 @@ class Server:
         raise OSError("no process can be started")
 
     def poll(self, pid: int) -> int | None:
-        """How process `pid` ended, as a `subprocess.Popen.returncode`; None while it lives."""
+        """Return the `subprocess.Popen.returncode` of process `pid`; None while it is alive."""
         try:
             while (answer := self._answer(wait=False)) is not None:
                 if "ended" in answer:
@@ -88,7 +89,7 @@ class Server:
             self._children.discard(pid)
             return self._ended.pop(pid)
         if pid not in self._children and not _lives(pid):
-            return -signal.SIGKILL  # by whom, nobody can say
+            return -signal.SIGKILL  # nobody can say by whom
         return None
 
     def _forget(self) -> None:
@@ -103,7 +104,7 @@ class Server:
         self._children.clear()
 
     def _answer(self, *, wait: bool) -> dict[str, int] | None:
-        """The server's next answer; None where there is none, unless told to `wait`."""
+        """Return the server's next answer; None if there is none, unless `wait` is set."""
         if self._process is None:
             raise Gone
         assert self._process.stdout is not None
@@ -129,32 +130,32 @@ def _lives(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    with contextlib.suppress(OSError, IndexError):  # one that nobody has buried yet
+    with contextlib.suppress(OSError, IndexError):  # a zombie counts as dead
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 
 SERVER = Server()
-"""The one of this process."""
+"""The server of this process."""
 FOR_RUNS = (signal.SIGTERM, signal.SIGUSR2)
-"""Signals that a cluster sends to all processes of a job, and that are for the runs alone: the
-server ends with its input."""
+"""Signals that a cluster sends to all processes of a job but that are only for the runs. The server
+ends when its input ends."""
 
 
 # ---------------------------------------------------------------------- in the server
 
 
 def _serve() -> Request:
-    """Fork a process for each line on standard input; returns, in such a process, its request.
+    """Fork a process for each line on standard input; in that process, return its request.
 
-    The server itself ends with its input.
+    The server itself ends when its input ends.
     """
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     answers = os.dup(1)
-    os.dup2(2, 1)  # nothing else may speak there
+    os.dup2(2, 1)  # nothing else may write there
     pending = b""
     with selectors.DefaultSelector() as selector:
         selector.register(0, selectors.EVENT_READ)
@@ -182,7 +183,7 @@ def _serve() -> Request:
 
 
 def _bury(answers: int) -> None:
-    """Tell of the processes that have ended."""
+    """Report the processes that have ended."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -194,15 +195,16 @@ def _bury(answers: int) -> None:
 
 
 def _say(answers: int, answer: dict[str, int]) -> None:
-    with contextlib.suppress(OSError):  # the launcher is gone: nobody wants to know
+    with contextlib.suppress(OSError):  # the launcher is gone, so nobody needs the answer
         os.write(answers, json.dumps(answer).encode() + b"\n")
 
 
 def _do(request: Request) -> int:
-    """Do the run of a request, and return its exit status.
+    """Execute the run of a request, and return its exit status.
 
-    A request has the run's ``config``, resolved; ``overrides``, what the user would type for it;
-    ``root``, the folder that paths are relative to; ``log``, where it prints; ``environment``.
+    A request contains the run's resolved ``config``; ``overrides``, which the user would type for
+    it; ``root``, the folder that paths are relative to; ``log``, the file for its output; and
+    ``environment``.
     """
     from ..cli.composition import restored
     from ..cli.output import guarded, steady
@@ -228,17 +230,17 @@ def _do(request: Request) -> int:
 
 
 def import_torch_optim() -> None:
-    """Import all that the first optimizer of a process does, which are two seconds."""
+    """Import what a process's first optimizer would import, which takes two seconds."""
     import torch
 
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
 
 
 def main() -> int:
-    """Be the server, and then a process that it was asked for; its exit status."""
+    """Be the server, and then a process that it forked; return the exit status of that process."""
     for number in FOR_RUNS:
         signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(Exception):  # a process will say better what is missing
+    with contextlib.suppress(Exception):  # a process will report better what is missing
         from ..cli import composition  # noqa: F401
         from ..data import dataset  # noqa: F401
         from ..models.kernels import fused_cnn, winograd  # noqa: F401
@@ -249,12 +251,13 @@ def main() -> int:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process as those of multiprocessing end: without taking down its modules.
+    """End this process like those of multiprocessing, without tearing down its modules.
 
-    Threads are waited for, exit handlers run and streams are written. What is left out is more than
-    a second, once torch has been imported.
+    Threads are joined, exit handlers run and streams are flushed. Skipping the rest saves more than
+    a second once torch has been imported.
     """
-    # Private, and what multiprocessing.process and its popen_fork do (Python 3.11 to 3.14).
+    # These are private, but multiprocessing.process and its popen_fork do the same (Python 3.11 to
+    # 3.14).
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

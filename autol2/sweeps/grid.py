@@ -1,8 +1,8 @@
-"""``hydra/sweeper=grid``: every combination of the values that a sweep names.
+"""``hydra/sweeper=grid``: every combination of the given values.
 
-In the place of Hydra's own sweeper, whose options it has. It knows an experiment's sweep when
-several experiments are swept over, keeps the text of values, composes a run once and goes on after
-runs that failed.
+It replaces Hydra's basic sweeper and has the same options. In addition, it uses an experiment's own
+sweep if several experiments are swept over, keeps values as they are written, composes each run
+once and continues after failed runs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from ..errors import UserError
 from .launcher import Failed, StudyLauncher
 
 MOST = 100_000
-"""Runs of a sweep."""
+"""The largest number of runs in a sweep."""
 Axes = dict[str, list[str]]
-"""The overrides to choose from, by what they set; a single one is no choice."""
+"""The overrides to choose from, by key; a key with a single one is fixed."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class GridConf:
 
 
 class StudySweeper(Sweeper):
-    """What the sweepers share: Hydra's hand-over, and the axes of a sweep."""
+    """Base class of the sweepers: it keeps what Hydra passes and determines the axes of a sweep."""
 
     launcher: StudyLauncher
 
@@ -56,10 +56,10 @@ class StudySweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra hands over, and make the launcher.
+        """Keep what Hydra passes, and create the launcher.
 
         Raises:
-            UserError: it is none of ours.
+            UserError: the launcher is not one of this package's.
         """
         HydraConfig.instance().set_config(config)  # for ${hydra:runtime.cwd} and the like
         keep_text(config, config.hydra.overrides.hydra)
@@ -77,9 +77,9 @@ class StudySweeper(Sweeper):
         self.launcher = launcher
 
     def overrides(self, params: Mapping[str, str], arguments: Iterable[str]) -> dict[str, Override]:
-        """What a sweep over `params`, and over the command line's `arguments`, sets, by its key.
+        """Return the overrides of a sweep over `params` and over the `arguments`, by key.
 
-        An argument takes the place of the same one of `params`.
+        An argument replaces the entry of `params` with the same key.
         """
         given = [self.loader.parse(word) for word in arguments]
         named = {option.key_or_group for option in given}
@@ -92,12 +92,12 @@ class StudySweeper(Sweeper):
         return {**found, **{option.get_key_element(): option for option in given}}
 
     def axes(self, params: Mapping[str, str], arguments: Iterable[str]) -> Axes:
-        """`overrides`, each as the single ones to choose from."""
+        """Return the `overrides`, each as a list of single overrides to choose from."""
         return {key: choices(sweep) for key, sweep in self.overrides(params, arguments).items()}
 
 
 class GridSweeper(StudySweeper):
-    """``hydra/sweeper=grid``."""
+    """The sweeper ``hydra/sweeper=grid``."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -106,10 +106,10 @@ class GridSweeper(StudySweeper):
             raise UserError(f"hydra.sweeper.max_batch_size must be at least 1, not {size}")
 
     def sweep(self, arguments: list[str]) -> list[Any]:
-        """Do the runs, a batch after the other; what the launcher returns of each batch.
+        """Execute the runs batch by batch, and return the launcher's results of each batch.
 
         Raises:
-            Failed: some runs came to no result. All that could be done are done by then.
+            Failed: some runs have no result. All runs that could be done are done by then.
         """
         runs = self.runs(arguments)
         size = self.options["max_batch_size"] or max(1, len(runs))
@@ -119,7 +119,7 @@ class GridSweeper(StudySweeper):
                 "hydra.launcher.detach=false"
             )
         self.loader.expect(runs)
-        if len(runs) > size:  # else the launcher looks at all of them before the first begins
+        if len(runs) > size:  # otherwise, the launcher checks all of them before the first begins
             for run in runs:
                 restored(self.loader.options(self.config, run))
         returned, failed = [], []
@@ -135,15 +135,16 @@ class GridSweeper(StudySweeper):
         return returned
 
     def runs(self, arguments: list[str]) -> list[list[str]]:
-        """The overrides of each run of the sweep.
+        """Return the overrides of each run of the sweep.
 
         Raises:
-            UserError: a choice that is swept over changes how the sweep is done.
+            UserError: a choice that is swept over changes how the sweep itself is executed.
         """
         given = self.overrides({}, arguments)
         axes = {key: choices(option) for key, option in given.items()}
         ours = self._settings(self.config)
-        swept = {  # also by one value only, as glob(lam*) may: `config` does not have its choice
+        # a single value counts, too, as from glob(lam*): `config` does not contain its choice
+        swept = {
             key: axes[key]
             for key, option in given.items()
             if option.is_sweep_override() and self.loader.is_group(key)
@@ -183,7 +184,7 @@ class GridSweeper(StudySweeper):
         return found
 
     def _refuse_nested(self, runs: list[list[str]], known: list[dict[str, Any]]) -> None:
-        """Refuse a sweep of a sweep: what an experiment chooses has no sweep of its own."""
+        """Reject nested sweeps: an experiment's choices must not define sweeps of their own."""
         for groups in {self.loader.groups(run) for run in runs}:
             if self._settings(self.loader.with_hydra(self.config, groups)) not in known:
                 raise UserError(
@@ -192,7 +193,7 @@ class GridSweeper(StudySweeper):
                 )
 
     def _settings(self, config: DictConfig) -> dict[str, Any]:
-        """How `config` would have the sweep done."""
+        """Return the sweeper's and the launcher's settings in `config`."""
         hydra = config.hydra
         sweeper = OmegaConf.to_container(hydra.sweeper, resolve=False)
         assert isinstance(sweeper, dict)
@@ -202,7 +203,7 @@ class GridSweeper(StudySweeper):
 
 
 def product(axes: Axes) -> list[list[str]]:
-    """Every combination.
+    """Return every combination of the axes.
 
     Raises:
         UserError: there are too many.
@@ -212,10 +213,10 @@ def product(axes: Axes) -> list[list[str]]:
 
 
 def choices(override: Override) -> list[str]:
-    """The overrides that a sweep chooses from, with the user's own text where that is possible.
+    """Return the overrides that a sweep chooses from, if possible as the user wrote them.
 
     Raises:
-        UserError: an interval has no values.
+        UserError: an interval has no list of values.
     """
     key = override.get_key_element()
     if not override.is_sweep_override():

@@ -1,4 +1,4 @@
-"""What a SLURM job does: a batch of runs, saved and requeued when the job is taken away."""
+"""The work of a SLURM job: a batch of runs that is saved and requeued if SLURM ends the job."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .batch import Batch
 from .task import Task
 
 BEGINS = "begins "
-"""What a job says of each of its runs, when it comes to it."""
+"""The prefix of the line that a job prints when it starts a run."""
 WARNINGS = (signal.SIGUSR2, signal.SIGTERM)
-"""SLURM's signals before it takes a job away: submitit's, ahead of the time limit, and that of
-preemption, of a node that is drained and of scancel."""
+"""The signals that SLURM sends before it ends a job: submitit's, before the time limit, and that of
+preemption, of draining a node and of scancel."""
 
 
 @dataclass
 class JobBatch(Batch):
-    """Runs to be done in a SLURM job; without `threads`, its cores are shared out among them."""
+    """Runs to execute in a SLURM job; without `threads`, its cores are divided among them."""
 
     def __call__(self) -> None:
-        """Do the runs; when SLURM takes the job away, save them and requeue it."""
+        """Execute the runs; if SLURM ends the job, save them and requeue it."""
         caught: list[int] = []
         requeue: Any = signal.getsignal(signal.SIGUSR2)
         one = replace(self, threads=self.threads or max(1, cores() // self.at_once))
@@ -41,21 +41,21 @@ class JobBatch(Batch):
         if signal.SIGTERM in caught and not slurm.running(os.environ.get("SLURM_JOB_ID", "")):
             print("the job was cancelled, so it is not requeued")
             sys.exit(128 + signal.SIGTERM)
-        requeue(signal.SIGUSR2, None)  # submitit's: it asks for `checkpoint`, too
+        requeue(signal.SIGUSR2, None)  # submitit's handler, which also calls `checkpoint`
 
     def checkpoint(self) -> Any:
-        """For submitit, when the job is about to be taken away: how to go on."""
+        """Return the submission with which submitit continues after a requeue."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(replace(self))
 
     def begins(self, task: Task) -> None:
-        """Say so, for who looks why a job came to nothing."""
+        """Print the start of a run, for finding out later why a job had no result."""
         print(f"{BEGINS}{task.run_id}", flush=True)
 
 
 def cores() -> int:
-    """The CPU cores that SLURM gave this job."""
+    """Return the number of CPU cores that SLURM gave this job."""
     for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])

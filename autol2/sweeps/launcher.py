@@ -1,9 +1,9 @@
-"""Hydra launchers that make a sweep a desired state: what is missing is done, and nothing twice.
+"""Hydra launchers that treat a sweep as a desired state: they execute only the missing runs.
 
-What a launcher on one machine (`autol2.sweeps.local_launcher`) and one on a cluster
-(`autol2.sweeps.slurm_launcher`) share. First it is decided how each run stands
-(`autol2.sweeps.study.status_of`), then only the missing ones are submitted. The same command again
-goes on where the last one, or the cluster, left off.
+This is the common part of the launchers for one machine (`autol2.sweeps.local_launcher`) and for a
+cluster (`autol2.sweeps.slurm_launcher`). First, `autol2.sweeps.run_status.status_of` determines how
+each run stands; then only the missing runs are submitted. The same command, given again, continues
+where the last one, or the cluster, left off.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Plan = list[tuple[Task, RunStatus]]
 
 
 class Failed(UserError):
-    """Some runs of a sweep did not come to a result."""
+    """Some runs of a sweep have no result."""
 
     status = 1
 
@@ -57,16 +57,16 @@ class Interrupted(UserError):
 
 
 class StudyLauncher(Launcher):
-    """What both launchers share: compose, decide, remember, and show."""
+    """Base class of the launchers: compose the runs, decide what to do, and report."""
 
     AT_LEAST: ClassVar[dict[str, int]] = {}
-    """Options that are numbers, and the smallest that makes sense."""
+    """The smallest valid values of options that are numbers."""
     AT_MOST: ClassVar[dict[str, int]] = {}
-    """And the largest."""
+    """The largest valid values of options that are numbers."""
     SCHEMA: ClassVar[type]
-    """The dataclass of its options."""
+    """The dataclass of the launcher's options."""
     WILL_BE: ClassVar = "started"
-    """What happens to the runs that are missing."""
+    """What happens to the missing runs, as a word for the user."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -91,14 +91,16 @@ class StudyLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra hands over, with a loader that its sweeper, too, checks all runs by."""
+        """Keep what Hydra passes, and create a loader, with which the sweeper checks all runs,
+        too."""
         self.loader = sweep_loader(hydra_context)
         self.hydra_context, self.config = hydra_context, config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Bring the sweep's runs about; one return a job, with what a search maximises."""
+        """Execute the sweep's runs, and return one result per job, with the value that a search
+        uses."""
         if not job_overrides:
             raise UserError("there is nothing to sweep over: a range or glob has no values")
         self._sources = sources(self.config.hydra.overrides.hydra)
@@ -125,7 +127,7 @@ class StudyLauncher(Launcher):
         ]
 
     def _tasks(self, runs: Sequence[Sequence[str]]) -> list[Task]:
-        """The task of each run; what the sweep leaves out or does once only is told."""
+        """Return the task of each run; report what the sweep leaves out or does only once."""
         tasks = [self._task(overrides) for overrides in runs]
         for said in self.loader.left_out:
             self.console.print(f"{said}: left out for its runs", markup=False)
@@ -159,7 +161,7 @@ class StudyLauncher(Launcher):
         )
 
     def _refuse_other_data(self, tasks: Iterable[Task]) -> None:
-        """Refuse to pass off results as those of other images, as a single run does."""
+        """Raise a `UserError` if finished runs used other data, as a single run would."""
         seen = set()
         for task in tasks:
             state = task.state
@@ -194,14 +196,14 @@ class StudyLauncher(Launcher):
         return restored(task.config)
 
     def _entries(self, tasks: Collection[Task]) -> dict[Task, dict[str, Any]]:
-        """What the manifest knows of each of `tasks`."""
+        """Return what the manifest knows about each of `tasks`."""
         known = {
             study: read_manifest(study, strict=True) for study in {task.study for task in tasks}
         }
         return {task: known[task.study].get(task.run_id, {}) for task in tasks}
 
     def _jobs(self, submitted: Mapping[str, float | None]) -> dict[str, Job]:
-        """What the scheduler, if there is one, says of jobs; see `slurm.jobs`."""
+        """Return the scheduler's jobs, if there is a scheduler (see `slurm.jobs`)."""
         return {}
 
     def _wanted(self, how: RunStatus) -> bool:
@@ -211,10 +213,10 @@ class StudyLauncher(Launcher):
         raise NotImplementedError
 
     def _wait(self, tasks: list[Task]) -> None:
-        """Wait for the end of what others do for us, if there are others."""
+        """Wait for runs that other processes execute, if there are any."""
 
     def _batch(self, wanted: list[Task], of: list[Task], at_once: int, threads: int) -> Batch:
-        """Those of `wanted` that are to be done together."""
+        """Return a batch of the runs `of`, some of `wanted`, that are executed together."""
         return Batch(of, wanted[:HOPELESS], at_once, threads, retries=self.options["max_retries"])
 
     def _show(self, plan: Plan) -> None:
@@ -253,7 +255,7 @@ class StudyLauncher(Launcher):
         first = (failed or open_)[0]
         try:
             ((_, how),) = self._decide([first])
-        except UserError:  # SLURM does not answer just now
+        except UserError:  # SLURM does not answer at the moment
             how = status_of(first.state, None, self.options["max_retries"])
         log = f"; see {first.log}" if os.path.exists(first.log) else ""
         again = "; the same command continues it" if how.wanted else ""
@@ -264,7 +266,7 @@ class StudyLauncher(Launcher):
 
 
 def _differences(tasks: Iterable[Task]) -> list[str]:
-    """The options without effect in which runs differ that are the same by their identity."""
+    """Return the options without effect in which runs with the same identity differ."""
     first: dict[str, dict[str, Any]] = {}
     found: dict[str, None] = {}
     ignored: set[str] = set()
@@ -279,8 +281,10 @@ def _differences(tasks: Iterable[Task]) -> list[str]:
 
 
 def _unlike_first(tasks: Sequence[Task]) -> list[Task]:
-    """`tasks` with the first `HOPELESS` unlike each other, so that if they all fail, none of the
-    sweep's choices can be blamed alone."""
+    """Reorder `tasks` so that the first `HOPELESS` have little in common.
+
+    If all of these fail, no single choice of the sweep can be the cause.
+    """
     rest = list(tasks)
     chosen: list[Task] = []
     options = {
@@ -296,7 +300,7 @@ def _unlike_first(tasks: Sequence[Task]) -> list[Task]:
 
 
 def remember(entries: Iterable[tuple[Task, dict[str, Any]]]) -> None:
-    """Note in each study's study.json which runs are asked for, with what is known of each."""
+    """Record in each study's study.json which runs are requested, and what is known of each."""
     studies: dict[Path, dict[str, dict[str, Any]]] = {}
     for task, entry in entries:
         of_study = studies.setdefault(task.study, {})
@@ -314,15 +318,18 @@ def _returned(overrides: Sequence[str], value: float) -> JobReturn:
 
 
 def _objective(state: dict[str, Any]) -> float:
-    """What another sweeper may maximise: the accuracy of the last tenth of training on validation
-    images, or test images where there are none; 0 % without a result."""
+    """Return what another sweeper may maximise.
+
+    This is the mean accuracy of the last tenth of training on validation images, or on test images
+    if there are none; it is 0 % without a result.
+    """
     result = state.get("result", {})
     names = "mean_last_tenth_validation", "mean_last_tenth"
     return next((float(result[name]) for name in names if result.get(name) is not None), 0.0)
 
 
 def expected(plan: Sequence[tuple[Task, RunStatus]], count: int) -> str:
-    """What the missing runs will take, judged by those that are finished."""
+    """Estimate how long the missing runs will take, based on the finished ones."""
     spent = [_spent(task.state) for task, how in plan if how.status == "done"]
     if not count:
         return "nothing to do"
@@ -335,7 +342,7 @@ def expected(plan: Sequence[tuple[Task, RunStatus]], count: int) -> str:
 
 
 def _spent(state: Mapping[str, Any]) -> tuple[str, float]:
-    """What a finished run took: its unit, GPU or core, and hours of it."""
+    """Return what a finished run took: the unit, GPU or core, and the hours of it."""
     on_gpu = last_attempt(state).get("device") == "cuda"
     seconds = sum(
         (attempt.get("seconds") or 0.0) * (1 if on_gpu else attempt.get("threads") or 1)

@@ -27,7 +27,7 @@ from .task import Task
 
 @dataclass
 class LocalConf:
-    """Its options."""
+    """Options of the launcher on this machine."""
 
     _target_: str = "hydra_plugins.autol2_launchers.SubmititLocal"
     n_jobs: int = 0
@@ -47,14 +47,14 @@ class LocalConf:
 
 
 class LocalLauncher(StudyLauncher):
-    """``hydra/launcher=submitit_local``."""
+    """The launcher ``hydra/launcher=submitit_local``."""
 
     SCHEMA: ClassVar = LocalConf
     AT_LEAST: ClassVar = {"n_jobs": 0, "cpus_per_task": 0, "runs_per_job": 1, "max_retries": 0}
     AT_MOST: ClassVar = {"cpus_per_task": THREADS}
 
     def _decide(self, tasks: Collection[Task]) -> Plan:
-        """As for any launcher; what a detached sweep is about to do is queued for another one."""
+        """Determine how each run stands; a detached sweep's runs are queued for other commands."""
         plan = super()._decide(tasks)
         if not self.options["detach"]:
             return plan
@@ -67,13 +67,13 @@ class LocalLauncher(StudyLauncher):
         self._do(wanted, [*self.under_way, *wanted])
 
     def _wait(self, tasks: list[Task]) -> None:
-        """Wait for runs that another process does, and go on with what it leaves."""
+        """Wait for runs that another process executes, and continue what it leaves unfinished."""
         left = [task for task in tasks if status_of(task.state, None).under_way]
         if left:
             self._do([], left)
 
     def _do(self, wanted: list[Task], tasks: list[Task]) -> None:
-        """Do `wanted`, of `tasks` that others may be doing."""
+        """Execute `wanted`, which are among `tasks`; other processes may be executing the rest."""
         gpus, threads = _devices(tasks), self.options["cpus_per_task"]
         room = len(gpus) * self.options["runs_per_job"] or max(
             1, cores() // max(threads, 1, *(task.config.get("threads", 0) for task in tasks))
@@ -126,19 +126,19 @@ class LocalLauncher(StudyLauncher):
 
 @dataclass
 class Detached:
-    """A batch in a process of its own, which signals stop as they stop a sweep on a terminal."""
+    """A batch in a separate process, which signals stop like a sweep in a terminal."""
 
     batch: Batch
 
     def __call__(self) -> None:
-        """Do it; in the place of submitit's handlers, which would pass over a SIGTERM."""
+        """Execute the batch; this replaces submitit's handlers, which would ignore SIGTERM."""
         with _stopping(self.batch):
             self.batch()
 
 
 @contextlib.contextmanager
 def _nowhere() -> Iterator[None]:
-    """Let what is started here have no input and no output, so that nobody waits for its end."""
+    """Start processes without input and output, so that nobody waits for their end."""
     kept = [os.dup(number) for number in range(3)]
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:
@@ -154,7 +154,7 @@ def _nowhere() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stopping(batch: Batch) -> Iterator[list[int]]:
-    """Let `SIGNALS` stop `batch`; those that did."""
+    """Let `SIGNALS` stop `batch`, and yield those that arrived."""
     seen: list[int] = []
 
     def stop(number: int, frame: object) -> None:
@@ -166,12 +166,12 @@ def _stopping(batch: Batch) -> Iterator[list[int]]:
 
 
 def _devices(tasks: Sequence[Task]) -> list[str]:
-    """The GPUs to share out among `tasks`; none where all of them stay on the CPU.
+    """Return the GPUs to distribute among `tasks`; none if all of them use the CPU.
 
-    A run that names its device, as cuda:1, keeps to that one (`Process`).
+    A run that names its device, as in cuda:1, uses that one (see `Process`).
 
     Raises:
-        UserError: a run asks for a GPU that is not there.
+        UserError: a run asks for a GPU that does not exist.
     """
     asked = {str(task.config.get("device", "auto")) for task in tasks}
     if asked == {"cpu"}:

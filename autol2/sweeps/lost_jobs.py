@@ -1,4 +1,4 @@
-"""Jobs that came to nothing: they ended before the run began that they were submitted for."""
+"""Detect lost jobs: those that ended before the run began that they were submitted for."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from .job import BEGINS
 from .run_status import TAKEN_AWAY, Job
 
 WORDS = 2
-"""Lines that are shown of what a job said last."""
+"""Number of a job's last lines to show."""
 BOILERPLATE = re.compile(r"srun: (error: .*(task|Exited)|Terminating)|slurmstepd: error: \*\*\*")
-"""What srun says of any end."""
+"""Messages that srun prints when any task ends."""
 
 
 def job_of(
     run: str, known: Mapping[str, Any], state: Mapping[str, Any], jobs: Mapping[str, Job]
 ) -> Job | None:
-    """The job that a run was last submitted in, if any, and whether the run began in it.
+    """Return the job that a run was last submitted in, if any, and whether the run began in it.
 
     Args:
         run: the run's name.
-        known: its entry in the manifest.
-        state: its run.json.
-        jobs: what SLURM says.
+        known: the run's entry in the manifest.
+        state: the contents of its run.json.
+        jobs: the jobs that SLURM knows.
     """
     job = jobs.get(known.get("job", ""))
     if job is None or job.active or "log" not in known:
@@ -40,12 +40,12 @@ def job_of(
 
 
 def _in_vain(run: str, job: Job, log: Path) -> bool:
-    """Whether `job` ended by itself, though it came as far as the run, or not even to the first."""
+    """Return whether `job` ended by itself when it reached the run, or before its first run."""
     if job.state in TAKEN_AWAY:
         return False
     output = log.with_suffix(".out")
     if not (os.path.exists(log) or os.path.exists(output)):
-        return job.state == "FAILED"  # not even its files could be made
+        return job.state == "FAILED"  # not even its files could be created
     if re.search(r"CANCELLED AT(?!.*TIME LIMIT)|PREEMPT|NODE FAIL", _read(log)):
         return False
     said = re.findall(rf"^{BEGINS}(\S+)$", _read(output), re.MULTILINE)
@@ -53,13 +53,13 @@ def _in_vain(run: str, job: Job, log: Path) -> bool:
 
 
 def _words_of(run: str, log: Path) -> str:
-    """What the job said of the run, as of one whose end could not be noted."""
+    """Return what the job printed about the run, as when its end could not be recorded."""
     said = re.findall(rf"^{re.escape(run)}: (.*)$", _read(log.with_suffix(".out")), re.MULTILINE)
     return said[-1] if said else ""
 
 
 def last_words(log: Path) -> str:
-    """What a job said last in its `log`; empty where it said nothing."""
+    """Return the last lines of a job's `log`; empty if there are none."""
     lines = [line.strip() for line in _read(log).splitlines() if line.strip()]
     own = [line for line in lines if not BOILERPLATE.match(line)]
     return "; ".join((own or lines)[-WORDS:])

@@ -1,4 +1,4 @@
-"""The CPU cores that a sweep may use on this machine."""
+"""The number of CPU cores that a sweep may use on this machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-"""Where control groups are told."""
+"""Where the control groups are mounted."""
 
 
 def cores() -> int:
-    """CPU cores that this process may use: its affinity, and its control groups' quota."""
+    """Return how many CPU cores this process may use by its affinity and control groups."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:
@@ -22,7 +22,7 @@ def cores() -> int:
 
 
 def _quotas() -> Iterator[float]:
-    """The quota of cores of each control group that this process is in, where it has one."""
+    """Yield the quota of cores of each control group of this process that has one."""
     try:
         groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:

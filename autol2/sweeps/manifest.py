@@ -1,4 +1,4 @@
-"""A study's manifest, study.json: the runs that sweeps asked for, and the jobs they are in."""
+"""A study's manifest, study.json: the runs that sweeps have requested, and their jobs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ ENTRY: dict[str, Any] = {
     "submitting": {"folder": str, "cluster": str, "place": int, "of": int},
     "process": {"host": str, "pid": int, "since": SECONDS},
 }
-"""What is read of a run's entry, where it is there; of its parts, all."""
+"""The parts of a run's entry that are used. All are optional, but ``submitting`` and ``process``
+need all of theirs."""
 
 
 def read_manifest(study: Path, *, strict: bool = False) -> dict[str, dict[str, Any]]:
-    """The runs that sweeps asked for (study.json), by name: overrides and, on SLURM, the job.
+    """Read the requested runs from study.json, by name: overrides and, on SLURM, the job.
 
     Raises:
-        UserError: with `strict`, a study.json that is there and cannot be read: what is queued
-            would be submitted again. Without, it says nothing.
+        UserError: with `strict`, study.json exists but cannot be read. Otherwise queued runs would
+            be submitted again. Without `strict`, such a file counts as empty.
     """
     path = study / "study.json"
     try:
@@ -49,7 +50,7 @@ def read_manifest(study: Path, *, strict: bool = False) -> dict[str, dict[str, A
 
 
 def _wrong(entry: Any) -> str:
-    """What in a run's entry cannot be used; empty where nothing."""
+    """Describe what is wrong with a run's entry; empty if it is valid."""
     if not isinstance(entry, dict):
         return f"its entry is {entry!r:.40}"
     for name in ("submitting", "process"):
@@ -60,12 +61,12 @@ def _wrong(entry: Any) -> str:
 
 
 def add_to_manifest(study: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add to study.json what is asked for: each run's overrides and, on SLURM, its job.
+    """Add runs to study.json: each run's overrides and, on SLURM, its job.
 
-    What is None is taken out.
+    Values of None are removed.
 
     Raises:
-        UserError: it cannot be written, or what it says cannot be read.
+        UserError: the file cannot be written, or its contents cannot be read.
     """
     try:
         study.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""What a sweep on a cluster needs: data and networks, checked before anything is queued.
+"""Check the data and networks of a cluster's sweep before anything is queued.
 
-A cluster's nodes often have no way to the network, while the machine that one submits from does.
+A cluster's nodes often cannot reach the internet, while the login node can.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from ..config import Config
 
 
 def prepare(wanted: Iterable[Config], say: Callable[[str], None]) -> None:
-    """Check the networks of runs, and fetch or check their data; what only nodes see is left.
+    """Check the networks of runs, and download or check their data.
+
+    Data that only the nodes can see are not checked.
 
     Args:
         wanted: the configuration of each run.
-        say: is told what is done.
+        say: called with a line about what was found.
 
     Raises:
-        UserError: they cannot be had.
+        UserError: the data or the networks are not available.
     """
     configs = list(wanted)
     for model in {repr(as_plain(config.model)): config.model for config in configs}.values():

@@ -1,4 +1,4 @@
-"""A process that does one run of a sweep, and what its end means for the run."""
+"""A process that executes one run of a sweep, and what its end means for the run."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from .run_status import last_line
 from .task import Task
 
 NO_PROCESS = 71  # EX_OSERR
-"""The exit status of a process that could not be started."""
+"""Exit status for a process that could not be started."""
 
 
 class Process:
-    """A process that does one run.
+    """A process that executes one run.
 
     Args:
         task: the run.
-        gpu: the device it sees; empty leaves CUDA_VISIBLE_DEVICES alone.
-        threads: as in `Batch`.
-        root: as in `Batch`.
+        gpu: the device that it sees; empty leaves CUDA_VISIBLE_DEVICES alone.
+        threads: CPU threads of the run, as in `Batch`.
+        root: the folder that paths are relative to, as in `Batch`.
 
     Attributes:
         told: whether it was asked to stop.
-        pid: its number; 0 where no process could be started.
-        returncode: how it ended, as `subprocess.Popen` has it; None while it lives.
+        pid: the process ID; 0 if no process could be started.
+        returncode: how it ended, as in `subprocess.Popen`; None while it is alive.
     """
 
     def __init__(self, task: Task, gpu: str, threads: int, root: str) -> None:
@@ -42,11 +42,11 @@ class Process:
         self._tried = len(task.state.get("attempts", []))
         self._memory_kills = memory_kills()
         self._said_before = 0
-        with contextlib.suppress(OSError):  # it may still train, without a log
+        with contextlib.suppress(OSError):  # it can still train without a log
             task.log.parent.mkdir(parents=True, exist_ok=True)
             self._said_before = task.log.stat().st_size
         config = {**task.config}
-        named = str(config.get("device")).startswith("cuda:")  # it is counted among all of them
+        named = str(config.get("device")).startswith("cuda:")  # whose number counts all GPUs
         if threads and not config.get("threads"):
             config["threads"] = threads
         request = {
@@ -62,29 +62,29 @@ class Process:
             self.pid, self.returncode = 0, NO_PROCESS
 
     def poll(self) -> int | None:
-        """`returncode` as it is now."""
+        """Update and return `returncode`."""
         if self.returncode is None:
             self.returncode = SERVER.poll(self.pid)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for its end, at most `timeout` seconds; `returncode` then."""
+        """Wait for the end of the process, at most `timeout` seconds, and return `returncode`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while self.poll() is None and (deadline is None or time.monotonic() < deadline):
             time.sleep(0.02)
         return self.returncode
 
     def terminate(self) -> None:
-        """Ask it to save and leave."""
+        """Ask the process to save and exit."""
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
 
     def mend(self, status: int) -> None:
-        """Make run.json true if the process ended, with `status`, without noting so there.
+        """Correct run.json if the process ended, with `status`, without recording its end there.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: run.json cannot be written.
         """
         state, folder = self.task.state, Path(self.task.folder)
         tried = state.setdefault("attempts", [])
@@ -92,7 +92,7 @@ class Process:
             return
         if state.get("status") != "running":
             if len(tried) > self._tried:
-                return  # it did
+                return  # it recorded its end
             state.setdefault("run_id", self.task.run_id)
             state.setdefault("command", command(self.task.overrides))
             tried.append({"host": socket.gethostname(), "pid": self.pid})
@@ -105,7 +105,7 @@ class Process:
             )
         elif status < 0:
             why = signal.Signals(-status).name
-            asked = self.told or -status in FOR_RUNS  # before it could save itself
+            asked = self.told or -status in FOR_RUNS  # the signal came before it could save
             state["status"], why = "interrupted", why if asked else f"killed by {why}"
         else:
             why = f"exited with status {status}"
@@ -118,7 +118,7 @@ class Process:
         write_atomically(folder / "run.json", to_json(state).encode())
 
     def _last_words(self, begun: bool) -> str:
-        """What it said last, if that was an error or it had not `begun` to train."""
+        """Return its last line, if that was an error or it had not `begun` to train."""
         with contextlib.suppress(OSError), self.task.log.open("rb") as log:
             log.seek(self._said_before)
             words = last_line(log.read().decode(errors="replace"))
@@ -128,9 +128,9 @@ class Process:
 
 
 def memory_kills() -> int:
-    """How many processes of our control group the system has killed since it had no memory left.
+    """Return how many processes of our control groups were killed for lack of memory.
 
-    0 where that is not told: without control groups there is no telling.
+    It is 0 if the system does not tell, as without control groups.
     """
     try:
         groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()

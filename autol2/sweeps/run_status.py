@@ -1,4 +1,4 @@
-"""How a run stands: its run.json decides, the scheduler is a hint."""
+"""The status of a run: its run.json decides, and the scheduler is only a hint."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from ..runs.state import FINISHED
 from ..storage.lock import PATIENCE, lives
 
 HOPELESS = 3
-"""So many runs that fail alike before any other ends stop a sweep."""
+"""If this many runs fail alike before any other ends, the sweep stops."""
 TAKEN_AWAY = ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED", "CANCELLED")
-"""How a job ends, in SLURM's words, through no fault of its runs."""
+"""SLURM's states of jobs that ended through no fault of their runs."""
 RETRIES = 3
-"""How often a run that was killed is done again without having got further."""
+"""How often a killed run is repeated if it has made no progress."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the scheduler says of the job that a run was last submitted in."""
+    """The job that a run was last submitted in, according to the scheduler."""
 
     name: str
-    """As in 12_3."""
+    """The job's name, as in 12_3."""
     active: bool
-    """Whether it is pending or running."""
+    """Whether the job is pending or running."""
     state: str
-    """PENDING, RUNNING, …; how it ended where it is not active, as far as the scheduler tells."""
+    """The state, such as PENDING or RUNNING; for an inactive job, how it ended, if the scheduler
+    says."""
     reason: str = ""
-    """Why it waits, in SLURM's word; empty where it does not."""
+    """SLURM's reason why the job is waiting; empty if it is not."""
     never: str = ""
-    """What must be done before it can start at all; empty where SLURM starts it in time."""
+    """What must be done before the job can start at all; empty if SLURM will start it by itself."""
     in_vain: int = 0
-    """So many jobs in a row, the last being this one, that ended before the run began."""
+    """The number of jobs in a row, up to this one, that ended before the run began."""
     words: str = ""
-    """What the last of these said last."""
+    """The last output of the last of these jobs."""
 
     @property
     def about(self) -> str:
-        """How it stands, in words."""
+        """A description of the job's state."""
         if self.never:
             return f"job {self.name} can never start ({self.reason}): {self.never}"
         waits = f" ({self.reason})" if self.reason else ""
@@ -49,30 +50,30 @@ class Job:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run stands, and why one thinks so."""
+    """The status of a run and the reason for it."""
 
     status: str
-    """done, running, queued, failed, stopped (to be gone on with) or missing."""
+    """done, running, queued, failed, stopped (to be continued) or missing."""
     why: str
 
     @property
     def wanted(self) -> bool:
-        """Whether it is to be submitted."""
+        """Whether the run should be submitted."""
         return self.status in ("stopped", "missing")
 
     @property
     def under_way(self) -> bool:
-        """Whether it is being done, or is going to be."""
+        """Whether the run is being executed or is about to be."""
         return self.status in ("running", "queued")
 
 
 def status_of(state: Mapping[str, Any], job: Job | None, retries: int = RETRIES) -> RunStatus:
-    """How a run stands: its run.json decides, the scheduler is a hint.
+    """Determine the status of a run: its run.json decides, and the scheduler is only a hint.
 
     Args:
-        state: its run.json, empty where there is none.
-        job: what the scheduler says; None where the run was not submitted, or nothing is known.
-        retries: how often a run is done again that was killed without having got further.
+        state: the contents of its run.json; empty if there is none.
+        job: the run's job; None if the run was not submitted or nothing is known.
+        retries: how often a killed run is repeated if it has made no progress.
     """
     status = state.get("status")
     gone = job is not None and not job.active
@@ -107,7 +108,7 @@ def status_of(state: Mapping[str, Any], job: Job | None, retries: int = RETRIES)
 
 
 def in_background(how: RunStatus, entry: Mapping[str, Any]) -> RunStatus:
-    """How a run stands, given what the manifest says of a detached sweep's process."""
+    """Update a run's status with what the manifest says about a detached sweep's process."""
     process = entry.get("process")
     if process is None or how.status not in ("missing", "stopped"):
         return how
@@ -122,16 +123,16 @@ def _in_a_job_elsewhere(state: Mapping[str, Any]) -> bool:
 
 
 def _last(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The last attempt; empty in a run.json without any, which nothing here writes."""
+    """Return the last attempt; empty if run.json has none, which this package never writes."""
     attempts: Sequence[Mapping[str, Any]] = state.get("attempts") or [{}]
     return attempts[-1]
 
 
 def kills(state: Mapping[str, Any]) -> int:
-    """How often in a row the run was killed, from the last step that it resumed from.
+    """Return how often in a row the run was killed since the last step that it resumed from.
 
-    An attempt that fell silent before another in the very same job does not count: SLURM requeued
-    that job, which it does for a node that is lost and not for a process.
+    An attempt that fell silent before another one in the same job does not count: SLURM requeued
+    that job, which it does for a lost node but not for a lost process.
     """
     attempts = state.get("attempts") or []
     count, following = 0, None
@@ -147,7 +148,7 @@ def kills(state: Mapping[str, Any]) -> int:
 
 
 def alive(state: Mapping[str, Any]) -> bool:
-    """Whether a run that says it is running still does: by its process here, else its heartbeat."""
+    """Return whether a running run is alive, by its process if it is here, else its heartbeat."""
     last, updated = _last(state), float(state.get("updated", 0.0))
     if last.get("host") == socket.gethostname() and last.get("pid") is not None:
         return lives(int(last["pid"]), updated)
@@ -155,12 +156,12 @@ def alive(state: Mapping[str, Any]) -> bool:
 
 
 def last_line(text: str) -> str:
-    """The last line of a traceback: the error itself."""
+    """Return the last line of a traceback, which is the error itself."""
     return text.strip().splitlines()[-1] if text.strip() else ""
 
 
 def common_error(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The error that each of `runs`, run.jsons, failed with; empty if they have none in common."""
+    """Return the error with which all of `runs` (run.jsons) failed; empty if there is none."""
     errors = {last_line(state.get("error", "")) for state in runs}
     alike = len(errors) == 1 and all(state.get("status") == "failed" for state in runs)
     return errors.pop() if alike else ""

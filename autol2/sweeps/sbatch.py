@@ -1,4 +1,4 @@
-"""How a sweep's jobs are asked for: the launcher's options, and what sbatch is told."""
+"""The requirements of a sweep's jobs: the launcher's options, and their translation to sbatch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .run_status import RETRIES
 
 @dataclass
 class SlurmConf:
-    """How a sweep's jobs are asked for."""
+    """Options of the launcher for SLURM."""
 
     _target_: str = "hydra_plugins.autol2_launchers.SubmititSlurm"
     submitit_folder: str | None = None
@@ -111,17 +111,17 @@ FAMILIES = (
     },
     {"cpus_per_task": 4, "cpus_per_gpu": None},
 )
-"""Options of which SLURM takes only one, with the defaults that give way to another."""
+"""Options that exclude each other in SLURM, with defaults that give way to another one."""
 NAMED = {"job_name": "name", "ntasks_per_node": "tasks_per_node"}
-"""Options of sbatch that have another name here."""
+"""Options of sbatch that have another name in this launcher."""
 OURS = (
     *("array", "error", "export", "export_file", "no_requeue", "ntasks", "ntasks_per_core"),
     *("ntasks_per_gpu", "ntasks_per_socket", "open_mode", "output", "parsable", "quiet"),
     *("requeue", "signal", "test_only", "time", "wait", "wrap"),
 )
-"""Options of sbatch that a sweep needs as they are."""
+"""Options of sbatch that a sweep sets itself."""
 SUBMITIT = {"timeout_min": "time", "tasks_per_node": "ntasks_per_node", "name": "job_name"}
-"""Our options that have another name in submitit."""
+"""Options of this launcher that have another name in submitit."""
 NOT_SUBMITIT = (
     *("runs_per_job", "side_by_side", "detach", "dry_run", "retry_failed", "max_retries"),
     *("max_num_timeout", "mem_gb", "submitit_folder", "additional_parameters", "_target_"),
@@ -134,16 +134,16 @@ NOT_SBATCH = (
     *("srun_args", "timeout_min", "signal_delay_s", "array_parallelism", "use_srun"),
     *("stderr_to_stdout", "python", "mem_gb"),
 )
-"""Our options that are none of sbatch's."""
+"""Options of this launcher that sbatch does not have."""
 LEAST = {"cpus_per_task": 1, "cpus_per_gpu": 1, "mem_gb": 0, "gpus_per_node": 0, "gpus_per_task": 0}
-"""The least of what may be asked for."""
+"""The smallest valid values."""
 
 
 def check(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The launcher's `options`, with those of `additional_parameters` that have a name here.
+    """Validate `options`; those of `additional_parameters` that the launcher has are moved there.
 
     Raises:
-        UserError: they make no sense.
+        UserError: the options are invalid.
     """
     found = dict(options)
     found["additional_parameters"] = others = {}
@@ -215,13 +215,13 @@ def check(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _canonical(key: object) -> str:
-    """An option of sbatch's as it is called here."""
+    """Return this launcher's name for an option of sbatch."""
     name = str(key).lstrip("-").replace("-", "_")
     return NAMED.get(name, name)
 
 
 def _number(name: str, value: Any) -> Any:
-    """A value of sbatch's as the option `name` has it."""
+    """Convert a value of sbatch's to the type of the option `name`."""
     try:
         return int(value) if name in ("cpus_per_task", "gpus_per_node", "cpus_per_gpu") else value
     except (TypeError, ValueError):
@@ -229,28 +229,31 @@ def _number(name: str, value: Any) -> Any:
 
 
 def named(overrides: Collection[str], options: Mapping[str, Any]) -> set[str]:
-    """The launcher's options that these overrides of Hydra's configuration name, and those that
-    `options` have among sbatch's."""
+    """Return the launcher's options that the user has named.
+
+    They come from `overrides` of Hydra's configuration and from the additional parameters in
+    `options`.
+    """
     words = (word.lstrip("+~").partition("=")[0] for word in overrides)
     others = options["additional_parameters"] or {}
     return {word.removeprefix("hydra.launcher.") for word in words} | set(map(_canonical, others))
 
 
 def without_rivals(options: Mapping[str, Any], named: Collection[str]) -> dict[str, Any]:
-    """`options`, of each of `FAMILIES` only the one that was asked for.
+    """Return `options` with only the requested one of each of `FAMILIES`.
 
     Args:
-        options: as `check` returns them.
-        named: those that the user named in the command.
+        options: the result of `check`.
+        named: the options that the user named in the command.
 
     Raises:
-        UserError: the user named two of a family.
+        UserError: the user named two options of a family.
     """
     found, additional = dict(options), dict(options["additional_parameters"])
     for family in FAMILIES:
         given = [name for name in family if _given(name, {**additional, **options})]
         chosen = [name for name in given if name in named or name in additional]
-        if not chosen:  # a file's, beside the defaults
+        if not chosen:  # those of a config file that differ from the defaults
             chosen = [name for name in given if options.get(name) != family[name]]
         if len(chosen) > 1 and any(name in named or name in additional for name in chosen):
             both = " and ".join(f"hydra.launcher.{name}" for name in chosen)
@@ -269,10 +272,10 @@ def _given(name: str, options: Mapping[str, Any]) -> bool:
 
 
 def cluster(options: Mapping[str, Any]) -> str:
-    """The cluster that the jobs go to, where that is named: `clusters`, or SLURM's variables.
+    """Return the cluster of the jobs, if `clusters` or SLURM's variables name one.
 
     Raises:
-        UserError: several are named.
+        UserError: several clusters are named.
     """
     named = options["additional_parameters"].get("clusters")
     named = named or os.environ.get("SBATCH_CLUSTERS") or os.environ.get("SLURM_CLUSTERS") or ""
@@ -285,7 +288,7 @@ def cluster(options: Mapping[str, Any]) -> str:
 
 
 def parameters(options: Mapping[str, Any]) -> dict[str, Any]:
-    """For submitit's ``update_parameters``, from `options` without rivals."""
+    """Return the arguments of submitit's ``update_parameters`` for `options` without rivals."""
     found = {
         SUBMITIT.get(name, name): value
         for name, value in options.items()
@@ -296,23 +299,24 @@ def parameters(options: Mapping[str, Any]) -> dict[str, Any]:
         found["mem"] = f"{options['mem_gb']}GB"
     cpus, words = options["cpus_per_task"], options["srun_args"]
     if cpus and not any(word.startswith(("-c", "--cpus-per-task")) for word in words):
-        found["srun_args"] = [f"--cpus-per-task={cpus}", *words]  # it does not take the job's
+        # srun does not inherit the job's cores
+        found["srun_args"] = [f"--cpus-per-task={cpus}", *words]
     additional = {"requeue": True, "export": "ALL", **options["additional_parameters"]}
     if where := cluster(options):
         additional["clusters"] = where
-    if options["use_srun"]:  # a signal for the job's shell would end the job
+    if options["use_srun"]:  # a signal to the job's shell would end the job
         found["setup"] = ["trap : TERM USR2", *options["setup"]]
-    else:  # else only srun's tasks would be told
+    else:  # otherwise, only srun's tasks would be signalled
         additional["signal"] = f"B:USR2@{options['signal_delay_s']}"
     found["additional_parameters"] = additional
     return found
 
 
 def folder_for(path: Path) -> Path:
-    """`path`, where SLURM and submitit can keep a job's files there.
+    """Return `path` if SLURM and submitit can keep a job's files there.
 
     Raises:
-        UserError: they would take letters of it for something else.
+        UserError: they would misinterpret a character of the path.
     """
     strange = [letter for letter in "%\\\"'\n" if letter in str(path)]
     if strange:
@@ -324,7 +328,7 @@ def folder_for(path: Path) -> Path:
 
 
 def in_words(options: Mapping[str, Any], runs: int) -> str:
-    """What would be asked of SLURM for so many runs."""
+    """Describe what would be requested from SLURM for this many runs."""
     jobs = -(-runs // options["runs_per_job"])
     at_once = min(jobs, options["array_parallelism"])
     asked = [

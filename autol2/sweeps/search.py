@@ -1,9 +1,9 @@
-"""``hydra/sweeper=search``: Optuna looks for the values with which runs are the most accurate.
+"""``hydra/sweeper=search``: search with Optuna for the option values of highest accuracy.
 
-The values to search come as for a sweep: ``alpha.percent=interval(0, 50)``, ``lr=tag(log,
+The values to search are written as for a sweep: ``alpha.percent=interval(0, 50)``, ``lr=tag(log,
 interval(1e-3, 1))``, ``batch_size=32,64``. ``seed`` is never searched: with several seeds, every
-trial does all of them and counts by their mean. Trials are kept in the study's folder, so that the
-same command goes on where a search was stopped; a trial that fails does not end it.
+trial runs all of them and is judged by their mean. Trials are stored in the study's folder, so that
+the same command continues a search that was stopped. A trial that fails does not end the search.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ OBJECTIVES = {
     "mean_last_tenth_validation": "validation accuracy, mean of the last tenth of training",
     "mean_last_tenth": "test accuracy, mean of the last tenth of training",
 }
-"""What is maximised, the first that a run's result has, and how it is called."""
+"""What can be maximised, with its name for the user; the first one in a run's result is used."""
 RECORD = "search.json"
-"""The file in the study's folder that says what was found."""
+"""The file in the study's folder with the best result."""
 
 
 @dataclass
@@ -75,27 +75,27 @@ class SearchConf:
 
 @dataclass
 class Space:
-    """What is searched, and what is not."""
+    """What is searched, and what is fixed."""
 
     fixed: list[str]
     """Overrides of every run."""
     seeds: list[str]
-    """Overrides of which each trial does all; one empty word where it has none."""
+    """Overrides with the seeds of each trial; one empty string if there are none."""
     searched: dict[str, BaseDistribution]
 
     def runs(self, params: Mapping[str, Any]) -> list[list[str]]:
-        """The overrides of each run of a trial."""
+        """Return the overrides of each run of a trial."""
         words = [f"{key}={params[key]}" for key in self.searched]
         return [[*self.fixed, *words, *([seed] if seed else [])] for seed in self.seeds]
 
 
 class SearchSweeper(StudySweeper):
-    """``hydra/sweeper=search``."""
+    """The sweeper ``hydra/sweeper=search``."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """As the others', and refuse what a search cannot do."""
+        """Set up the sweeper, and reject options that a search does not support."""
         for name in ("n_trials", "n_jobs"):
             if self.options[name] < 1:
                 raise UserError(
@@ -114,7 +114,7 @@ class SearchSweeper(StudySweeper):
                 )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Search, and say what was found.
+        """Search, and report the best result.
 
         Raises:
             Failed: every trial failed.
@@ -131,7 +131,7 @@ class SearchSweeper(StudySweeper):
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Wait for another command that searches in this study, which does the same trials."""
+        """Wait for other commands that search in this study; they would run the same trials."""
         try:
             with exclusive(self.folder / ".search.lock", "searches in this study"):
                 yield
@@ -139,7 +139,7 @@ class SearchSweeper(StudySweeper):
             raise unwritable(self.folder, error) from error
 
     def _do_rivals(self, space: Space) -> None:
-        """Do the runs that a search is compared with, on the seeds of each trial."""
+        """Execute the runs that the search is compared with, on the seeds of each trial."""
         rivals: dict[str, str] = self.options["rivals"] or {}
         if not rivals:
             return
@@ -149,14 +149,14 @@ class SearchSweeper(StudySweeper):
             for run in product(self.axes(rivals, kept))
             for seed in space.seeds
         ]
-        with contextlib.suppress(Failed):  # the report will tell
+        with contextlib.suppress(Failed):  # the report will show it
             self.launcher.launch(runs, initial_job_idx=0)
 
     def _space(self, arguments: list[str]) -> Space:
-        """What is searched, by the experiment and the command line.
+        """Return what is searched, according to the experiment and the command line.
 
         Raises:
-            UserError: nothing is searched, or what a search cannot.
+            UserError: nothing is searched, or it is something that a search does not support.
         """
         space = Space([], [""], {})
         for key, override in self.overrides(self.params, arguments).items():
@@ -195,10 +195,10 @@ class SearchSweeper(StudySweeper):
 
     @contextlib.contextmanager
     def _keeping(self) -> Iterator[None]:
-        """Say in one line why trials cannot be kept or read."""
+        """Turn errors of the trials' storage into one-line messages."""
         try:
             yield
-        except Exception as error:  # what a database and its driver raise is their business
+        except Exception as error:  # a database and its driver may raise anything
             raise UserError(
                 f"trials cannot be stored in {self.kept}: {first_line(error)}; choose another "
                 f"place with hydra.sweeper.storage=FILE"
@@ -221,7 +221,7 @@ class SearchSweeper(StudySweeper):
                 for trial_ in trials
                 if trial_.state == TrialState.RUNNING
             }
-            if not waiting:  # else a command that was stopped left them open
+            if not waiting:  # otherwise, a command that was stopped left them open
                 count = goal - sum(trial_.state.is_finished() for trial_ in trials)
                 self.study.sampler = optuna.samplers.TPESampler(
                     seed=self.seed + len(trials), constant_liar=True
@@ -237,17 +237,17 @@ class SearchSweeper(StudySweeper):
             jobs = [run for runs in of.values() for run in runs]
             if not jobs:
                 continue
-            with contextlib.suppress(Failed):  # told below
+            with contextlib.suppress(Failed):  # reported below
                 launcher.launch(jobs, initial_job_idx=min(of))
             tasks = iter(launcher.tasks)
             for number, runs in of.items():
                 self._tell(number, waiting[number], [next(tasks) for _ in runs])
 
     def _refuse(self, runs: dict[int, list[list[str]]], params: Mapping[int, Any]) -> None:
-        """Take away the trials whose runs make no sense; they have failed.
+        """Remove the trials whose runs are invalid, and count them as failed.
 
         Raises:
-            UserError: no trial has made sense so far.
+            UserError: no trial has been valid so far.
         """
         from optuna.trial import TrialState
 
@@ -270,10 +270,10 @@ class SearchSweeper(StudySweeper):
                     raise
 
     def _tell(self, number: int, params: Mapping[str, Any], tasks: Sequence[Task]) -> None:
-        """Let Optuna know what the runs of a trial came to.
+        """Report the result of a trial to Optuna.
 
         Raises:
-            Failed: so far all trials failed, with the same error.
+            Failed: all trials so far have failed.
         """
         from optuna.trial import TrialState
 
@@ -313,7 +313,7 @@ class SearchSweeper(StudySweeper):
             return None
 
     def _record(self) -> None:
-        """Put the best so far into the study's folder."""
+        """Write the best result so far to the study's folder."""
         best = self._best()
         if best is None:
             return
@@ -325,7 +325,7 @@ class SearchSweeper(StudySweeper):
             "trials": sum(trial.state.is_finished() for trial in self._trials()),
             "storage": self.kept,
         }
-        with contextlib.suppress(OSError):  # the trials are kept all the same
+        with contextlib.suppress(OSError):  # the trials are stored all the same
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.folder / RECORD, to_json(found).encode())
 
@@ -344,14 +344,14 @@ class SearchSweeper(StudySweeper):
 
 
 def _cut_torn_line(journal: Path) -> None:
-    """Leave out what a process that was killed, or found no room, wrote half of at the end."""
+    """Remove an incomplete last line, which a killed process or a full disk left behind."""
     with contextlib.suppress(FileNotFoundError), journal.open("rb+") as file:
         content = file.read()
         file.truncate(content.rfind(b"\n") + 1)
 
 
 def _distribution(override: Override) -> BaseDistribution:
-    """What Optuna draws from for a sweep of Hydra's grammar."""
+    """Convert a sweep of Hydra's grammar to the distribution that Optuna draws from."""
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,
@@ -383,7 +383,7 @@ def _distribution(override: Override) -> BaseDistribution:
 
 
 def _identity(space: Space, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two searches the same."""
+    """Return what identifies a search."""
     ignored = ("rerun", "device", "threads")
     return {
         "options": {key: value for key, value in options.items() if key not in ignored},
@@ -405,10 +405,10 @@ def _words(params: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _optuna() -> Iterator[Any]:
-    """Optuna, silent.
+    """Import Optuna and silence it.
 
     Raises:
-        UserError: it is not installed, or is too old.
+        UserError: it is not installed or too old.
     """
     try:
         import optuna

@@ -1,4 +1,4 @@
-"""What SLURM says: its queue and its limits. Works with and without accounting (sacct)."""
+"""Query SLURM's queue and limits. This works with and without accounting (sacct)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ..errors import UserError
 from .run_status import Job
 
 ARRAY_LIMIT = 1001
-"""MaxArraySize where SLURM does not tell (its default)."""
+"""SLURM's default for MaxArraySize, used if SLURM does not say."""
 ACTIVE = (
     *("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_FED"),
     *("REQUEUE_HOLD", "RESIZING", "RESV_DEL_HOLD", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT"),
     *("STOPPED", "UNKNOWN"),
 )
-"""States of a job that SLURM still has something to do with."""
+"""States of a job that SLURM has not finished with."""
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 AGAIN = ("REQUEUED", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "RESIZING")
-"""States in which accounting leaves a job that began anew, under the same number."""
+"""States in which accounting leaves a job that was restarted under the same number."""
 ELSEWHEN = 600.0
 """Seconds by which the clocks of two machines may differ."""
 KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
-"""Variables that say where SLURM is, and not what a job is like."""
+"""Variables that say where SLURM is, not what a job is like."""
 AT_A_TIME = 500
-"""Jobs that accounting is asked for in one command."""
+"""Number of jobs in one query of the accounting."""
 HELD = "it is held: scontrol release {0}"
 LESS = "scancel {0}, and request less"
 NEVER = {
@@ -45,36 +45,36 @@ NEVER = {
     ),
     **dict.fromkeys(("DependencyNeverSatisfied", "ReservationDeleted"), "scancel {0}"),
 }
-"""Reasons for which SLURM does not start a job unless somebody acts, and how to."""
+"""Reasons for which a job does not start unless somebody acts, with the advice for the user."""
 TOO_LARGE = re.compile(r"\w*(PerJob|PerNode)(Limit)?|\w*NotSatisfied")
-"""And limits that the job is above by itself."""
+"""Limits that the job exceeds by itself, so that it does not start, either."""
 
 
 def available() -> bool:
-    """Whether SLURM's commands are on this machine."""
+    """Return whether SLURM's commands are installed on this machine."""
     return shutil.which("sbatch") is not None and shutil.which("srun") is not None
 
 
 @dataclass(frozen=True)
 class Line:
-    """What squeue says of a job, or of the tasks of an array that wait for the same reason."""
+    """A line of squeue: a job, or the tasks of an array that wait for the same reason."""
 
     ids: str
-    """As in 12, 12_3 or 12_[1-5,7%2]."""
+    """The job's number, as in 12, 12_3 or 12_[1-5,7%2]."""
     state: str
     reason: str
     script: str
-    """The file that was submitted."""
+    """The script that was submitted."""
 
     def holds(self, task: str) -> bool:
-        """Whether task number `task` of its array is among `ids`."""
+        """Return whether task number `task` of the array is among `ids`."""
         inside = self.ids.partition("[")[2].partition("]")[0].partition("%")[0]
         if not task or not inside:
             return self.ids.partition("_")[2] == task
         for part in inside.split(","):
             numbers = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
             if numbers is None:
-                return True  # cut off: what is not told apart counts as there
+                return True  # cut off: a task that may be there counts as there
             first, last = int(numbers[1]), int(numbers[2] or numbers[1])
             if first <= int(task) <= last and (int(task) - first) % int(numbers[3] or 1) == 0:
                 return True
@@ -82,17 +82,17 @@ class Line:
 
 
 def jobs(submitted: Mapping[str, float | None]) -> dict[str, Job]:
-    """What SLURM says of jobs, each as in 12_3, or 12_3@CLUSTER where that is another's.
+    """Return the state of jobs, named as in 12_3, or 12_3@CLUSTER if it is on another cluster.
 
     Args:
-        submitted: the jobs, and when each was submitted (Unix time) where that is known: a number
-            may have been another job's before, or become one's since.
+        submitted: the jobs, with the time of submission (Unix time) if known: a number may have
+            belonged to another job before or may do so now.
 
     Raises:
-        UserError: SLURM does not answer; with its own words.
+        UserError: SLURM does not answer; the message contains its own words.
     """
     if not submitted:
-        queue()  # that it answers must be known before anything is submitted
+        queue()  # make sure that SLURM answers before anything is submitted
     found = _queued(submitted)
     gone = [name for name, job in found.items() if not (job.active or job.state)]
     for cluster, names in _by_cluster(gone).items():
@@ -102,16 +102,16 @@ def jobs(submitted: Mapping[str, float | None]) -> dict[str, Job]:
 
 
 def active(names: Collection[str]) -> dict[str, Job]:
-    """Those of the jobs `names`, each as in `jobs`, that are pending or running.
+    """Return those of the jobs `names` (as in `jobs`) that are pending or running.
 
     Raises:
-        UserError: SLURM does not answer; with its own words.
+        UserError: SLURM does not answer; the message contains its own words.
     """
     return {name: job for name, job in _queued(names).items() if job.active}
 
 
 def _queued(names: Collection[str]) -> dict[str, Job]:
-    """What squeue says of the jobs `names`: those that it does not know are not active."""
+    """Return the state of the jobs `names` in squeue; unknown jobs are not active."""
     found = {}
     for cluster, numbers in _by_cluster(names).items():
         lines = defaultdict(list)
@@ -126,10 +126,10 @@ def _queued(names: Collection[str]) -> dict[str, Job]:
 
 
 def queue(cluster: str = "") -> list[Line]:
-    """The user's jobs: those that are pending or running, and those that ended a moment ago.
+    """Return the user's jobs: pending, running, and recently ended ones.
 
     Raises:
-        UserError: SLURM does not answer; with its own words.
+        UserError: SLURM does not answer; the message contains its own words.
     """
     command = ["squeue", *_on(cluster), "--noheader", "--states=all", f"--user={os.getuid()}"]
     told = _ask([*command, "--format=%i|%T|%r|%o"]).splitlines()
@@ -147,7 +147,7 @@ def _active(name: str, line: Line) -> Job:
 
 
 def _by_cluster(names: Collection[str]) -> dict[str, dict[str, tuple[str, str]]]:
-    """Of each cluster ("" for the local one) its jobs: number and task of the array, or ""."""
+    """Group jobs by cluster ("" for the local one), as number and array task ("" without one)."""
     found: dict[str, dict[str, tuple[str, str]]] = {}
     for name in names:
         job, _, cluster = name.partition("@")
@@ -163,7 +163,7 @@ def _on(cluster: str) -> list[str]:
 def _ended(
     names: Mapping[str, tuple[str, str]], submitted: Mapping[str, float | None], cluster: str
 ) -> dict[str, str]:
-    """How jobs ended, from accounting; of none where the cluster keeps no accounts."""
+    """Return how jobs ended, from accounting; empty if the cluster has no accounting."""
     numbers = sorted({number for number, _ in names.values()})
     command = ["sacct", *_on(cluster), "--noheader", "--parsable2", "--allocations", "--duplicates"]
     lines = defaultdict(list)
@@ -188,14 +188,14 @@ def _ended(
 
 
 def _last(found: Sequence[tuple[str, float | None]], submitted: float | None) -> str:
-    """How the job that was submitted at `submitted` ended, of all that had its number."""
+    """Return how the job submitted at `submitted` ended, among all jobs with its number."""
     state = ""
     for word, when in sorted(found, key=lambda one: one[1] or 0.0):
         if submitted is not None and when is not None:
             if when < submitted - ELSEWHEN:
-                continue  # it had the number before
+                continue  # an earlier job with this number
             if not state and when > submitted + ELSEWHEN:
-                return ""  # it has the number now
+                return ""  # a later job has this number now
         if state and state not in AGAIN:
             break
         state = word or state
@@ -203,7 +203,7 @@ def _last(found: Sequence[tuple[str, float | None]], submitted: float | None) ->
 
 
 def array_limit(cluster: str = "") -> int:
-    """How many tasks one job array may have; SLURM's default where it does not tell."""
+    """Return the largest size of a job array, or SLURM's default if SLURM does not say."""
     try:
         told = _ask(["scontrol", *_on(cluster), "show", "config"])
     except UserError:
@@ -213,7 +213,7 @@ def array_limit(cluster: str = "") -> int:
 
 
 def running(number: str) -> bool:
-    """Whether the job is running, and not being cancelled; False where SLURM does not tell."""
+    """Return whether the job is running and not being cancelled; False if SLURM does not say."""
     try:
         told = _ask(["scontrol", "--oneliner", "show", "job", number])
     except UserError:
@@ -222,18 +222,18 @@ def running(number: str) -> bool:
 
 
 def cancel(number: str, cluster: str = "") -> None:
-    """Cancel a job, and with it all tasks of an array.
+    """Cancel a job, including all tasks of an array.
 
     Raises:
-        UserError: SLURM does not; with its own words.
+        UserError: SLURM does not cancel it; the message contains its own words.
     """
     _ask(["scancel", *_on(cluster), number])
 
 
 def variables_for_jobs(everything: Mapping[str, str]) -> Iterator[str]:
-    """The names of variables that would change jobs that are submitted beside them.
+    """Yield the names of environment variables that would affect submitted jobs.
 
-    They are those of the job in which one submits, and a user's own defaults.
+    These are the variables of the job that one submits from, and the user's own defaults.
     """
     for name in everything:
         if name.startswith(("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")) and name not in KEPT:
@@ -248,7 +248,7 @@ def _ask(command: list[str]) -> str:
         for name, value in os.environ.items()
         if not name.startswith(others) or name in ("SLURM_CONF", "SLURM_JWT")
     }
-    # Without limit, and in seconds since 1970.
+    # Node lists without a limit on their length, and times in seconds since 1970.
     environment |= {"SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "%s"}
     try:
         done = subprocess.run(
@@ -275,5 +275,5 @@ def _ask(command: list[str]) -> str:
 
 
 def words(text: str) -> str:
-    """SLURM's own message on one line."""
+    """Return SLURM's message on one line."""
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -28,13 +28,13 @@ from .task import Task
 SHARE = 0.05
 """Share of the waiting time by which the end of the jobs may be noticed late."""
 QUICKEST, SLOWEST = 2.0, 30.0
-"""Seconds between two looks at the queue, at first and in the end."""
+"""Shortest and longest time between two checks of the queue, in seconds."""
 OF_EACH = 0.02
-"""And at least so many seconds for each run that is waited for."""
+"""Minimum seconds between two checks for each run that is waited for."""
 
 
 class SlurmLauncher(StudyLauncher):
-    """``hydra/launcher=submitit_slurm``."""
+    """The launcher ``hydra/launcher=submitit_slurm``."""
 
     SCHEMA: ClassVar = SlurmConf
     AT_LEAST: ClassVar = {
@@ -52,7 +52,8 @@ class SlurmLauncher(StudyLauncher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """As every launcher; and leave out defaults beside which SLURM would refuse an option."""
+        """Set up the launcher, and drop defaults that SLURM does not accept beside a given
+        option."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         named = sbatch.named(config.hydra.overrides.hydra, self._given)
         self.options = sbatch.without_rivals(self.options, named)
@@ -91,9 +92,9 @@ class SlurmLauncher(StudyLauncher):
                     stack.enter_context(locked(study / ".submit.lock", "submits runs"))
                 except OSError as error:
                     raise unwritable(study / ".submit.lock", error) from error
-            # An earlier command may have died in the middle of this.
+            # An earlier command may have died while submitting.
             remember(reconciled(self._entries(wanted)))
-            # The same command, given elsewhere at the same time, may have been quicker.
+            # The same command, given elsewhere at the same time, may have been faster.
             still = [task for task, how in self._decide(wanted) if self._wanted(how)]
             if still:
                 self._submit(still)
@@ -139,10 +140,11 @@ class SlurmLauncher(StudyLauncher):
         )
 
     def _lanes(self, arrays: list[list[JobBatch]], limit: int) -> tuple[list[int], str]:
-        """How many jobs at a time each array may have, of those that are not one after another.
+        """Return how many jobs at a time each array may have; the arrays are chained in lanes.
 
-        `array_parallelism` is the sweep's, and SLURM's limit is an array's. Jobs of an earlier
-        command count; if they use it all up, the numbers of those that must end first.
+        `array_parallelism` applies to the sweep, SLURM's limit to an array. Jobs of an earlier
+        command count. If they use up the limit, their numbers are returned as well, since they must
+        end first.
         """
         names = {job.name for job in self.jobs.values() if job is not None and job.active}
         at_a_time: int = self.options["array_parallelism"] - len(names)
@@ -157,9 +159,9 @@ class SlurmLauncher(StudyLauncher):
     # ---------------------------------------------------------------- waiting
 
     def _wait(self, tasks: list[Task]) -> None:
-        """Wait until SLURM has none of the jobs of `tasks` any more, and no run gives a sign.
+        """Wait until SLURM has none of the jobs of `tasks` and no run gives a sign of life.
 
-        Ctrl-C only stops the waiting, and a SLURM that does not answer for a while does not.
+        Ctrl-C only stops the waiting. If SLURM does not answer for a while, the waiting continues.
         """
         names = {task: str(entry.get("job", "")) for task, entry in self._entries(tasks).items()}
         open_ = {task: task.state for task in tasks}
@@ -192,7 +194,7 @@ class SlurmLauncher(StudyLauncher):
             ) from None
 
     def _ask(self, names: set[str]) -> dict[str, Job] | None:
-        """Those of the jobs that SLURM still has; None where it does not answer."""
+        """Return those of the jobs that SLURM still has; None if it does not answer."""
         if not names:
             return {}
         try:
@@ -214,7 +216,7 @@ class SlurmLauncher(StudyLauncher):
 
 
 def _over(task: Task, before: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-    """Whether the run came to its end, since it was planned if that was an error."""
+    """Return whether the run has ended; an error counts only if it is newer than the plan."""
     if state.get("status") != "failed":
         return task.finished(state)
     since = len(state.get("attempts", [])) > task.attempts
@@ -222,12 +224,12 @@ def _over(task: Task, before: Mapping[str, Any], state: Mapping[str, Any]) -> bo
 
 
 def _lives(state: Mapping[str, Any], gone: str) -> bool:
-    """Whether another process, in none of our jobs, does the run; `gone` is its last job."""
+    """Return whether a process in none of our jobs executes the run; `gone` is its last job."""
     return status_of(state, Job(gone, False, "") if gone else None).status == "running"
 
 
 def _waiting(jobs: Mapping[str, Job]) -> dict[str, str]:
-    """Each reason for which some of `jobs` wait, in words."""
+    """Describe each reason for which some of `jobs` wait."""
     waiting = [job for job in jobs.values() if job.reason]
     counts = Counter(job.reason for job in waiting)
     first = {job.reason: job for job in reversed(waiting)}
@@ -240,7 +242,7 @@ def _waiting(jobs: Mapping[str, Job]) -> dict[str, str]:
 
 
 def _pause(elapsed: float, count: int) -> float:
-    """Seconds until the next look at the queue, after `elapsed` seconds of waiting for `count`."""
+    """Return the seconds until the next check after waiting for `elapsed` s for `count` runs."""
     return max(min(max(QUICKEST, SHARE * elapsed), SLOWEST), OF_EACH * count)
 
 

@@ -1,4 +1,4 @@
-"""Many runs' run.jsons, looked at again and again."""
+"""Read the run.json files of many runs repeatedly."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..runs.state import read_state
 
 
 class States:
-    """What run.jsons say, each read only when it has changed."""
+    """A cache of run.json files, each of which is read again only if it has changed."""
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[tuple[int, int, int], dict[str, Any]]] = {}
 
     def read(self, folder: Path) -> dict[str, Any]:
-        """As `read_state`."""
+        """Return the contents of a run's run.json, like `read_state`."""
         try:
             found = os.stat(folder / "run.json")
         except OSError:

@@ -1,4 +1,4 @@
-"""A study as it lies on disk: its runs' folders."""
+"""A study on disk: the folders of its runs."""
 
 from __future__ import annotations
 
@@ -20,28 +20,26 @@ class Record:
 
     folder: Path
     state: dict[str, Any]
-    """Its run.json; empty where that is missing or cannot be read."""
+    """The contents of its run.json; empty if that is missing or cannot be read."""
 
     @property
     def run_id(self) -> str:
-        """The run's name."""
+        """The name of the run."""
         return self.folder.name
 
     @property
     def broken(self) -> bool:
-        """Whether there is a run.json and it cannot be read."""
+        """Whether there is a run.json that cannot be read."""
         return not self.state and _is_there(self.folder / "run.json")
 
 
 def records(folder: Path, states: States | None = None) -> list[Record]:
-    """The runs in a study's folder, broken ones included, by name.
+    """Return the runs in a study's folder, including broken ones, sorted by name.
 
-    A folder counts as a run's where it has a run.json or a train.log, or where nobody lets us see
-    and it is called like one.
+    A folder counts as a run's if it has a run.json or a train.log, or if it cannot be read but is
+    named like one.
 
-    Args:
-        folder: the study's.
-        states: what was read before, for who looks again and again.
+    folder: the study's folder.
 
     Raises:
         UserError: the study's folder cannot be read.
@@ -59,10 +57,10 @@ def records(folder: Path, states: States | None = None) -> list[Record]:
 
 
 def find(outputs: Path, name: str | None) -> Path:
-    """The folder of the study `name`, or of the one that was worked on last.
+    """Return the folder of the study `name`, or of the most recently changed study.
 
     Raises:
-        UserError: there is no such study; its message lists those that are there. Or it cannot be
+        UserError: there is no such study (the message lists the existing ones), or it cannot be
             read.
     """
     try:
@@ -84,9 +82,9 @@ def find(outputs: Path, name: str | None) -> Path:
 
 
 def _studies(outputs: Path) -> dict[Path, float]:
-    """Each study's folder and when it, or one of its runs, last changed.
+    """Return each study's folder and the time when it or one of its runs last changed.
 
-    What others let nobody read is left out.
+    Folders without permission to read are left out.
     """
     changed = {}
     for study in _within(outputs):
@@ -98,7 +96,7 @@ def _studies(outputs: Path) -> dict[Path, float]:
 
 
 def _traces(study: Path) -> Iterator[Path]:
-    """The files that make a folder a study; runs.csv tells of runs that were trained elsewhere."""
+    """Yield the files that make a folder a study; runs.csv lists runs trained elsewhere."""
     for name in ("study.json", "runs.csv"):
         if (study / name).exists():
             yield study / name
@@ -110,7 +108,7 @@ def _runs_in(study: Path) -> list[Record]:
 
 
 def _within(folder: Path) -> list[Path]:
-    """What is in a folder; nothing where there is none."""
+    """Return the contents of a folder; empty if it does not exist."""
     try:
         return list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):

@@ -1,8 +1,7 @@
-"""A job array that is submitted, and what the manifest knows of it then.
+"""The submission of a job array, and what the manifest records about it.
 
-Before sbatch is asked, each run's entry says in which folder the array's files will be. When the
-launcher dies before it could note the job's number, the queue still has that folder: see
-`reconciled`.
+Before sbatch is called, each run's entry records the folder of the array's files. If the launcher
+dies before it can record the job's number, the queue still shows that folder (see `reconciled`).
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ Entries = Iterator[tuple[Task, dict[str, Any]]]
 
 
 class Submission:
-    """An array of jobs, or one job.
+    """A job array, or a single job.
 
     Args:
-        folder: where all submissions' files are.
-        batches: what each job does.
-        options: the launcher's (`sbatch.without_rivals`).
-        at_a_time: jobs that may run at the same time.
-        before: the numbers of jobs that must have ended, as in 12:13; empty for none.
+        folder: the folder that contains the files of all submissions.
+        batches: the work of each job.
+        options: the launcher's options (from `sbatch.without_rivals`).
+        at_a_time: number of jobs that may run at the same time.
+        before: the numbers of jobs that must end first, as in 12:13; empty for none.
 
     Attributes:
-        number: SLURM's, once it is submitted.
+        number: SLURM's number of the job, once it is submitted.
     """
 
     def __init__(
@@ -62,20 +61,21 @@ class Submission:
         self.number = ""
 
     def announced(self) -> Entries:
-        """What the manifest is to know before: where the files will be, and the run's place."""
+        """Yield what to record before submission: the folder of the files and each run's place."""
         for place, batch in enumerate(self.batches):
             where = {"folder": str(self.folder), "place": place, "of": len(self.batches)}
             for task in batch.tasks:
                 yield task, {"submitting": {**where, "cluster": self.cluster}}
 
     def submit(self, in_vain: Mapping[Task, int]) -> Entries:
-        """Submit it; what the manifest is to know then.
+        """Submit the jobs, and return what to record in the manifest.
 
         Args:
-            in_vain: how many jobs in a row came to nothing for each run (`vain.job_of`).
+            in_vain: for each run, the number of jobs in a row that were lost (see
+                `lost_jobs.job_of`).
 
         Raises:
-            UserError: SLURM refuses it, or its files cannot be written.
+            UserError: SLURM rejects the jobs, or their files cannot be written.
         """
         when, log = time.time(), "out" if self.options["stderr_to_stdout"] else "err"
         with submitting(self.folder, self.options) as executor:
@@ -102,16 +102,16 @@ class Submission:
 
 
 def reconciled(known: Mapping[Task, Mapping[str, Any]]) -> Entries:
-    """What the manifest is to know of runs whose launcher died while it submitted them.
+    """Yield what to record about runs whose launcher died while submitting them.
 
-    A job that has all its files does its run. One that has not would wait for them in vain, and is
-    cancelled.
+    A job with all of its files executes its run. A job without them would wait for them forever, so
+    it is cancelled.
 
     Args:
-        known: the runs and their entries.
+        known: the runs and their entries in the manifest.
 
     Raises:
-        UserError: SLURM does not answer; with its own words.
+        UserError: SLURM does not answer; the message contains its own words.
     """
     queues: dict[str, list[slurm.Line]] = {}
     cancelled: dict[str, str] = {}
@@ -146,17 +146,18 @@ def reconciled(known: Mapping[Task, Mapping[str, Any]]) -> Entries:
 
 @contextlib.contextmanager
 def submitting(folder: Path, options: Mapping[str, Any]) -> Iterator[SlurmExecutor]:
-    """submitit's executor, for jobs as `options` have them and whose files are in `folder`.
+    """Yield submitit's executor for jobs with these `options` and with files in `folder`.
 
     Raises:
-        UserError: SLURM refuses what is submitted within, or its files cannot be written.
+        UserError: SLURM rejects what is submitted inside the block, or files cannot be written.
     """
     import submitit
 
     try:
         executor = submitit.SlurmExecutor(folder, max_num_timeout=options["max_num_timeout"])
         if not options["use_srun"]:
-            executor.python = f"exec {executor.python}"  # else only the shell were told
+            # otherwise, only the shell would be signalled
+            executor.python = f"exec {executor.python}"
         executor.update_parameters(**sbatch.parameters(options))
         with _clean_environment(), contextlib.redirect_stderr(io.StringIO()):
             yield executor
@@ -177,7 +178,7 @@ def submitting(folder: Path, options: Mapping[str, Any]) -> Iterator[SlurmExecut
 
 @contextlib.contextmanager
 def _clean_environment() -> Iterator[None]:
-    """Without what would change the jobs, as the variables of a job that one submits from."""
+    """Remove variables that would affect the jobs, such as those of the current job."""
     before = dict(os.environ)
     for name in list(slurm.variables_for_jobs(before)):
         del os.environ[name]

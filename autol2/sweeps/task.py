@@ -1,4 +1,4 @@
-"""A task: one run of a sweep that is to be done."""
+"""A task: one run of a sweep that is to be executed."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from ..runs.state import FINISHED, read_state
 
 @dataclass(frozen=True)
 class Task:
-    """One run to be done."""
+    """One run that is to be executed."""
 
     folder: str
     """The run's directory."""
     overrides: tuple[str, ...]
-    """What ``python -m autol2.train`` would be given, for messages."""
+    """The arguments of ``python -m autol2.train`` for the same run, for messages."""
     attempts: int = 0
-    """How often it had been tried when it was planned."""
+    """Number of attempts when the sweep was planned."""
     updated: float = 0.0
-    """When its run.json had last changed then, as that says itself."""
+    """The ``updated`` time of its run.json when the sweep was planned."""
     config: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """Its whole configuration, resolved (`autol2.cli.composition.resolved`): what is done, whatever
-    becomes of the files that it was composed from."""
+    """The complete, resolved configuration (`autol2.cli.composition.resolved`). It is executed even
+    if the files change that it was composed from."""
 
     @property
     def run_id(self) -> str:
-        """The run's name."""
+        """The name of the run."""
         return Path(self.folder).name
 
     @property
     def study(self) -> Path:
-        """Its study's folder."""
+        """The study's folder."""
         return Path(self.folder).parent
 
     @property
     def log(self) -> Path:
-        """What its processes print, when a sweep started them."""
+        """The file for the output of processes that a sweep starts for this run."""
         return self.study / ".launch" / "logs" / f"{self.run_id}.log"
 
     @property
     def state(self) -> dict[str, Any]:
-        """Its run.json as it is now."""
+        """The current contents of its run.json."""
         return read_state(Path(self.folder))
 
     def finished(self, state: Mapping[str, Any]) -> bool:
-        """Whether `state`, its run.json, says that there is nothing left to do.
+        """Return whether the run is finished according to `state`, its run.json.
 
-        With ``rerun=true`` that takes a result which is newer than the plan.
+        With ``rerun=true``, this takes a result that is newer than the plan.
         """
         again = self.config.get("rerun") and state.get("updated", 0.0) == self.updated
         return state.get("status") in FINISHED and not again

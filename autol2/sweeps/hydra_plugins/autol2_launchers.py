@@ -1,4 +1,4 @@
-"""The launchers and sweepers, under the only package name whose plugins Hydra takes."""
+"""The launchers and sweepers, in the only package name in which Hydra looks for plugins."""
 
 from autol2.sweeps.grid import GridSweeper
 from autol2.sweeps.local_launcher import LocalLauncher
@@ -7,16 +7,16 @@ from autol2.sweeps.slurm_launcher import SlurmLauncher
 
 
 class SubmititLocal(LocalLauncher):
-    """``hydra/launcher=submitit_local``."""
+    """The launcher ``hydra/launcher=submitit_local``."""
 
 
 class SubmititSlurm(SlurmLauncher):
-    """``hydra/launcher=submitit_slurm``."""
+    """The launcher ``hydra/launcher=submitit_slurm``."""
 
 
 class Grid(GridSweeper):
-    """``hydra/sweeper=grid``."""
+    """The sweeper ``hydra/sweeper=grid``."""
 
 
 class Search(SearchSweeper):
-    """``hydra/sweeper=search``."""
+    """The sweeper ``hydra/sweeper=search``."""
