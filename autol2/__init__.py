@@ -1,4 +1,4 @@
-"""autol2: does an L2 schedule beat a fixed λ? Runs that can be trusted, and the schedules to use.
+"""autol2: find out whether an L2 schedule beats a fixed λ, and use schedules in your own loop.
 
 `AutoL2` is the controller for your own training loop; the weight decay schedules have the same
 interface. `record` turns such trainings into a study that ``python -m autol2.report`` reads, and

@@ -353,8 +353,6 @@ def as_schema(schema: type[Any]) -> DictConfig:
     """Return `schema` for Hydra, with components as untyped fields.
 
     All other fields keep their types, so that Hydra rejects a wrong type when it composes.
-
-    Leaves keep their types, so that Hydra refuses a wrong one when it composes.
     """
     types = get_type_hints(schema)
     open_fields: list[Any] = []
@@ -379,8 +377,6 @@ def epochs_at(time: float, *, _root_: DictConfig) -> int:
 
     It is the resolver ``${autol2.epochs_at:0.02}``: a training length in proportion to 1/λ (and to
     1/lr) for a sweep over `fixed_lambda`.
-
-    It is a training length in proportion to 1/λ (and 1/lr) for a sweep over `fixed_lambda`.
     """
     rate = float(_root_.lr) * float(_root_.fixed_lambda.value)
     require(rate > 0, "a training length in proportion to 1/λ needs fixed_lambda above 0")

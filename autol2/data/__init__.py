@@ -1,1 +1,1 @@
-"""Data sets, as tensors that lie on the device as a whole."""
+"""Data sets of labelled images, as tensors that are kept on the device as a whole."""

@@ -1,10 +1,10 @@
-"""The decoded images of a tree, kept for the next start.
+"""A cache of decoded images, so that a folder of images is decoded only once.
 
 Decoding tens of thousands of files takes many times as long as reading their pixels. A cache file
-is a line of JSON (`Header`) and then the four arrays of `Images`. It is never trusted blindly: the
-line holds the tree's signature and the digest of the contents. Its name holds the signature and
-the user, so that in a folder that several share, each writes own files and reads everybody's. No
-torch here, so that `known_digest` is quick.
+is a line of JSON (`Header`), followed by the four arrays of `Images`. It is always verified: the
+line contains the tree's signature and the digest of the contents. The file's name contains the
+signature and the user, so that several users can share a folder: each writes their own files and
+reads everybody's. This module does not import torch, so that `known_digest` is fast.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .images import Images
 from .tree import Tree
 
 FORMAT = "autol2 images 3"
-"""Changes when what is in a cache file, or how it was decoded, does."""
+"""Changes whenever the format of cache files or the decoding changes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Header:
     height: int
     width: int
     repeated: int
-    """Test images that equal a training image."""
+    """Number of test images that are equal to a training image."""
 
 
 class Cache:
@@ -46,7 +46,7 @@ class Cache:
 
     Attributes:
         own: the file that this user writes.
-        lock: held while this user decodes and writes.
+        lock: the lock file that is held while this user decodes and writes.
     """
 
     def __init__(self, folder: Path, tree: Tree) -> None:
@@ -58,10 +58,10 @@ class Cache:
         self.lock = folder / f"{self._tree}-{user}.lock"
 
     def header(self) -> Header:
-        """The first line of the first readable cache file of this very tree.
+        """Return the first line of the first readable cache file of this exact tree.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no such file.
         """
         for path in self._files():
             with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
@@ -69,12 +69,12 @@ class Cache:
         raise FileNotFoundError(self.own)
 
     def read(self) -> tuple[Images, Header]:
-        """The images, from the first cache file that is whole.
+        """Return the images from the first intact cache file.
 
         Raises:
-            FileNotFoundError: there is none.
-            OSError: the user's own cannot be read.
-            ValueError: the user's own is damaged.
+            FileNotFoundError: there is no cache file.
+            OSError: the user's own file cannot be read.
+            ValueError: the user's own file is damaged.
         """
         for path in self._files():
             try:
@@ -87,12 +87,12 @@ class Cache:
         raise FileNotFoundError(self.own)
 
     def write(self, images: Images, repeated: int) -> None:
-        """Put the user's own cache file: written beside it, flushed to disk, then renamed.
+        """Write the user's own cache file atomically.
 
-        The user's files of the tree as it was before go. The lock must be held.
+        The user's cache files of earlier versions of the tree are deleted. The lock must be held.
 
         Raises:
-            OSError: there is no room, or no right to write.
+            OSError: the disk is full, or the folder is not writable.
         """
         height, width = images.train_images.shape[2:]
         header = Header(
@@ -124,7 +124,7 @@ class Cache:
                 path.unlink()
 
     def _files(self) -> Iterator[Path]:
-        """The user's own file, then those of others."""
+        """Yield the user's own file, then those of other users."""
         yield self.own
         others = self.folder.glob(f"{self._tree}-{self.signature[:16]}-*.images")
         yield from sorted(path for path in others if path != self.own)

@@ -1,4 +1,4 @@
-"""CIFAR-10."""
+"""The CIFAR-10 data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Your own arrays."""
+"""A data set from arrays that the user's own function returns."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Custom(DataSource):
         require_target("data.target", self.target)
 
     def load(self) -> Images:
-        """What `target` returns, called with `options`.
+        """Call `target` with `options`, and validate the arrays that it returns.
 
         Raises:
             UserError: there is no such function, it fails, or it returns something else.
@@ -74,7 +74,7 @@ class Custom(DataSource):
         return Images(train_images, train_labels, test_images, test_labels, names)
 
     def prepare(self) -> str:
-        """See that the function is there; it is not called.
+        """Check that the function exists, without calling it.
 
         Raises:
             UserError: there is no such function.
@@ -99,7 +99,8 @@ class Custom(DataSource):
                 f"be [N, C, H, W], as returned by images.transpose(0, 3, 1, 2)"
             ),
         )
-        if not (images.flags.c_contiguous and images.flags.writeable):  # as a file's that is mapped
+        # such as a memory-mapped file's
+        if not (images.flags.c_contiguous and images.flags.writeable):
             require_room(images.nbytes, f"{PLACES[at]} {list(images.shape)}")
         return np.require(images, requirements=("C", "W"))
 
@@ -121,7 +122,7 @@ class Custom(DataSource):
 
     def _array(self, value: Any, at: int) -> NDArray[Any]:
         try:
-            if hasattr(value, "detach"):  # a tensor, on whatever device
+            if hasattr(value, "detach"):  # a tensor, on any device
                 value = value.detach().cpu()
             array = np.asarray(value)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -132,7 +133,7 @@ class Custom(DataSource):
         return array
 
     def _names(self, given: Sequence[Any], labels: NDArray[np.int64]) -> tuple[str, ...]:
-        """The names of the classes; numbers where the function gives none."""
+        """Return the names of the classes, or numbers if the function returns no names."""
         if given:
             (names,) = given
             require(

@@ -1,4 +1,4 @@
-"""The data set: labelled images as tensors that fit on the device whole."""
+"""A data set: labelled images as tensors that fit on the device as a whole."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ class Dataset:
     """A training, a validation and a test set of labelled images, as tensors on one device."""
 
     train_images: Tensor
-    """uint8 [N, C, H, W], 0 to 255, not normalised; where C is 3: red, green, blue."""
+    """uint8 [N, C, H, W], 0 to 255, not normalised; for C = 3 the channels are red, green and
+    blue."""
     train_labels: Tensor
     """int64 [N]: indices into `classes`."""
     test_images: Tensor
-    """uint8 [M, C, H, W], as `train_images`."""
+    """uint8 [M, C, H, W], like `train_images`."""
     test_labels: Tensor
-    """int64 [M], as `train_labels`."""
+    """int64 [M], like `train_labels`."""
     classes: tuple[str, ...]
     """The names of the classes."""
     validation_images: Tensor
-    """uint8 [V, C, H, W], taken out of the training images; V is 0 by default."""
+    """uint8 [V, C, H, W], taken from the training images; V is 0 by default."""
     validation_labels: Tensor
-    """int64 [V]."""
+    """int64 [V], like `train_labels`."""
     mean: float | Tensor
-    """What `normalize` takes off: one number, or float32 [C, 1, 1]."""
+    """The value that `normalize` subtracts: one number, or float32 [C, 1, 1]."""
     std: float | Tensor
-    """What it divides by then: one number, or float32 [C, 1, 1]."""
+    """The value that `normalize` then divides by: one number, or float32 [C, 1, 1]."""
     digest: str
     """SHA-256 (64 hexadecimal digits) of contents, shapes and class names, before validation images
-    are set aside; the same data have the same digest on any machine, from whatever source."""
+    are held out. The same data have the same digest on any machine and from any source."""
     passed_over: PassedOver = field(default_factory=dict)
-    """Of each folder: how many files of a kind were no images to train with."""
+    """For each folder, the number of ignored files of each kind that are not images."""
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The same data set on `device`.
+        """Copy the data set to `device`.
 
         Raises:
             UserError: it does not fit there.
@@ -61,21 +62,20 @@ class Dataset:
             ) from None
 
     def normalize(self, images: Tensor) -> Tensor:
-        """`images` as a network takes them: ``(pixel / 255 - mean) / std``, float32, channels last.
+        """Return ``(pixel / 255 - mean) / std`` for `images`, as float32 in channels_last.
 
         Args:
-            images: uint8 [B, C, H, W] on the data set's device; left as they are.
+            images: uint8 [B, C, H, W] on the data set's device; they are not modified.
         """
         x = images.contiguous(memory_format=torch.channels_last).float()
         return x.div_(255).sub_(self.mean).div_(self.std)
 
 
 def load(source: DataSource) -> Dataset:
-    """The data set that `source` describes, on the CPU.
+    """Load the data set that `source` describes, on the CPU.
 
     Raises:
-        UserError: it is not there, not complete, not what it should be or too large for memory;
-            nothing was written.
+        UserError: it is missing, incomplete, invalid or too large for memory. Nothing was written.
     """
     try:
         images = source.load()
@@ -100,7 +100,7 @@ def load(source: DataSource) -> Dataset:
             images.passed_over,
         )
     except MemoryError as error:
-        needed = f" ({error})" if str(error) else ""  # NumPy says how much
+        needed = f" ({error})" if str(error) else ""  # NumPy's message contains the size
         raise UserError(f"data={source.name} does not fit into memory{needed}: {WAY_OUT}") from None
 
 

@@ -1,7 +1,8 @@
-"""Image files to pixels: bytes of red, green and blue as a viewer would show them, or a refusal.
+"""Decode image files to red, green and blue bytes as a viewer would show them, or reject them.
 
-Where Pillow alone would give wrong pixels without a word, the picture is made right (16 bits
-scaled to 8, turned as a camera noted, transparency laid on white) or refused by name.
+Where Pillow alone would silently give wrong pixels, the image is corrected (16 bits are scaled to
+8, EXIF orientation is applied, transparency is placed on white) or rejected with an error that
+names it.
 """
 
 from __future__ import annotations
@@ -32,32 +33,33 @@ if TYPE_CHECKING:
     from PIL import Image
 
 CHUNK = 250
-"""Images that a thread decodes at a time."""
+"""Number of images that a thread decodes at a time."""
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What a file may be, whatever its name ends in."""
+"""Accepted file formats, whatever the file's extension."""
 PNG_HEAD, PNG_BITS = 16, 24
-"""Where the contents of a PNG's first chunk begin, and the bits of a sample are."""
+"""Positions of a PNG's header data, and of the number of bits per sample."""
 ADAM7 = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
-"""The passes of an interlaced PNG: first column and row, and the steps to the next."""
+"""The passes of an interlaced PNG: first column and row, and the steps to the next ones."""
 LARGE = 2**26
-"""Bytes of pixels from which on an image is decoded only where there is room for it."""
+"""Bytes of pixels from which an image is decoded only if enough memory is free."""
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLES = 258, 262, 339
-"""Tags: bits per sample; 0 where white is zero; 2 where samples are signed."""
+"""TIFF tags: bits per sample; photometric interpretation, 0 if white is zero; sample format, 2 if
+samples are signed."""
 SIGNED = 2
 
 
 def decode(tree: Tree) -> Images:
-    """The images of `tree`, from the files themselves.
+    """Decode the images of `tree` from their files.
 
     Raises:
-        UserError: one is broken, of another size, or of a kind whose pixels are not sure; or all of
-            them do not fit into memory.
+        UserError: an image is broken, has a different size or is of a kind whose pixels are
+            ambiguous; or the images do not fit into memory.
     """
     first, total = tree.train.files[0], len(tree.train.files) + len(tree.test.files)
-    with warnings.catch_warnings():  # of Pillow's, about tags and sizes
+    with warnings.catch_warnings():  # Pillow's warnings about tags and sizes
         warnings.simplefilter("ignore")
         _, height, width = pixels(first).shape
         images = Images.empty(
@@ -96,10 +98,10 @@ def decode(tree: Tree) -> Images:
 
 
 def pixels(file: str) -> NDArray[np.uint8]:
-    """The image in `file`, [3, H, W]: red, green, blue.
+    """Decode the image in `file`: uint8 [3, H, W] with red, green and blue.
 
     Raises:
-        UserError: it is broken, or its pixels are not sure.
+        UserError: it is broken, or its pixels are ambiguous.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -132,13 +134,13 @@ def pixels(file: str) -> NDArray[np.uint8]:
 
 
 ZEROS = 64
-"""Bytes of which no packed picture ends in so many that are 0."""
+"""No compressed image ends in this many bytes of 0."""
 COMPRESSION, DEFLATE = 259, (8, 32946)
-"""Of a TIFF: the tag, and its values for strips that zlib packed."""
+"""The tag of a TIFF's compression, and its values for strips compressed with zlib."""
 
 
 def _refuse_damaged(image: Image.Image, content: bytes) -> None:
-    """Raise an error for damage that Pillow passes over: in the middle of a JPEG or a PNG."""
+    """Raise an error for damage that Pillow ignores, as in the middle of a JPEG or a PNG."""
     if image.format == "PNG":
         _refuse_damaged_png(content)
     elif image.format in ("JPEG", "MPO"):
@@ -153,7 +155,7 @@ def _refuse_damaged(image: Image.Image, content: bytes) -> None:
 
 
 def _refuse_damaged_tiff(image: Image.Image, content: bytes) -> None:
-    """Raise an error where the checksum of a packed strip or tile is wrong."""
+    """Raise an error if the checksum of a compressed strip or tile is wrong."""
     tags: Any = getattr(image, "tag_v2", {})
     if tags.get(COMPRESSION) not in DEFLATE:
         return
@@ -163,7 +165,7 @@ def _refuse_damaged_tiff(image: Image.Image, content: bytes) -> None:
 
 
 def _refuse_damaged_png(content: bytes) -> None:
-    """Raise a ValueError for a wrong checksum anywhere, or pixels that are missing."""
+    """Raise a ValueError if any checksum is wrong or if pixels are missing."""
     width, height, bits, kind, _, _, interlaced = struct.unpack_from(">IIBBBBB", content, PNG_HEAD)
     of_pixel = bits * {2: 3, 4: 2, 6: 4}.get(kind, 1)
     missing = 0
@@ -187,8 +189,10 @@ def _refuse_damaged_png(content: bytes) -> None:
 
 
 def _refuse_several(image: Image.Image, content: bytes) -> None:
-    """Raise a ValueError where a binary PBM, PGM or PPM, which is not loaded yet, goes on with
-    another picture."""
+    """Raise a ValueError if a binary PBM, PGM or PPM contains another image.
+
+    It must not be loaded yet.
+    """
     decoder, _, offset, rest = image.tile[0]  # type: ignore[attr-defined]
     wide = image.mode == "I" or (decoder == "ppm" and rest[1] > 255)
     row = -(-image.width // 8) if image.mode == "1" else image.width * len(image.getbands())
@@ -198,10 +202,10 @@ def _refuse_several(image: Image.Image, content: bytes) -> None:
 
 
 def _scale_transparent_shade(image: Image.Image, bits: int) -> None:
-    """Have the shade that a PNG makes transparent in 8 bits, as Pillow has the pixels.
+    """Scale the transparent grey level of a PNG to 8 bits, like Pillow scales the pixels.
 
     Raises:
-        ValueError: it has 16 bits, of which Pillow has dropped some.
+        ValueError: the level has 16 bits, some of which Pillow has dropped.
     """
     if bits > 8:
         raise ValueError("16 bits with a transparent grey level: save it with 8 bits")
@@ -210,20 +214,20 @@ def _scale_transparent_shade(image: Image.Image, bits: int) -> None:
 
 
 def _turn(image: Image.Image, transpose: Callable[..., Any]) -> None:
-    """Turn or mirror `image`, which is loaded, as its EXIF data say."""
+    """Rotate or mirror `image`, which is loaded, according to its EXIF data."""
     try:
         transpose(image, in_place=True)
     except MemoryError:
         raise
-    except Exception:  # EXIF data that nobody can read say nothing
+    except Exception:  # unreadable EXIF data are ignored
         return
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """The pixels of `image`, [H, W, 3].
+    """Return the pixels of `image`, [H, W, 3].
 
     Raises:
-        ValueError: nothing says which values are black and white, or which pixels are seen.
+        ValueError: it is undefined which values are black and white, or which pixels are visible.
     """
     from PIL import Image
 
@@ -245,7 +249,7 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """A grey `image` of up to 16 bits, scaled to 0 to 255 and rounded."""
+    """Return a grey `image` of up to 16 bits, scaled to 0 to 255 and rounded."""
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(TIFF_BITS, (16,))[0]
     most = 2**bits - 1
@@ -262,7 +266,7 @@ def _cores() -> int | None:
 
 @contextmanager
 def _progress(total: int, root: Path) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, else a line before and one after; both on standard error."""
+    """Show a progress bar on a terminal, else a line before and after; both on standard error."""
     from rich.console import Console
     from rich.progress import Progress
 

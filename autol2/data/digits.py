@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits."""
+"""scikit-learn's data set of handwritten digits."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Digits(DataSource):
     verified: ClassVar[bool] = True
 
     def load(self) -> Images:
-        """The digits; every fifth is a test image.
+        """Load the digits; every fifth one is a test image.
 
-        Their 8×8 pixels of 0 to 16 become 0 to 255, in the middle of 32×32 black ones, three times
-        over for red, green and blue.
+        Their 8×8 pixels from 0 to 16 are scaled to 0 to 255, centred in 32×32 black pixels, and
+        repeated for red, green and blue.
         """
-        # Importing scikit-learn for its `load_digits` would take longer than a short run's steps.
-        # Where it keeps the file is its own affair: tried with scikit-learn 1.5 to 1.9.
+        # Importing scikit-learn for `load_digits` would take longer than the steps of a short run.
+        # The location of its file is not documented; it was tried with scikit-learn 1.5 to 1.9.
         package = importlib.util.find_spec("sklearn")
         assert package is not None
         assert package.origin is not None

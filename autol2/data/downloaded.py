@@ -1,4 +1,4 @@
-"""Data sets as torchvision keeps them, downloaded once and checked each time."""
+"""Data sets of torchvision, downloaded once and verified at each use."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from .source import DataSource, cache_folder, folder
 PATIENCE = 30.0
 """Seconds without an answer after which a server counts as unreachable."""
 BROKEN = (RuntimeError, OSError, ValueError, EOFError, AssertionError)
-"""What torchvision raises for files that are missing or damaged."""
+"""Exceptions that torchvision raises for missing or damaged files."""
 
 
 @dataclass
 class Downloaded(DataSource):
-    """A data set that torchvision knows how to download.
+    """Base class of the data sets that torchvision can download.
 
-    A subclass says which, and turns torchvision's two parts into images.
+    A subclass names the data set and converts torchvision's two parts to images.
     """
 
     verified: ClassVar[bool] = True
     title: ClassVar[str]
-    """What people call it."""
+    """The data set's common name."""
     parts: ClassVar[tuple[str, ...]]
-    """The files or folders that it puts into `root`; with two, the training and the test part."""
+    """The files or folders in `root`; if there are two, they are the training and the test part."""
 
     cache: str | None = option(None, no_effect="only where `root` is by default")
     """Folder for caches; null for autol2 in ~/.cache. `root` is data/ in this folder by default."""
@@ -54,17 +54,18 @@ class Downloaded(DataSource):
 
     @property
     def place(self) -> Path:
-        """The folder that holds, or will hold, `parts`: `root`, $AUTOL2_DATA or in the cache."""
+        """The folder for `parts`: `root`, $AUTOL2_DATA, or a folder in the cache."""
         named = self.root or os.environ.get("AUTOL2_DATA")
         return folder(named) if named else cache_folder(self.cache) / "data"
 
     def load(self) -> Images:
-        """The data set from `place`, downloaded where it is missing; checksums are verified.
+        """Load the data set from `place`, downloading it if necessary; checksums are verified.
 
         Raises:
-            UserError: it is missing and cannot be downloaded (nothing is left behind), or damaged.
+            UserError: the data are damaged, or missing and cannot be downloaded (nothing is left
+                behind).
         """
-        with warnings.catch_warnings():  # of torchvision and NumPy about each other
+        with warnings.catch_warnings():  # torchvision's and NumPy's warnings about each other
             warnings.simplefilter("ignore")
             place = self.place
             try:
@@ -76,25 +77,25 @@ class Downloaded(DataSource):
             return self._images(*self._checked(place))
 
     def prepare(self) -> str:
-        """Download what is missing and verify the rest; where the data are.
+        """Download what is missing, verify the rest, and say where the data are.
 
         Raises:
-            UserError: it is missing and cannot be downloaded, or damaged.
+            UserError: the data are damaged, or missing and cannot be downloaded.
         """
         self.load()
         return f"{self.title} in {self.place}: complete, checksums verified"
 
     @abstractmethod
     def _dataset(self, url: str | None) -> Any:
-        """torchvision's class, for downloads from `url` where that is given."""
+        """Return torchvision's class, with `url` as the address for downloads, if given."""
 
     @abstractmethod
     def _part(self, place: Path, train: bool, **options: Any) -> Any:
-        """torchvision's training or test part in `place`; raises one of `BROKEN`."""
+        """Return torchvision's training or test part in `place`; raises one of `BROKEN`."""
 
     @abstractmethod
     def _images(self, train: Any, test: Any) -> Images:
-        """The images of torchvision's two parts."""
+        """Convert torchvision's two parts to images."""
 
     def _checked(self, place: Path) -> tuple[Any, Any]:
         found = []
@@ -110,7 +111,7 @@ class Downloaded(DataSource):
         return found[0], found[1]
 
     def _download(self, place: Path) -> None:
-        """Put complete `parts` into `place`, or nothing at all."""
+        """Download complete `parts` into `place`, or nothing at all."""
         from torchvision.datasets.utils import check_integrity
 
         archive = place / getattr(self._dataset(None), "filename", "no archive")
@@ -122,7 +123,7 @@ class Downloaded(DataSource):
                 if all((place / part).exists() for part in self.parts):
                     return  # another process was faster
                 prefix = f".{self.source}-"
-                for leftover in place.glob(f"{prefix}*.tmp"):  # of a process that was killed
+                for leftover in place.glob(f"{prefix}*.tmp"):  # left by a process that was killed
                     shutil.rmtree(leftover)
                 with tempfile.TemporaryDirectory(dir=place, prefix=prefix, suffix=".tmp") as new:
                     for path in kept:
@@ -148,7 +149,7 @@ class Downloaded(DataSource):
 
     @abstractmethod
     def _origin(self) -> str:
-        """The address that torchvision downloads from."""
+        """Return the address that torchvision downloads from."""
 
     def _damaged(self, path: Path) -> UserError:
         return UserError(
@@ -159,9 +160,10 @@ class Downloaded(DataSource):
 
 
 def in_colour(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Grey images [N, 28, 28] as [N, 3, 32, 32]: 2 black pixels around, red = green = blue.
+    """Convert grey images [N, 28, 28] to [N, 3, 32, 32].
 
-    Every network and augmentation here takes such images, torchvision's networks among them.
+    They are padded with 2 black pixels on each side and repeated for red, green and blue. All
+    networks and augmentations accept such images, including torchvision's networks.
     """
     images = np.zeros((len(grey), 3, 32, 32), np.uint8)
     images[:, :, 2:30, 2:30] = grey[:, None]
@@ -170,7 +172,7 @@ def in_colour(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @contextlib.contextmanager
 def _patient_and_quiet() -> Iterator[None]:
-    """Give up on a silent server, and draw torchvision's progress bar on a terminal only."""
+    """Give up on a silent server, and show torchvision's progress bar only on a terminal."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     shown = sys.stderr if sys.stderr.isatty() else io.StringIO()
@@ -182,9 +184,9 @@ def _patient_and_quiet() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    cause = getattr(error, "reason", error)  # what a URLError wraps
+    cause = getattr(error, "reason", error)  # the error that a URLError wraps
     words = getattr(cause, "strerror", None) or str(error).strip() or type(error).__name__
-    last = str(words).splitlines()[-1]  # torchvision lists each mirror's error
+    last = str(words).splitlines()[-1]  # torchvision lists the error of each mirror
     if "not found or corrupted" in last:
         return "the downloaded file has the wrong checksum"
     return last.removeprefix("<urlopen error ").removesuffix(">")

@@ -1,4 +1,4 @@
-"""Your own image files, decoded once."""
+"""A data set from a folder of the user's image files, which are decoded once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .tree import LAYOUT, Tree, scan
 class ImageFolder(DataSource):
     """A tree of image files: train/CLASS/… and test/CLASS/…, all images of one size.
 
-    Classes are in the order of their names, and so are the images of each class.
+    Classes are sorted by name, and so are the images of each class.
     """
 
     source: ClassVar[str] = "imagefolder"
@@ -35,12 +35,12 @@ class ImageFolder(DataSource):
     """Folder for the decoded copy; null for autol2 in ~/.cache. Not part of a run's identity."""
 
     def load(self) -> Images:
-        """The images below `root`, from the cache where it holds them.
+        """Load the images in `root`, from the cache if it contains them.
 
-        Where the cache's folder cannot be written, there will be none.
+        If the cache's folder is not writable, no cache is written.
 
         Raises:
-            UserError: the tree is not what it should be, or an image is broken. No cache remains.
+            UserError: the folders are not as required, or an image is broken. No cache remains.
         """
         tree = scan(self._root())
         if remarks := tree.remarks():
@@ -55,17 +55,17 @@ class ImageFolder(DataSource):
         return replace(images, passed_over=tree.passed_over)
 
     def known_digest(self) -> str | None:
-        """The digest of the images below `root` where a cache of this very tree says it."""
+        """Return the digest of the images in `root` if a cache of this exact tree contains it."""
         try:
             return Cache(cache_folder(self.cache), scan(self._root())).header().digest
         except (OSError, UserError):
             return None
 
     def prepare(self) -> str:
-        """Look at every file, but read none; what there is.
+        """Check all files without reading them, and describe what was found.
 
         Raises:
-            UserError: the tree is not what it should be.
+            UserError: the folders are not as required.
         """
         tree = scan(self._root())
         counts = f"{len(tree.train.files):,} training and {len(tree.test.files):,} test images"
@@ -78,7 +78,7 @@ class ImageFolder(DataSource):
         return folder(self.root)
 
     def _cached(self, tree: Tree, cache: Cache) -> tuple[Images, int]:
-        """The images of `tree`, and how many test images equal a training image."""
+        """Return the images of `tree`, and how many test images are equal to a training image."""
         with contextlib.suppress(OSError, ValueError):
             images, header = cache.read()
             return images, header.repeated
@@ -90,7 +90,7 @@ class ImageFolder(DataSource):
                 images = decode(tree)
                 return images, _repeated(images)
             try:
-                images, header = cache.read()  # another process may just have made it
+                images, header = cache.read()  # another process may just have written it
                 return images, header.repeated
             except FileNotFoundError:
                 pass
@@ -108,7 +108,7 @@ class ImageFolder(DataSource):
 
 
 def _repeated(images: Images) -> int:
-    """How many test images equal a training image."""
+    """Return how many test images are equal to a training image."""
     known = {_fingerprint(image) for image in images.train_images}
     return sum(_fingerprint(image) in known for image in images.test_images)
 

@@ -1,4 +1,4 @@
-"""Labelled images in main memory, before they become tensors."""
+"""Labelled images in main memory, before they are converted to tensors."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from .memory import require_room, too_large
 
 PassedOver = dict[str, dict[str, int]]
-"""Of each folder: how many files of a kind were no images to train with."""
+"""For each folder, the number of ignored files of each kind that are not images."""
 
 SHOWN = 5
-"""Folders that a message names."""
+"""The largest number of folders that a message lists."""
 
 
 def in_words(passed_over: PassedOver, beside: Callable[[str], str] = lambda where: "") -> str:
-    """What was passed over, folder by folder, with what `beside` says of each; of many, the first
-    ones."""
+    """Describe ignored files by folder, with the text that `beside` returns for each folder.
+
+    Only the first `SHOWN` folders are listed.
+    """
     folders = [
         f"{where} {', '.join(f'{count:,} {kind}' for kind, count in kinds.items())}{beside(where)}"
         for where, kinds in passed_over.items()
@@ -36,24 +38,24 @@ class Images:
     """A training and a test set of labelled images, as NumPy arrays."""
 
     train_images: NDArray[np.uint8]
-    """[N, C, H, W], 0 to 255; where C is 3: red, green, blue."""
+    """[N, C, H, W], 0 to 255; for C = 3 the channels are red, green and blue."""
     train_labels: NDArray[np.int64]
     """[N], indices into `classes`."""
     test_images: NDArray[np.uint8]
-    """[M, C, H, W]."""
+    """[M, C, H, W], like `train_images`."""
     test_labels: NDArray[np.int64]
-    """[M]."""
+    """[M], like `train_labels`."""
     classes: tuple[str, ...]
     """The names of the classes."""
     passed_over: PassedOver = field(default_factory=dict)
-    """What lay beside the images; no part of the digest."""
+    """Ignored files beside the images; they are not part of the digest."""
 
     @staticmethod
     def empty(train: int, test: int, height: int, width: int, classes: tuple[str, ...]) -> Images:
-        """Room for `train` and `test` images of `height` × `width` pixels, to be filled in place.
+        """Allocate arrays for images of `height` × `width` pixels, to be filled in place.
 
         Raises:
-            UserError: there is not that much memory.
+            UserError: there is not enough memory.
         """
         what = f"{train + test:,} images of {width}×{height} pixels"
         needed = (train + test) * (3 * height * width + 8)
@@ -75,7 +77,7 @@ class Images:
         return (self.train_images, self.train_labels, self.test_images, self.test_labels)
 
     def part(self, share: float) -> Images:
-        """The first images of each class, a `share` of them but at least one, in their order."""
+        """Return the first images of each class: a `share` of them, but at least one, in order."""
         train, test = (_first(labels, share) for labels in (self.train_labels, self.test_labels))
         return replace(
             self,
@@ -86,7 +88,7 @@ class Images:
         )
 
     def digest(self) -> str:
-        """SHA-256 (hexadecimal) of the class names, shapes and contents; no two machines differ."""
+        """Return the SHA-256 (hexadecimal) of class names, shapes and contents, on any machine."""
         return self._digest
 
     @cached_property
@@ -99,7 +101,7 @@ class Images:
 
 
 def _first(labels: NDArray[np.int64], share: float) -> NDArray[np.int64]:
-    """The places of the first `share` of each class, in order."""
+    """Return the positions of the first `share` of each class, in order."""
     kept = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     kept = [places[: max(1, round(share * len(places)))] for places in kept]
     return np.sort(np.concatenate(kept))

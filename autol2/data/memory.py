@@ -1,4 +1,4 @@
-"""A data set lies in main memory as a whole, or is refused before it is read."""
+"""Check that a data set fits into main memory before it is read."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ WAY_OUT = "a data set must fit into memory: use fewer or smaller images, or a la
 
 
 def require_room(needed: int, what: str) -> None:
-    """Refuse with a `UserError` `what` takes `needed` bytes, where that is more than are free."""
+    """Raise a `UserError` if `what` takes `needed` bytes and less memory is free."""
     free = available()
     if free is not None and needed > free:
         raise too_large(needed, what, f"the {size(free)} of memory that are free")
 
 
 def too_large(needed: int, what: str, where: str = "memory") -> UserError:
-    """The error that `what` takes `needed` bytes and does not fit into `where`."""
+    """Return the error for `what`, which takes `needed` bytes and does not fit into `where`."""
     return UserError(f"{what} take {size(needed)} and do not fit into {where}: {WAY_OUT}")
 
 
 def size(count: float) -> str:
-    """`count` bytes as people write them, as in 1.5 GB."""
+    """Format `count` bytes for people, as in 1.5 GB."""
     if count < 1000:
         return f"{count:.0f} bytes"
     for unit in ("kB", "MB", "GB"):
@@ -34,9 +34,10 @@ def size(count: float) -> str:
 
 
 def available(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of memory that this process can still take; None where the system does not tell.
+    """Return the bytes of memory that this process can still use; None if the system does not say.
 
-    It is what Linux calls available, or what the control groups leave (a batch system's limit).
+    This is the smaller of what Linux calls available and what the control groups (a batch system's
+    limit) leave.
     """
     limits = [*_meminfo(proc), *_groups(proc, groups)]
     return min(limits, default=None)
@@ -49,7 +50,7 @@ def _meminfo(proc: Path) -> Iterator[int]:
 
 
 def _groups(proc: Path, groups: Path) -> Iterator[int]:
-    """What each memory control group above this process leaves; version 2, then version 1."""
+    """Yield the free memory of each control group of this process; version 2 or version 1."""
     for line in _text(proc / "self/cgroup").splitlines():
         number, controllers, path = line.split(":", 2)
         if number == "0":

@@ -1,4 +1,4 @@
-"""MNIST."""
+"""The MNIST data set."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ class Mnist(Downloaded):
 
 
 def _at(dataset: Any, url: str | None) -> Any:
-    """`dataset`, or one that downloads its four files from the folder `url` instead."""
+    """Return `dataset`, or a copy that downloads its four files from the folder `url`."""
     if not url:
         return dataset
     return type(dataset.__name__, (dataset,), {"mirrors": [f"{url.rstrip('/')}/"]})
 
 
 def _verify(packed: Path, checksum: str) -> None:
-    """Check a file that torchvision unpacked, of which it does not look at the contents.
+    """Verify an unpacked file, whose contents torchvision does not check.
 
     Raises:
-        RuntimeError: `packed` has another checksum, or what was unpacked has other contents.
+        RuntimeError: `packed` has another checksum, or the unpacked file has other contents.
     """
     from torchvision.datasets.utils import check_integrity
 

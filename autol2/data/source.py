@@ -1,4 +1,4 @@
-"""`DataSource`: what every option of the config group ``data`` is derived from."""
+"""`DataSource`, the base class of the config group ``data``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ MEAN_AND_STD = "one number, or a list with one for each channel, as in [0.49,0.4
 class DataSource(Component):
     """A labelled image data set with a training and a test part, small enough for memory.
 
-    A subclass says in `load` where the images come from. It imports torch and torchvision, if it
-    needs them, in its methods: composing a sweep of a thousand runs does without.
+    A subclass loads the images in `load`. If it needs torch and torchvision, it imports them in its
+    methods, so that composing a sweep of a thousand runs does not need them.
     """
 
     source: ClassVar[str] = ""
-    """What the kind of data set is called; by default the class's name in small letters."""
+    """Name of the kind of data set; by default, the class's name in lower case. For a class outside
+    of the package, it is the full path."""
     verified: ClassVar[bool] = False
-    """Whether `load` makes sure that the data are always the same, as by a checksum."""
+    """Whether `load` ensures that the data are always the same, for example by a checksum."""
 
     name: str = ""  # type: ignore[misc]
     """Name of the data in a run's identity; set it to tell two image folders apart. If empty, the
@@ -73,50 +74,49 @@ class DataSource(Component):
         )
 
     def identity(self) -> dict[str, Any]:
-        """The kind of data set, its name, and every option that can change a number."""
+        """Return the kind of data set, its name, and every option that can change a result."""
         known = {"source": self.source, **super().identity(), "name": self.name}
-        for which in ("mean", "std"):  # a list of equal numbers is the number
+        for which in ("mean", "std"):  # a list of equal numbers counts as one number
             if isinstance(known[which], list) and len(set(known[which])) == 1:
                 known[which] = known[which][0]
         return known
 
     @property
     def place(self) -> Path | None:
-        """The folder that the data are in, where they have one; absolute.
+        """The absolute path of the data's folder; None if they have none.
 
         Raises:
-            UserError: `root` cannot be a folder's name.
+            UserError: `root` is not a valid folder name.
         """
         return folder(self.root) if self.root else None
 
     def load(self) -> Images:
-        """The images, all of them, in main memory.
+        """Load all images into main memory.
 
         Raises:
-            UserError: they are not there, not complete or not what they should be; nothing was
-                written.
+            UserError: the data are missing, incomplete or invalid; nothing was written.
         """
         raise NotImplementedError
 
     def known_digest(self) -> str | None:
-        """`Images.digest` of what `load` would return, where that is known without loading."""
+        """Return the `Images.digest` of the data if it is known without loading them."""
         return None
 
     def holds(self, digest: str) -> bool:
-        """Whether the data have this digest; loads them where nothing less can tell.
+        """Return whether the data have this digest; they are loaded only if necessary.
 
         Raises:
-            UserError: as `load`.
+            UserError: see `load`.
         """
         if self.verified:
             return True
         return (self.known_digest() or self.load().digest()) == digest
 
     def prepare(self) -> str:
-        """Fetch or check the data before a sweep is submitted to machines without a network.
+        """Download or check the data before a sweep is submitted to machines without a network.
 
         Returns:
-            What was found, in one line for the user; empty where there is nothing to say.
+            A line for the user about what was found; empty if there is nothing to say.
 
         Raises:
             UserError: `load` would fail.
@@ -125,7 +125,7 @@ class DataSource(Component):
 
 
 def _per_channel(name: str, value: Any) -> float | list[float]:
-    """`value` as a number, or as a list of them."""
+    """Validate `value`, and return it as a number or as a list of numbers."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     require(bool(values), f"{name} is empty: give {MEAN_AND_STD}")
     for number in values:
@@ -137,22 +137,23 @@ def _per_channel(name: str, value: Any) -> float | list[float]:
 
 
 def folder(path: str) -> Path:
-    """`path` as the user means it: absolute, links followed, ``~`` for the home folder.
+    """Return `path` as an absolute path, with links resolved and ``~`` as the home folder.
 
     Raises:
-        UserError: it cannot be a folder's name.
+        UserError: it is not a valid folder name.
     """
     try:
         return Path(path).expanduser().resolve()
-    except (RuntimeError, ValueError, OSError) as error:  # no such user; a NUL; a loop of links
+    # an unknown user, a NUL character, a loop of links
+    except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"{path} is not a valid folder name: {error}") from None
 
 
 def cache_folder(cache: str | None) -> Path:
-    """`cache`, or where it is None or empty, ``autol2`` in the user's folder for caches."""
+    """Return `cache` or, if it is None or empty, ``autol2`` in the user's cache folder."""
     if cache:
         return folder(cache)
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # the standard's word: empty or relative counts as unset
+    if not os.path.isabs(base):  # by the XDG standard, empty or relative counts as unset
         base = "~/.cache" if os.environ.get("HOME") else ".cache"
     return folder(base) / "autol2"

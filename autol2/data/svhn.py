@@ -1,4 +1,4 @@
-"""Street View House Numbers."""
+"""The Street View House Numbers data set."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A tree of image files as it stands: ``train/<class>/…`` and ``test/<class>/…``.
+"""Scan a tree of image files, ``train/<class>/…`` and ``test/<class>/…``, without reading them.
 
-It is torchvision's ``ImageFolder`` twice over, without what no user means: hidden files and what
-operating systems leave lying about do not count, and links that go nowhere, in circles, from test/
-into train/ or from one class into another are refused. What else is no image is passed over and
-counted. No image is read.
+It works like torchvision's ``ImageFolder`` for both parts, with these differences: hidden files and
+the litter of operating systems do not count, and links that lead nowhere, in circles, from test/
+into train/ or from one class into another are rejected. Other files that are not images are ignored
+and counted.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from ..errors import UserError
 from .images import SHOWN, PassedOver, in_words
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""What torchvision's ImageFolder takes for an image; other files are passed over."""
+"""Extensions of images in torchvision's ImageFolder; other files are ignored."""
 LAYOUT = "it must hold train/CLASS/*.png and test/CLASS/*.png (or .jpg, …), a folder for each class"
 LITTER = (
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "lost+found"),
     *("$recycle.bin", "system volume information", "#recycle", "@recycle", "@recently-snapshot"),
     *("#snapshot", "~snapshot", "__pycache__"),
 )
-"""What systems put into folders, in small letters; like names that begin with a dot, it is not
-there for us."""
+"""Names, in lower case, of files and folders that operating systems create. Like names that begin
+with a dot, they are treated as absent."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The files of train/ or test/: their paths, and the index of each one's class."""
+    """The files of train/ or test/: their paths, and the class index of each."""
 
     files: list[str]
     labels: list[int]
@@ -48,12 +48,12 @@ class Tree:
     train: Part
     test: Part
     passed_over: PassedOver
-    """Of each folder of a class, as ``train/cat``: its files that are no images, by kind."""
+    """For each class folder, such as ``train/cat``, its files that are not images, by kind."""
     signature: str
-    """Changes when a file does: paths, sizes, times of change and inodes."""
+    """A digest of paths, sizes, modification times and inodes, which changes if a file does."""
 
     def remarks(self) -> str:
-        """What was passed over, in one line; empty where there was nothing."""
+        """Describe the ignored files in one line; empty if there are none."""
         if not self.passed_over:
             return ""
         words = in_words(self.passed_over, lambda where: f" beside {self._taken(where):,} images")
@@ -66,10 +66,10 @@ class Tree:
 
 
 def scan(root: Path) -> Tree:
-    """The tree below `root` as it stands now.
+    """Scan the tree in `root` in its current state.
 
     Raises:
-        UserError: it is not what it should be.
+        UserError: the folders are not as required.
     """
     try:
         if not root.is_dir():
@@ -83,16 +83,16 @@ def scan(root: Path) -> Tree:
 
 
 class _Scan:
-    """One walk through the tree below `root`."""
+    """One walk through the tree in `root`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.signature = hashlib.sha256()
         self.passed_over: PassedOver = {}
         self.folders: dict[tuple[int, int], str] = {}
-        """Where each folder was met first, by device and inode."""
+        """The first path of each folder, by device and inode."""
         self.files: dict[tuple[int, int], tuple[str, str, int]] = {}
-        """Path, part and class of each file where it was met first, by device and inode."""
+        """The first path, part and class of each file, by device and inode."""
 
     def tree(self) -> Tree:
         train_names, test_names = self._names("train"), self._names("test")
@@ -122,7 +122,7 @@ class _Scan:
         return Tree(self.root, classes, train, test, self.passed_over, signature)
 
     def _names(self, part: str) -> set[str]:
-        """The classes of `part`; an image beside their folders is passed over."""
+        """Return the class names of `part`; images beside the class folders are ignored."""
         path = os.path.join(self.root, part)
         self._enter(path, os.stat(path))
         names = set()
@@ -155,7 +155,7 @@ class _Scan:
         return found
 
     def _images(self, part: str, name: str) -> Iterator[tuple[str, os.stat_result]]:
-        """Every image file in and below a class's folder, in torchvision's order."""
+        """Yield all image files in a class's folder and its subfolders, in torchvision's order."""
         top = os.path.join(self.root, part, name)
         self._enter(top, os.stat(top))
         folders = [top]
@@ -175,7 +175,7 @@ class _Scan:
             yield from ((entry.path, entry.stat()) for entry in found[here])
 
     def _enter(self, path: str, status: os.stat_result) -> None:
-        """Note a folder; refuse one that was met before, by a link."""
+        """Register a folder; reject one that was met before, through a link."""
         first = self.folders.setdefault((status.st_dev, status.st_ino), path)
         if first != path and status.st_ino:
             raise UserError(
@@ -184,7 +184,7 @@ class _Scan:
             )
 
     def _refuse_elsewhere(self, path: str, part: str, label: int, status: os.stat_result) -> None:
-        """Note a file; refuse one that is in another part or class as well, by a link."""
+        """Register a file; reject one that is also in another part or class, through a link."""
         here = path, part, label
         first = self.files.setdefault((status.st_dev, status.st_ino), here)
         if first[1:] == here[1:] or not status.st_ino:
@@ -203,7 +203,7 @@ class _Scan:
 
 
 def _visible(folder: str) -> list[os.DirEntry[str]]:
-    """What is in `folder`, by name, without what is hidden; refuses links that lead nowhere."""
+    """Return the sorted entries of `folder` without hidden ones; reject broken links."""
     with os.scandir(folder) as entries:
         names = sorted(entries, key=lambda entry: entry.name)
     shown = [

@@ -1,4 +1,4 @@
-"""Which training images are set aside to choose by."""
+"""Select the training images that are held out for validation."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from numpy.typing import NDArray
 from ..errors import require
 
 SEED = 20_241_105
-"""Of the choice; not the run's, so that all runs of a study choose by the same images."""
+"""Seed of the selection. It is not the run's, so that all runs of a study use the same images."""
 
 
 def split(labels: NDArray[np.int64], validation: float) -> NDArray[np.bool_]:
-    """A mask [N] of the images that are set aside, the same share of each class.
+    """Return a mask [N] of the held-out images, with the same share of each class.
 
-    Each class gives its share rounded down, and one more where the rest is largest; every class
-    keeps at least one image to train with.
+    Each class gives its share rounded down, and one more if its remainder is among the largest;
+    every class keeps at least one training image.
 
     Args:
         labels: int64 [N], the classes of the training images.
-        validation: how many, or the share of them if it is below 1.
+        validation: the number of images, or their share if it is below 1.
 
     Raises:
-        UserError: none would be set aside, or a class would have none left.
+        UserError: no image would be held out, or a class would have none left.
     """
     chosen = np.zeros(len(labels), np.bool_)
     if validation == 0:
@@ -35,7 +35,7 @@ def split(labels: NDArray[np.int64], validation: float) -> NDArray[np.bool_]:
         f"data.validation={validation:g} of {len(labels):,} training images is {count:,}: "
         f"choose from 1 to {most:,}, so that each class keeps a training image",
     )
-    random = np.random.RandomState(SEED)  # its numbers stay the same with every NumPy
+    random = np.random.RandomState(SEED)  # its numbers are the same with every NumPy
     for label, taken in zip(classes, _shares(sizes, count), strict=True):
         members = np.flatnonzero(labels == label)
         chosen[random.permutation(members)[:taken]] = True
@@ -43,8 +43,8 @@ def split(labels: NDArray[np.int64], validation: float) -> NDArray[np.bool_]:
 
 
 def _shares(sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """`count` parted in proportion to `sizes`, below each of them, by the largest rest."""
-    # In whole numbers: a rest that rounding made would choose otherwise on another machine.
+    """Divide `count` in proportion to `sizes`, below each of them, by the largest remainders."""
+    # In integers: rounded remainders could lead to a different choice on another machine.
     products = sizes * count
     shares: NDArray[np.int64] = np.minimum(products // sizes.sum(), sizes - 1)
     order = np.argsort(-(products % sizes.sum()), kind="stable")

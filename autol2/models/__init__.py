@@ -1,1 +1,1 @@
-"""The networks."""
+"""The networks that can be trained."""

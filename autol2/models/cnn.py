@@ -1,7 +1,9 @@
-"""The paper's network (section 4): two 3×3 convolutions without padding, each with 2×2 max pooling
-and ReLU, batch-norm after each where it is on, and two dense layers.
+"""The paper's network (section 4).
 
-Pooling stands before ReLU, which it commutes with, so that ReLU sees a quarter of the values.
+It has two 3×3 convolutions without padding, each followed by 2×2 max pooling and ReLU, optionally
+batch-norm after each convolution, and two dense layers.
+
+Pooling precedes ReLU, with which it commutes, so that ReLU processes a quarter of the values.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SMALLEST = 10
-"""Height and width of the smallest image that leaves the dense layers something to see."""
+"""Height and width of the smallest image for which the dense layers have an input."""
 
 
 @dataclass
@@ -40,7 +42,7 @@ class CNN(Model):
             require(value <= most, f"model.{name} must be at most {most}, not {value}")
 
     def build(self, shape: tuple[int, int, int], classes: int, *, batchnorm: bool) -> nn.Module:
-        """See `Model`."""
+        """Build the network (see `Model.build`)."""
         from torch import nn
 
         channels, *sides = shape
@@ -69,7 +71,7 @@ class CNN(Model):
         )
 
     def for_cpu(self, network: nn.Module) -> nn.Module:
-        """The same layers, fused (`autol2.models.kernels.fused_cnn`)."""
+        """Return the same layers, fused (see `autol2.models.kernels.fused_cnn`)."""
         from .kernels.fused_cnn import FusedCNN
 
         return FusedCNN(network)

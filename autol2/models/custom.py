@@ -1,4 +1,4 @@
-"""Your own network."""
+"""A network that the user's own function builds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Custom(Model):
-    """A network that a function or class of yours makes: ``factory(shape, classes, **options)``."""
+    """The network that your function or class returns: ``factory(shape, classes, **options)``."""
 
     switches_batchnorm: ClassVar[bool] = False
 
@@ -30,10 +30,11 @@ class Custom(Model):
         require_target("model.target", self.target)
 
     def build(self, shape: Shape, classes: int, *, batchnorm: bool) -> nn.Module:
-        """See `Model.build`.
+        """Call the function and check its network (see `Model.build`).
 
         Raises:
-            UserError: there is no such function, it fails, or it makes something else.
+            UserError: there is no such function, it fails, or it does not return a suitable
+                network.
         """
         from .probe import probed
 
@@ -42,5 +43,5 @@ class Custom(Model):
         return probed(network, f"model.target={self.target}", shape, classes)
 
     def prepare(self) -> None:
-        """See `Model.prepare`."""
+        """Check that the function exists (see `Model.prepare`)."""
         resolve("model.target", self.target)

@@ -1,4 +1,4 @@
-"""The weights that a network starts from, and the choice of some of its parameters."""
+"""Initialise networks, and select groups of their parameters."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..errors import UserError
 
 
 def initialize(model: nn.Module, initialization: str, seed: int) -> None:
-    """Draw the weights of `model` from a generator of its own, seeded with `seed`.
+    """Initialise the weights of `model` with a separate generator, seeded with `seed`.
 
-    ``published`` draws convolutions from N(0, 2/fan_in) and leaves everything else to PyTorch's
-    default, as the code behind the paper's figures does. ``paper`` draws every layer's weights from
-    N(0, 2/fan_in) and sets every bias to 0 (section 4: LeCun initialisation, σ_w = √2, σ_b = 0).
-    ``original`` draws every layer's weights from N(0, 1/fan_in) and sets every bias to 0, as the
-    released code of Auto L2 does. What is no convolution or dense layer stays as it was built.
+    ``published`` draws convolutions from N(0, 2/fan_in) and uses PyTorch's default for everything
+    else, like the code behind the paper's figures. ``paper`` draws every layer's weights from N(0,
+    2/fan_in) and sets every bias to 0 (section 4: LeCun initialisation, σ_w = √2, σ_b = 0).
+    ``original`` draws every layer's weights from N(0, 1/fan_in) and sets every bias to 0, like the
+    released code of Auto L2. Only convolutions and dense layers are initialised.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -30,7 +30,8 @@ def initialize(model: nn.Module, initialization: str, seed: int) -> None:
             if not made_of_others:
                 _draw(layer, initialization)
                 continue
-            plain = copy.deepcopy(layer)  # as with weight_norm: what is drawn has to be taken apart
+            # with weight_norm, for example, the drawn weight has to be split into its parts
+            plain = copy.deepcopy(layer)
             for name in made_of_others:
                 remove_parametrizations(plain, name)
             _draw(plain, initialization)
@@ -62,11 +63,11 @@ def _assign(layer: nn.Module, name: str, value: nn.Parameter) -> None:
 
 
 def select(model: nn.Module, which: str) -> set[nn.Parameter]:
-    """Some of the parameters of `model`.
+    """Select some of the parameters of `model`.
 
     Args:
         model: the network.
-        which: all; weights (without biases and batch-norm's parameters); or convolutions (their
+        which: all, weights (without biases and batch-norm's parameters) or convolutions (their
             weights).
     """
     dimensions = {"all": 1, "weights": 2, "convolutions": 4}[which]

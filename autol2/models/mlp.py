@@ -1,4 +1,4 @@
-"""Fully connected networks, as Auto L2's authors also train them."""
+"""Fully connected networks, which Auto L2's authors also train."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class MLP(Model):
-    """Dense layers with ReLU between them."""
+    """A multilayer perceptron: dense layers with ReLU between them."""
 
     switches_batchnorm: ClassVar[bool] = False
     label: ClassVar[str] = "MLP"
@@ -35,7 +35,7 @@ class MLP(Model):
         )
 
     def build(self, shape: Shape, classes: int, *, batchnorm: bool) -> nn.Module:
-        """See `Model.build`."""
+        """Build the network (see `Model.build`)."""
         from torch import nn
 
         self.require_batchnorm_off(batchnorm)

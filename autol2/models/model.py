@@ -1,4 +1,4 @@
-"""`Model`: what every option of the config group ``model`` is derived from."""
+"""`Model`, the base class of the config group ``model``."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ Shape = tuple[int, int, int]
 
 @dataclass
 class Model(Component):
-    """A network: images to class scores.
+    """A network that maps images to class scores.
 
-    What `build` returns takes normalised float images [N, C, H, W] and returns float32 scores
-    [N, classes]. Its weights are drawn anew afterwards, per the run's protocol. Import torch inside
-    `build`: composing a sweep of a thousand runs does without it.
+    The module that `build` returns takes normalised float images [N, C, H, W] and returns float32
+    scores [N, classes]. Afterwards, its weights are initialised again, by the run's protocol.
+    Import torch inside `build`, so that composing a sweep of a thousand runs does not need it.
     """
 
     switches_batchnorm: ClassVar[bool] = True
-    """Whether ``batchnorm=on|off`` changes the network. Where it does not, only ``off``, the
-    default, is accepted, and it says nothing about what the network is made of."""
+    """Whether ``batchnorm=on|off`` changes the network. If not, only the default ``off`` is
+    accepted, which does not say whether the network contains batch-norm."""
 
     def build(self, shape: Shape, classes: int, *, batchnorm: bool) -> nn.Module:
-        """The network, on the CPU.
+        """Build the network, on the CPU.
 
         Args:
             shape: channels, height and width of an image.
             classes: number of classes.
-            batchnorm: with batch normalisation.
+            batchnorm: whether to use batch normalisation.
 
         Raises:
-            UserError: it cannot take such images, or `batchnorm` has no place in it.
+            UserError: the network does not support such images, or `batchnorm`.
         """
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """Check what can be checked before a sweep is submitted.
+        """Check, before a sweep is submitted, as far as possible whether `build` would fail.
 
         Raises:
             UserError: `build` would fail.
         """
 
     def for_cpu(self, network: nn.Module) -> nn.Module:
-        """`network`, or one of the same parameters that does the same faster on a CPU."""
+        """Return `network`, or a faster one for a CPU with the same parameters and results."""
         return network
 
     def require_batchnorm_off(self, batchnorm: bool) -> None:
-        """Refuse ``batchnorm=on`` with a `UserError` where the network has no place for it."""
+        """Raise a `UserError` for ``batchnorm=on`` if the network does not support it."""
         require(
             self.switches_batchnorm or not batchnorm,
             f"model={self.name} does not support batchnorm=on: leave it out",

@@ -1,4 +1,4 @@
-"""What a network has to be, found out before a run begins."""
+"""Check networks before a run begins."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from .model import Shape
 
 
 def probed(network: object, origin: str, shape: Shape, classes: int) -> nn.Module:
-    """`network`, which is left as it was by two black images.
+    """Check that `network` can be trained on such images, and return it unchanged.
 
-    Parameters whose shape such a pass settles (torch.nn.LazyLinear's, for one) have it then.
+    It is tried with black images. Parameters whose shape is determined by the first pass, such as
+    those of torch.nn.LazyLinear, have their shape afterwards.
 
     Args:
-        network: what should be a network, on the CPU.
-        origin: what made it, for messages.
+        network: the object to check, on the CPU.
+        origin: where it comes from, for messages.
         shape: channels, height and width of an image.
         classes: number of classes.
 
     Raises:
-        UserError: it is no network, takes no such images, returns no such scores or cannot be
-            trained.
+        UserError: it is not a network, does not accept such images, returns other scores or cannot
+            be trained.
     """
     if not isinstance(network, nn.Module):
         raise UserError(f"{origin} returned {type(network).__name__}, not a torch.nn.Module")
@@ -50,19 +51,20 @@ def probed(network: object, origin: str, shape: Shape, classes: int) -> nn.Modul
 
 
 def require_single_images(network: nn.Module, images: Tensor, batch_size: int) -> None:
-    """Refuse with a `UserError` what cannot be trained on the one image that a batch is left with.
+    """Check that the network can be trained on a batch of a single image.
 
-    As batch-norm of a single pixel cannot.
+    The last batch of an epoch may be one. Batch-norm of a single pixel, for example, raises an
+    error.
 
     Args:
         network: the network.
-        images: float32 [1, C, H, W], on its device.
-        batch_size: of the other batches, for the message.
+        images: float32 [1, C, H, W], on the network's device.
+        batch_size: the size of the other batches, for the message.
     """
     why = ""
     try:
         scores = tried(network, images, training=True)
-    except Exception as error:  # batch-norm's, or what a network of the user's own raises
+    except Exception as error:  # raised by batch-norm, or by a network of the user's own
         why = first_line(error)
     else:
         if scores.dim() != 2 or len(scores) != 1:
@@ -75,7 +77,7 @@ def require_single_images(network: nn.Module, images: Tensor, batch_size: int) -
 
 
 def tried(network: nn.Module, images: Tensor, *, training: bool) -> Tensor:
-    """What `network` makes of `images`; its parameters and buffers are as before afterwards."""
+    """Return the scores of `images`; the network's parameters and buffers do not change."""
     with rng.seeded(0):
         if any(map(is_lazy, network.parameters())):
             network.eval()(images)
@@ -89,13 +91,13 @@ def tried(network: nn.Module, images: Tensor, *, training: bool) -> Tensor:
 
 
 def unsaved_buffers(network: nn.Module) -> dict[str, Tensor]:
-    """Copies of the buffers that the network's own state leaves out (``persistent=False``)."""
+    """Return copies of the buffers that the network's state_dict omits (``persistent=False``)."""
     saved = network.state_dict().keys()
     return {name: buffer.clone() for name, buffer in network.named_buffers() if name not in saved}
 
 
 def set_buffers(network: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    """Let the network have such buffers, on the device that its own are on."""
+    """Set buffers of the network, each on the device of the present one."""
     for name, buffer in buffers.items():
         owner, _, own = name.rpartition(".")
         module = network.get_submodule(owner)

@@ -1,4 +1,4 @@
-"""ResNet-18 (He et al., 2016) with the stem that is usual for small images."""
+"""ResNet-18 (He et al., 2016) with the usual stem for small images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 class ResNet18(Model):
     """torchvision's ResNet-18, beginning with a 3×3 convolution and without the first pooling.
 
-    The one for large images is ``model=torchvision model.builder=resnet18``.
+    The variant for large images is ``model=torchvision model.builder=resnet18``.
     """
 
     name: ClassVar[str] = "resnet18"
 
     def build(self, shape: Shape, classes: int, *, batchnorm: bool) -> nn.Module:
-        """See `Model.build`. Without batch-norm nothing is in its place."""
+        """Build the network (see `Model.build`); without batch-norm, nothing replaces it."""
         from torch import nn
         from torchvision.models import ResNet, resnet18
 

@@ -1,4 +1,4 @@
-"""The random numbers that a network may draw: PyTorch's, Python's and NumPy's."""
+"""The random number generators that a network may use: PyTorch's, Python's and NumPy's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def begin(seed: int) -> None:
-    """Seed all of the generators."""
+    """Seed all generators."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -20,7 +20,7 @@ def begin(seed: int) -> None:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeded within the ``with`` block, and afterwards as before; for what is done on the CPU."""
+    """Seed the generators within the ``with`` block and restore them afterwards; CPU only."""
     before = state(torch.device("cpu"))
     begin(seed)
     try:
@@ -30,7 +30,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def state(device: torch.device) -> dict[str, Any]:
-    """Where the generators stand, as tensors, numbers and text."""
+    """Return the states of the generators as tensors, numbers and text."""
     kind, keys, *others = np.random.get_state()
     version, numbers, last = random.getstate()
     return {
@@ -42,13 +42,13 @@ def state(device: torch.device) -> dict[str, Any]:
 
 
 def moved_on_cpu(before: dict[str, Any], after: dict[str, Any], device: torch.device) -> bool:
-    """Whether anything was drawn in between that work on `device` does not draw there."""
+    """Return whether random numbers were drawn from a generator that `device` does not use."""
     of_others = any(before[name] != after[name] for name in ("python", "numpy"))
     return of_others or (device.type == "cuda" and not torch.equal(before["torch"], after["torch"]))
 
 
 def restore(known: dict[str, Any], device: torch.device) -> None:
-    """Let the generators go on from `known`, a `state`."""
+    """Restore the generators to `known`, the result of `state`."""
     torch.set_rng_state(known["torch"])
     if known["cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(known["cuda"], device)

@@ -1,4 +1,4 @@
-"""Any of torchvision's networks for classification."""
+"""Any classification network of torchvision."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Torchvision(Model):
         )
 
     def build(self, shape: Shape, classes: int, *, batchnorm: bool) -> nn.Module:
-        """See `Model.build`."""
+        """Build the network (see `Model.build`)."""
         from torchvision import models
 
         from .probe import probed
@@ -42,13 +42,13 @@ class Torchvision(Model):
         self.prepare()
         try:
             with warnings.catch_warnings():
-                # Of weights that are drawn as torchvision will not draw them some day; ours are
-                # drawn anew.
+                # These warnings are about a future change of torchvision's initialisation; here,
+                # weights are initialised again anyway.
                 warnings.simplefilter("ignore", FutureWarning)
                 network = models.get_model(
                     self.builder, weights=None, num_classes=classes, **self.options
                 )
-        except Exception as error:  # they refuse in many ways
+        except Exception as error:  # builders raise many kinds of errors
             if isinstance(error, MemoryError):
                 raise
             raise UserError(f"model.builder={self.builder}: {first_line(error)}") from error
@@ -58,7 +58,7 @@ class Torchvision(Model):
             raise UserError(f"{error}{self._way_out(shape, str(error))}") from error
 
     def prepare(self) -> None:
-        """See `Model.prepare`."""
+        """Check that torchvision has such a network (see `Model.prepare`)."""
         from torchvision import models
 
         known = models.list_models(module=models)
@@ -69,7 +69,7 @@ class Torchvision(Model):
             )
 
     def _way_out(self, shape: Shape, why: str) -> str:
-        """Options of the network's class that let it take such images, where there are some."""
+        """Suggest an option of the network's class with which it accepts such images, if any."""
         from torchvision import models
 
         made = inspect.signature(models.get_model_builder(self.builder)).return_annotation

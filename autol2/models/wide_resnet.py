@@ -1,7 +1,7 @@
 """The wide residual network (Zagoruyko & Komodakis, 2016, "Wide residual networks", BMVC).
 
-Three groups of blocks, at full, half and quarter resolution. A block is two 3×3 convolutions, each
-after batch-norm and ReLU, beside a shortcut.
+It has three groups of blocks, at full, half and quarter resolution. A block consists of two 3×3
+convolutions, each after batch-norm and ReLU, and a shortcut.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch.nn.functional import dropout
 
 
 class Block(nn.Module):
-    """Two convolutions and a shortcut; the first one halves the resolution where `stride` is 2."""
+    """Two convolutions and a shortcut; with a `stride` of 2, the resolution is halved."""
 
     def __init__(
         self, channels: int, width: int, stride: int, *, batchnorm: bool, shortcut: int, drop: float
@@ -27,7 +27,7 @@ class Block(nn.Module):
         self.drop = drop
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, channels, H, W] to [N, width, H / stride, W / stride]."""
+        """Map [N, channels, H, W] to [N, width, H / stride, W / stride]."""
         active = self.norm1(x).relu()
         if self.shortcut is not None:
             x = self.shortcut(active if self.shortcut.kernel_size == (1, 1) else x)
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Normalised images to class scores; the arguments are those of `autol2.models.wrn.WRN`."""
+    """Maps normalised images to class scores; see `autol2.models.wrn.WRN` for the arguments."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class WideResNet(nn.Module):
         self.dense = nn.Linear(wide[3], classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores, float32 [N, classes], of normalised `images` [N, C, H, W]."""
+        """Return class scores, float32 [N, classes], of normalised `images` [N, C, H, W]."""
         x = self.group3(self.group2(self.group1(self.conv(images))))
         x = self.norm(x).relu()
         scores: Tensor = self.dense(x.mean((2, 3))).float()

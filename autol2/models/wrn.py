@@ -1,4 +1,4 @@
-"""The wide residual network as an option; see `autol2.models.wide_resnet`."""
+"""The config option for the wide residual network (`autol2.models.wide_resnet`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class WRN(Model):
-    """WRN-depth-width; 28-10 is that of both papers."""
+    """A wide residual network, WRN-depth-width; both papers use 28-10."""
 
     name: ClassVar[str] = "wrn"
 
@@ -49,7 +49,7 @@ class WRN(Model):
         )
 
     def build(self, shape: Shape, classes: int, *, batchnorm: bool) -> nn.Module:
-        """See `Model.build`."""
+        """Build the network (see `Model.build`)."""
         from .wide_resnet import WideResNet
 
         return WideResNet(

@@ -1,1 +1,1 @@
-"""What a network is trained with beside λ: optimizer, learning rate, augmentation and loss."""
+"""The training recipe besides λ: optimizer, learning rate schedule, augmentation and loss."""

@@ -1,4 +1,4 @@
-"""What training minimises, beside the penalty: an option of the config group ``loss``."""
+"""The losses, which are the options of the config group ``loss``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SCALES = ("mean", "mean_over_classes")
 
 @dataclass
 class Loss(Component):
-    """A loss of class scores."""
+    """A loss function of class scores."""
 
     def __call__(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of a batch, a tensor of one number.
+        """Return the mean loss of a batch, a scalar tensor.
 
         Args:
             scores: float32 [N, classes].
@@ -28,13 +28,13 @@ class Loss(Component):
         raise NotImplementedError
 
     def scale(self, classes: int) -> float:
-        """Factor on the loss where it is minimised; what is recorded and measured is without it."""
+        """Return the factor on the minimised loss; recorded losses do not contain it."""
         return 1.0
 
 
 @dataclass
 class CrossEntropy(Loss):
-    """The cross-entropy."""
+    """The cross-entropy of the class scores."""
 
     usual: ClassVar[bool] = True
 
@@ -52,11 +52,11 @@ class CrossEntropy(Loss):
         require_choice("loss.loss_scale", self.loss_scale, SCALES)
 
     def __call__(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """See `Loss`."""
+        """Return the mean cross-entropy of a batch (see `Loss`)."""
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(scores, targets, label_smoothing=self.label_smoothing)
 
     def scale(self, classes: int) -> float:
-        """See `Loss`."""
+        """Return the factor for `loss_scale` (see `Loss`)."""
         return 1 / classes if self.loss_scale == "mean_over_classes" else 1.0

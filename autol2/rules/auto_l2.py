@@ -15,8 +15,8 @@ AdamW, Muon, …, and        2λ, decoupled    every step first multiplies the w
                                             no penalty's gradient
 =========================  ===============  ==================================================
 
-So λ = weight_decay/2 everywhere; `convert` translates from and to other conventions. Under a
-learning rate schedule the decay per step, lr·2λ, follows lr.
+Hence λ = weight_decay/2 everywhere; `convert` converts from and to other conventions. With a
+learning rate schedule, the decay per step, lr·2λ, follows lr.
 """
 
 from __future__ import annotations
@@ -409,8 +409,6 @@ class AutoL2(LambdaScheduler):
         """Return the λ of the next optimizer step for groups without their own controller.
 
         If each group has its own, return that of the first.
-
-        Where each has one, that of the first.
         """
         indices = self._groups.indices()
         return self._lambda_of(

@@ -7,20 +7,22 @@ cross-entropy without the penalty, accuracy is its accuracy in percent, and erro
 The paper's text, its pseudo-code and the code behind its figures disagree. Each is a *protocol*:
 
 published
-    What drew the figures. Compares accuracies; ties count as worse and as better; either signal
-    may hold at either of the two measurements; the clock of the cool-down falls back to 0 at each
-    epoch.
+    What produced the paper's figures. It compares accuracies instead of errors. Ties count as worse
+    and as better. Loss may give the signal at one of the two measurements and accuracy at the
+    other. The step counter of the cool-down restarts at 0 in each epoch.
 pseudocode
-    Algorithms 1 to 4 as printed. Strict comparisons; the same signal at both measurements. With
-    raising, the minimum is still ∞ at the second measurement, so λ rises until training diverges.
+    Algorithms 1 to 4 as printed. Comparisons are strict, and the same signal has to hold at both
+    measurements. In methods that raise λ, the minimum is still ∞ at the second measurement, so λ
+    rises until training diverges.
 corrected
-    What the text means: as pseudocode, but the minimum starts at the first measurement, takes in
-    every one after it has been compared, λ has an upper bound, and the threshold lies on the right
-    side of a minimum M below 0: M + α/100·|M| is worse, M - α/100·|M| better.
+    What the text means. It is like pseudocode, but the minimum starts with the first measurement
+    and includes each later one after its comparison, and λ has an upper bound. For a minimum M
+    below 0, the threshold is on the correct side: above M + α/100·|M| is worse, below
+    M - α/100·|M| is better.
 original
-    That of the authors of Auto L2 (Lewkowycz & Gur-Ari, 2020, released code), for auto_l2 alone.
-    Ties count as worse, of the same signal at both measurements; a step is measured before its
-    update, the first one (0) included; the cool-down 0.1/λ holds from the start.
+    The rule of Auto L2's authors (Lewkowycz & Gur-Ari, 2020, released code), for auto_l2 only. Ties
+    count as worse, and the same signal has to hold at both measurements. A step is measured before
+    its update, including the first one (0). The cool-down 0.1/λ also applies from the start.
 
 A task without an error (a language model, a regression) is judged by its loss alone.
 
@@ -300,8 +302,6 @@ class Controller:
 
         Nearly equal counts as equal: 0.1 · 0.1 is above 0.01 by a rounding error, which is not a
         decay.
-
-        Or nearly: 0.1 · 0.1 is above 0.01 by a rounding error, which is not to decay.
         """
         lambda_ = self.rule.bounded(lambda_)
         same = math.isclose(lambda_, self.lambda_, rel_tol=1e-12)

@@ -134,8 +134,6 @@ class Groups:
 
         Their decays, on which this depends, may come from a checkpoint by now.
 
-        Their decays, by which it is told, may be those of a checkpoint by now.
-
         Args:
             optional: indices of these groups, among the first `count` groups.
             count: number of groups at that time.
@@ -198,10 +196,6 @@ def sign_flip(groups: Iterable[Mapping[str, Any]]) -> str | None:
     This is the case if lr·weight_decay ≥ 1 in one of `groups`; for SGD with momentum μ, whose steps
     add up, if lr·weight_decay/(1 - μ) ≥ 1 (times 1 - dampening). Groups without their own learning
     rate (Adafactor's relative steps) are skipped.
-
-    That is where lr·weight_decay ≥ 1; for SGD with momentum μ, whose steps add up, where
-    lr·weight_decay/(1 - μ) ≥ 1 (times 1 - dampening). Groups without a learning rate of their own
-    (Adafactor's relative steps) are passed over.
     """
     for group in groups:
         lr, weight_decay = group.get("lr"), group.get("weight_decay")

@@ -224,8 +224,6 @@ class LambdaScheduler(LRScheduler, ABC):
 
         The wrapper of its schedulers calls `step` once for each process.
 
-        Its scheduler's wrapper does so once for each process.
-
         Args:
             caller: the name of the module that calls `step`.
         """

@@ -37,17 +37,12 @@ class LambdaPolicy(Protocol):
 
         If so, measured steps are counted over the whole run, starting with its first step;
         otherwise within each epoch, starting with the k-th step.
-
-        Measured steps are counted over the whole run there, the first one being its first step;
-        elsewhere within each epoch, the first one being the k-th step.
         """
 
     def lambda_at(self, step: int) -> float:
         """Return the λ that a step is trained with, given its number from 0.
 
         If `measures`, this is the λ after the measurements so far.
-
-        Where `measures`, that is the λ after the measurements taken in so far.
         """
 
     def observe(self) -> Tensor | None:

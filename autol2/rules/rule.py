@@ -23,8 +23,6 @@ class Rule:
 
     Numbers of any kind (NumPy's, tensors of one element) are converted to plain ones.
 
-    Numbers of any kind (NumPy's, tensors of one element) are kept as plain ones.
-
     Raises:
         ValueError: a constant is invalid.
     """
@@ -116,8 +114,6 @@ class Rule:
         """Describe how the rule `saved` (the result of `plain`) differs; empty if it does not.
 
         Options that neither method uses are ignored.
-
-        Options that neither method uses do not count.
 
         Raises:
             ValueError: `saved` is not a rule.

@@ -88,7 +88,7 @@ class Run:
                 self._log = None
                 self._lock.release()
                 if made and not (self.folder / "run.json").exists():
-                    self._remove(made)  # the run was refused before it began
+                    self._remove(made)  # the run was rejected before it began
         except BrokenPipeError:
             raise  # the reader of our output is gone, but the folder is fine
         except OSError as error:

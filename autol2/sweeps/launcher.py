@@ -91,16 +91,14 @@ class StudyLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra passes, and create a loader, with which the sweeper checks all runs,
-        too."""
+        """Keep what Hydra passes, and create the loader, which the sweeper shares."""
         self.loader = sweep_loader(hydra_context)
         self.hydra_context, self.config = hydra_context, config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Execute the sweep's runs, and return one result per job, with the value that a search
-        uses."""
+        """Execute the sweep's runs, and return one result per run for Hydra's sweepers."""
         if not job_overrides:
             raise UserError("there is nothing to sweep over: a range or glob has no values")
         self._sources = sources(self.config.hydra.overrides.hydra)

@@ -87,7 +87,7 @@ def status_of(state: Mapping[str, Any], job: Job | None, retries: int = RETRIES)
         return RunStatus("failed", last_line(state.get("error", "")))
     if job is not None and job.state == "OUT_OF_MEMORY":
         return RunStatus("failed", f"out of memory, according to SLURM (job {job.name})")
-    silent = status == "running"  # to the last
+    silent = status == "running"  # it never recorded an end
     taken_away = silent and job is not None and job.state in TAKEN_AWAY
     if (times := kills(state)) > retries and not taken_away:
         return RunStatus("failed", f"killed {times} times without making progress")

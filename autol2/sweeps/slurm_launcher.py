@@ -52,8 +52,7 @@ class SlurmLauncher(StudyLauncher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Set up the launcher, and drop defaults that SLURM does not accept beside a given
-        option."""
+        """Set up the launcher, and drop defaults that conflict with the given options."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         named = sbatch.named(config.hydra.overrides.hydra, self._given)
         self.options = sbatch.without_rivals(self.options, named)

@@ -39,7 +39,9 @@ def records(folder: Path, states: States | None = None) -> list[Record]:
     A folder counts as a run's if it has a run.json or a train.log, or if it cannot be read but is
     named like one.
 
-    folder: the study's folder.
+    Args:
+        folder: the study's folder.
+        states: a cache of what was read before, for repeated calls.
 
     Raises:
         UserError: the study's folder cannot be read.

@@ -1,1 +1,1 @@
-"""Experiment trackers that a run is shown to, beside its own records."""
+"""Experiment trackers, to which a run's records can be sent."""

@@ -1,4 +1,4 @@
-"""MLflow."""
+"""The experiment tracker MLflow."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..storage.lock import locked
 from .tracker import Figures, Shown, Tracker, TrackerOptions
 
 ENDS = {"completed": "FINISHED", "interrupted": "KILLED"}
-"""MLflow's words for how a run ended; what is not here has FAILED."""
+"""MLflow's statuses by how a run ended; all other ends are FAILED."""
 BATCH = 1000
-"""Figures that MLflow takes at a time."""
+"""The largest number of metrics in one request to MLflow."""
 
 
 @dataclass
 class MLflowOptions(TrackerOptions):
-    """MLflow."""
+    """The experiment tracker MLflow."""
 
     project: str = "autol2"
     """Name of the MLflow experiment."""
@@ -32,15 +32,15 @@ class MLflowOptions(TrackerOptions):
     package = "mlflow"
 
     def open(self, run: Shown) -> Tracker:
-        """See `TrackerOptions`."""
+        """Open an MLflow run (see `TrackerOptions`)."""
         return MLflow(run, self)
 
 
 def _database(study: Path) -> str:
-    """The address of mlflow.db in the study's folder.
+    """Return the address of mlflow.db in the study's folder.
 
     Raises:
-        UserError: no address can name it.
+        UserError: the path cannot be part of an address.
     """
     from sqlalchemy import make_url
 
@@ -55,13 +55,13 @@ def _database(study: Path) -> str:
 
 
 class MLflow:
-    """An MLflow run; every attempt at our run is the same one."""
+    """An MLflow run, which all attempts at a run share."""
 
     def __init__(self, run: Shown, options: MLflowOptions) -> None:
         for name, value in (
             ("MAX_RETRIES", "1"),
             ("TIMEOUT", "10"),
-        ):  # or a lost server holds us up
+        ):  # otherwise, a lost server would block the run
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         from mlflow.entities import Metric
@@ -70,7 +70,8 @@ class MLflow:
         self._metric = Metric
         study = run.folder.parent
         uri = options.uri or _database(study)
-        with locked(study / ".mlflow.lock", "opens MLflow's database"):  # to make its tables once
+        # so that only one process creates its tables
+        with locked(study / ".mlflow.lock", "opens MLflow's database"):
             self._client = MlflowClient(uri)
             self._run_id = self._find_or_create(run, options.project)
 
@@ -89,7 +90,7 @@ class MLflow:
         return str(made)
 
     def log(self, rows: Sequence[tuple[int, Figures]]) -> None:
-        """See `Tracker`."""
+        """Log figures (see `Tracker`)."""
         now = int(1000 * time.time())
         metrics = [
             self._metric(name, value, now, step)
@@ -100,6 +101,6 @@ class MLflow:
             self._client.log_batch(self._run_id, metrics[first : first + BATCH])
 
     def close(self, status: str) -> None:
-        """See `Tracker`."""
+        """End the MLflow run (see `Tracker`)."""
         self._client.set_tag(self._run_id, "autol2.status", status)
         self._client.set_terminated(self._run_id, ENDS.get(status, "FAILED"))

@@ -1,4 +1,4 @@
-"""TensorBoard."""
+"""The experiment tracker TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TensorBoardOptions(TrackerOptions):
     package = "tensorboard"
 
     def open(self, run: Shown) -> Tracker:
-        """See `TrackerOptions`."""
+        """Open event files in the run's folder (see `TrackerOptions`)."""
         return TensorBoard(run)
 
 
@@ -34,12 +34,12 @@ class TensorBoard:
             self._writer.add_text("configuration", f"```\n{text}\n```")
 
     def log(self, rows: Sequence[tuple[int, Figures]]) -> None:
-        """See `Tracker`."""
+        """Write figures (see `Tracker`)."""
         for step, figures in rows:
             for name, value in figures.items():
                 self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self, status: str) -> None:
-        """See `Tracker`."""
+        """Close the event files (see `Tracker`)."""
         self._writer.close()

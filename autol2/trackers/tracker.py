@@ -1,7 +1,7 @@
-"""A tracker: the base class of the config group ``logger``, and what keeps it up to date.
+"""The base class of the config group ``logger``, and the mirror that keeps a tracker up to date.
 
-A tracker is shown what the run's CSV files say, row for row, each time they are flushed: nothing is
-measured for it, and the GPU never waits. It is a copy: when it fails the run goes on without it.
+A tracker receives the rows of the run's CSV files each time these are flushed: nothing is measured
+for it, and the GPU never waits. It is only a copy; if it fails, the run continues without it.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from ..component import Component
 from ..errors import first_line, require
 
 Figures = dict[str, float]
-"""By name, as in ``epochs/test_accuracy``; all finite."""
+"""Finite values by name, such as ``epochs/test_accuracy``."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a tracker is told of a run."""
+    """What a tracker needs to know about a run."""
 
     folder: Path
-    """The run's directory; its name is the run's."""
+    """The run's directory, which has the run's name."""
     study: str
-    """Its study."""
+    """The name of the run's study."""
     id: str
-    """The same for every attempt at the run, another one after ``rerun=true``."""
+    """An identifier that all attempts at the run share; a new one after ``rerun=true``."""
     options: Mapping[str, Any]
-    """The run's identity, flat, as in ``method.name``."""
+    """The run's identity with flattened names, such as ``method.name``."""
     first: int
-    """The last step that is not done again."""
+    """The number of steps before this attempt; they are not repeated."""
     begun: bool
     """Whether an earlier attempt was shown to this tracker."""
 
 
 class Tracker(Protocol):
-    """What shows a run while it runs."""
+    """Shows a run while it is running."""
 
     def log(self, rows: Sequence[tuple[int, Figures]]) -> None:
-        """Take figures, each row with the step of the run that it belongs to."""
+        """Log figures; each row has the step of the run that it belongs to."""
 
     def close(self, status: str) -> None:
-        """The attempt ended; `status` as in run.json."""
+        """End the attempt, with its `status` in run.json."""
 
 
 @dataclass
@@ -55,10 +55,10 @@ class TrackerOptions(Component):
     """Base class of the trackers. None of their options is part of a run's identity."""
 
     package: ClassVar[str] = ""
-    """A package that it needs, where the extra of its name installs it."""
+    """A required package, which the extra with the tracker's name installs."""
 
     def require_installed(self) -> None:
-        """See `Component`."""
+        """Check that `package` is installed (see `Component`)."""
         require(
             not self.package or importlib.util.find_spec(self.package) is not None,
             f"logger={self.name} needs the package {self.package}: "
@@ -66,33 +66,33 @@ class TrackerOptions(Component):
         )
 
     def open(self, run: Shown) -> Tracker | None:
-        """The tracker of a run that has begun, with its records flushed; None for no tracker.
+        """Open the tracker of a run that has begun, with its records flushed; None for no tracker.
 
-        May raise anything: the run then goes on without it.
+        It may raise any exception; the run then continues without a tracker.
         """
         raise NotImplementedError
 
 
 @dataclass
 class NoTracker(TrackerOptions):
-    """No tracker."""
+    """No experiment tracker."""
 
     name = "none"
 
     def open(self, run: Shown) -> Tracker | None:
-        """See `TrackerOptions`."""
+        """Return None (see `TrackerOptions`)."""
         return None
 
 
 class Mirror:
-    """Shows a tracker what is new in a run's records.
+    """Sends the new rows of a run's records to a tracker.
 
     Args:
         tracker: the tracker.
-        folder: the run's.
-        shown: how many bytes of each record the tracker has been shown; it is kept up to date.
-        length: steps of an epoch.
-        warn: told once if the tracker fails.
+        folder: the run's directory.
+        shown: number of bytes of each record that the tracker has received; it is kept up to date.
+        length: number of steps in an epoch.
+        warn: called once if the tracker fails.
     """
 
     def __init__(
@@ -111,18 +111,19 @@ class Mirror:
             with path.open("rb") as file:
                 header = file.readline()
             (self._columns[path],) = csv.reader([header.decode()])
-            before = shown.get(path.name, len(header))  # which the run may not have resumed from
+            # the run may have resumed from an earlier position
+            before = shown.get(path.name, len(header))
             self._seen[path] = min(before, path.stat().st_size)
 
     def update(self) -> None:
-        """Show what has been flushed since the last time."""
+        """Send what has been flushed since the last call."""
         if self._tracker is not None:
             self._attempt(lambda tracker: tracker.log(list(self._news())))
         if self._tracker is not None:
             self._shown.update({path.name: size for path, size in self._seen.items()})
 
     def close(self, status: str) -> None:
-        """Show the rest and let the tracker go; `status` as in run.json."""
+        """Send the rest, and close the tracker with the `status` in run.json."""
         self.update()
         self._attempt(lambda tracker: tracker.close(status))
         self._tracker = None
@@ -140,7 +141,7 @@ class Mirror:
             with path.open("rb") as file:
                 file.seek(self._seen[path])
                 content = file.read()
-            content = content[: content.rfind(b"\n") + 1]  # a row may be half flushed
+            content = content[: content.rfind(b"\n") + 1]  # the last row may be incomplete
             self._seen[path] += len(content)
             for row in csv.DictReader(io.StringIO(content.decode()), columns):
                 step = int(row.pop("epoch")) * self._length + int(row.pop("step"))
@@ -156,14 +157,14 @@ def mirror(
     length: int,
     warn: Callable[[str], None],
 ) -> Mirror | None:
-    """What shows `run` to the tracker of `options`; None where there is none or it fails.
+    """Return the mirror of `run` for the tracker of `options`; None if there is none or it fails.
 
     Args:
-        options: the tracker.
-        run: begun, with its records flushed.
+        options: the tracker's options.
+        run: the run, which has begun, with its records flushed.
         shown: see `Mirror`.
-        length: steps of an epoch.
-        warn: told if the tracker cannot be had, or later fails.
+        length: number of steps in an epoch.
+        warn: called if the tracker cannot be opened, or fails later.
     """
     try:
         tracker = options.open(run)

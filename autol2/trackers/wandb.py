@@ -1,4 +1,4 @@
-"""Weights & Biases."""
+"""The experiment tracker Weights & Biases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .tracker import Figures, Shown, Tracker, TrackerOptions
 
 @dataclass
 class WandBOptions(TrackerOptions):
-    """Weights & Biases."""
+    """The experiment tracker Weights & Biases."""
 
     project: str = "autol2"
     """Name of the Weights & Biases project."""
@@ -21,12 +21,12 @@ class WandBOptions(TrackerOptions):
     package = "wandb"
 
     def open(self, run: Shown) -> Tracker:
-        """See `TrackerOptions`."""
+        """Open a Weights & Biases run (see `TrackerOptions`)."""
         return WandB(run, self)
 
 
 class WandB:
-    """A Weights & Biases run; every attempt at our run is the same one."""
+    """A Weights & Biases run, which all attempts at a run share."""
 
     def __init__(self, run: Shown, options: WandBOptions) -> None:
         import wandb
@@ -46,11 +46,11 @@ class WandB:
         self._run.define_metric("*", step_metric="step")
 
     def log(self, rows: Sequence[tuple[int, Figures]]) -> None:
-        """See `Tracker`."""
+        """Log figures (see `Tracker`)."""
         for step, figures in rows:
             self._run.log({**figures, "step": step})
 
     def close(self, status: str) -> None:
-        """See `Tracker`."""
+        """End the Weights & Biases run (see `Tracker`)."""
         self._run.summary["status"] = status
         self._run.finish(exit_code=int(status == "failed"))

@@ -1,1 +1,1 @@
-"""Training: the loop, the optimizer, the hardware, and one attempt at a run."""
+"""Training: the training loop, the optimizer, the hardware, and one attempt at a run."""

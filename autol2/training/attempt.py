@@ -1,4 +1,4 @@
-"""One attempt at a run: from its first step or the newest checkpoint to its end or a signal."""
+"""One attempt at a run: from its first step or newest checkpoint to its end or a signal."""
 
 from __future__ import annotations
 
@@ -26,24 +26,26 @@ from .signals import StopRequest
 from .trainer import Diverged, Trainer
 
 CHECKPOINT_SHARE = 0.01
-"""Share of the time that checkpoints at the ends of epochs may take."""
+"""The largest share of the time that checkpoints at the ends of epochs may take."""
 
 
 def attempt(run: Run, data: Dataset, device: torch.device) -> int:
-    """Do `run` to its end, or until a signal asks to stop; the exit status.
+    """Execute `run` until it ends or a signal asks it to stop, and return the exit status.
 
-    The status is 0 for a run that is completed or diverged (both are results) and 128 + the
-    signal's number for one that was interrupted.
+    The status is 0 if the run completed or diverged (both are results) and 128 + the signal's
+    number if it was interrupted.
 
     Raises:
-        Held: another process does the run.
+        Held: another process is executing the run.
         UserError: its directory cannot be written, or belongs to other data.
     """
     with run.open():
         if run.finished and not run.config.rerun:
-            print(f"{run.folder}: already {summary(run.state)}")  # by another process, just now
+            # finished by another process just now
+            print(f"{run.folder}: already {summary(run.state)}")
             return 0
-        if run.finished or changed_module(run.state, run.config):  # and so with ``rerun=true``
+        # only with ``rerun=true``
+        if run.finished or changed_module(run.state, run.config):
             run.set_aside()
         try:
             one = Attempt(run, Trainer(run.config, data, run.folder, device))
@@ -60,7 +62,7 @@ def attempt(run: Run, data: Dataset, device: torch.device) -> int:
 
 
 def memory_line(config: Config, data: Dataset, device: torch.device) -> str:
-    """What to do about memory that is used up."""
+    """Return a message about what to do when the memory is used up."""
     where = "the GPU" if device.type == "cuda" else "this machine"
     shape = "×".join(map(str, data.train_images.shape[2:]))
     return (
@@ -71,7 +73,7 @@ def memory_line(config: Config, data: Dataset, device: torch.device) -> str:
 
 
 class Attempt:
-    """Does a run whose directory is open, from where it stands."""
+    """Executes a run whose directory is open, from its current state."""
 
     def __init__(self, run: Run, trainer: Trainer) -> None:
         self.run, self.trainer, self.config = run, trainer, run.config
@@ -85,7 +87,7 @@ class Attempt:
         self.spent_evaluating = self.spent_saving = self.last_saving = 0.0
 
     def do(self) -> int:
-        """Train, and note in run.json how it ended."""
+        """Train, and record in run.json how the attempt ended."""
         with StopRequest() as stop, self.run.beating():
             self._begin()
             try:
@@ -100,7 +102,7 @@ class Attempt:
                 self._train(stop)
         except Diverged as end:
             return self._diverged(end)
-        except Held:  # the directory is another process's now
+        except Held:  # the directory now belongs to another process
             raise
         except Exception as error:
             if out_of_memory(error):
@@ -130,12 +132,12 @@ class Attempt:
         run.begin(from_step=self.first, **self.environment)
         trainer.flush()
         self.mirror = self._mirror()
-        self.started = self.saved_at = time.monotonic()  # a tracker takes its time to begin
+        self.started = self.saved_at = time.monotonic()  # a tracker takes time to start
         verb = f"resuming from step {self.first} of" if self.first else "training"
         self._say(f"{run.folder}: {verb} {trainer.steps} steps")
 
     def _mirror(self) -> Mirror | None:
-        """What shows the run to its tracker, from where an earlier attempt left off."""
+        """Create the mirror that shows the run to its tracker, continuing an earlier attempt's."""
         options, length = self.config.logger, self.trainer.steps_per_epoch
         name = " ".join([options.name, *(f"{key}={value}" for key, value in vars(options).items())])
         shown = self.run.state.get("shown", {})
@@ -146,8 +148,8 @@ class Attempt:
         return made
 
     def _shown(self, begun: bool) -> Shown:
-        """What a tracker is told of the run."""
-        run = self.run  # an attempt whose process never came to begin has no start
+        """Return what a tracker needs to know about the run."""
+        run = self.run  # attempts whose processes never began have no start
         started = next(
             earlier["started"] for earlier in run.state["attempts"] if "started" in earlier
         )
@@ -174,7 +176,7 @@ class Attempt:
         self._save()
 
     def step(self) -> None:
-        """Do one step and tell about it."""
+        """Train one step and report it."""
         self.trainer.train_step()
         self._report_step()
 
@@ -206,7 +208,7 @@ class Attempt:
     def _save(self) -> None:
         before = time.monotonic()
         state = {**self.trainer.state_dict(), "environment": self.environment}
-        self._show()  # what a checkpoint covers is not shown again
+        self._show()  # rows that a checkpoint covers are not shown again
         if self.mirror is not None:
             self.run.beat(self._progress, at_once=True)
         checkpoint.save(self.run.folder, state)
@@ -215,7 +217,11 @@ class Attempt:
         self.spent_saving += self.last_saving
 
     def _restored(self) -> bool:
-        """Whether the run resumes; with ``rerun=true`` it does not need its records to."""
+        """Restore a checkpoint, and return whether there was one.
+
+        If the run's records have changed, ``rerun=true`` starts over; otherwise the error is
+        raised.
+        """
         try:
             return checkpoint.restore(self.run.folder, self._resume, self._warn)
         except Changed:
@@ -254,7 +260,7 @@ class Attempt:
         return 0
 
     def _failed(self, error: Exception, text: str) -> None:
-        with contextlib.suppress(OSError):  # a full disk is what may have gone wrong
+        with contextlib.suppress(OSError):  # a full disk may be the cause of the error
             self.trainer.close()
         with contextlib.suppress(OSError):
             self.run.end("failed", type(error).__name__, error=text)

@@ -1,9 +1,9 @@
-"""A step's forward and backward pass as a CUDA graph: launched as one, without waiting for Python.
+"""A step's forward and backward pass as a CUDA graph, launched at once without Python overhead.
 
-A graph repeats what it recorded, on the same memory. So what differs from step to step is copied
-into tensors that stay: which images, how they are augmented, and where to note loss and accuracy.
-The last batch of an epoch, which is smaller, has a graph of its own. The gradients stay where the
-graph writes them; the optimizer's step is done outside of it.
+A graph repeats what it recorded, on the same memory. Therefore, everything that differs between
+steps is copied into tensors that persist: the indices of the images, their augmentation, and where
+to write loss and accuracy. The last batch of an epoch, if smaller, has its own graph. The gradients
+stay where the graph writes them; the optimizer's step is not part of it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ..errors import first_line
 from ..models import rng
 
 Work = Callable[[Tensor, Tensor, Tensor], None]
-"""Forward and backward pass on the images of an index, int64 [batch], changed as an augmentation's
-random numbers say, float32 [batch, columns]; notes the figures at a place, int64 [1]."""
+"""A forward and backward pass on the images of an index, int64 [batch], augmented with random
+numbers, float32 [batch, columns]; it writes loss and accuracy at a position, int64 [1]."""
 Record = Callable[[Callable[[], None], Sequence[Tensor]], Callable[[], None]]
-"""Turns work that changes some tensors into what repeats it."""
+"""Turns work that changes some tensors into a function that repeats it."""
 
 WARM_UP = 3
-"""Times that the work is done before it is recorded, as PyTorch's notes on CUDA graphs ask for."""
+"""Number of warm-up iterations before recording, as in PyTorch's notes on CUDA graphs."""
 
 
 def rehearse(work: Callable[[], None], changes: Sequence[Tensor]) -> None:
-    """Do `work` a few times, and leave the tensors in `changes` as they were."""
+    """Do `work` a few times, and leave the tensors in `changes` unchanged."""
     before = [tensor.detach().clone() for tensor in changes]
     for _ in range(WARM_UP):
         work()
@@ -39,7 +39,7 @@ def rehearse(work: Callable[[], None], changes: Sequence[Tensor]) -> None:
 
 
 def record_cuda_graph(work: Callable[[], None], changes: Sequence[Tensor]) -> Callable[[], None]:
-    """Record `work`, which changes the tensors in `changes` and nothing else."""
+    """Record `work`, which changes only the tensors in `changes`, and return its replay."""
     here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(here)
     with torch.cuda.stream(aside):
@@ -53,13 +53,16 @@ def record_cuda_graph(work: Callable[[], None], changes: Sequence[Tensor]) -> Ca
         _free_generator()
         raise
     finally:
-        torch.cuda.set_stream(here)  # which a capture that fails may not have left
+        torch.cuda.set_stream(here)  # a failed capture may not have left its own stream
     return graph.replay
 
 
 def _free_generator() -> None:
-    """Give the device's generator a state of its own: where a capture cannot be ended, older
-    versions of PyTorch leave it in the capture, and dropout fails (pytorch#171263)."""
+    """Give the device's generator a new state.
+
+    If a capture cannot be ended, older versions of PyTorch leave the generator in the capture, and
+    dropout fails (pytorch#171263).
+    """
     index = torch.cuda.current_device()
     with contextlib.suppress(RuntimeError, AttributeError):
         fresh = torch.Generator(f"cuda:{index}")
@@ -74,20 +77,21 @@ class _Recording(NamedTuple):
 
 
 class RecordedGradients:
-    """`Work` that is recorded when a batch size first comes, and repeated from then on.
+    """`Work` that is recorded at the first batch of each size and replayed from then on.
 
-    A recording is used only if its first repetition gives, bit for bit, what the work itself gives.
-    Where it does not, or cannot be made, the work is done as it is from then on.
+    A recording is used only if its first replay gives bit for bit the same results as the work
+    itself. If it does not, or if recording fails, the work is executed without a graph from then
+    on.
 
     Args:
-        work: the work; it must not wait for the device.
-        parameters: whose gradients it computes.
-        changes: returns the tensors that it changes: buffers, figures.
-        warn: told once, in a line, why there is no recording.
-        record: how to record.
+        work: the work to record; it must not wait for the device.
+        parameters: the parameters whose gradients it computes.
+        changes: returns the tensors that it changes: buffers, losses and hits.
+        warn: called at most once, with one line that says why there is no recording.
+        record: the function that records.
 
     Attributes:
-        refused: why there is no recording; empty as long as there is one.
+        refused: why there is no recording; empty while recording works.
     """
 
     def __init__(
@@ -105,7 +109,7 @@ class RecordedGradients:
         self.refused = ""
 
     def __call__(self, index: Tensor, numbers: Tensor, place: Tensor) -> None:
-        """Do the work; the parameters' ``grad`` are then those of this batch."""
+        """Do the work; afterwards, the parameters' ``grad`` are those of this batch."""
         self._place.copy_(place)
         if not self.refused and len(index) not in self._recordings:
             try:
@@ -124,10 +128,10 @@ class RecordedGradients:
             parameter.grad = gradient
 
     def _new(self, index: Tensor, numbers: Tensor) -> _Recording:
-        """A recording for batches of `index`'s size, found to do what the work does.
+        """Record batches of the size of `index`, and check that the replay gives the same results.
 
         Raises:
-            RuntimeError: it does something else.
+            RuntimeError: the results differ, or the network cannot be recorded.
         """
         images, drawn, device = index.clone(), numbers.clone(), index.device
         changes = list(self._changes())
@@ -135,7 +139,7 @@ class RecordedGradients:
         random = rng.state(device)
 
         def work() -> None:
-            self._forget_gradients()  # so that the backward pass writes, and does not add
+            self._forget_gradients()  # so that the backward pass writes instead of accumulating
             self._work(images, drawn, self._place)
 
         def restore() -> None:
@@ -160,7 +164,7 @@ class RecordedGradients:
             found = [*self._gradients(), *changes]
             if not all(map(_same_bits, expected, found)):
                 raise RuntimeError("its first replay differs from the step itself")
-        finally:  # also where it fails half-way: the step is done then as if nothing had been tried
+        finally:  # also after a failure, so that the step is done as if nothing had been tried
             restore()
         return recording
 
@@ -179,5 +183,5 @@ class RecordedGradients:
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal, NaN for NaN."""
+    """Return whether two tensors are equal, where NaN equals NaN."""
     return one.shape == other.shape and bool(torch.equal(one.nan_to_num(), other.nan_to_num()))

@@ -1,4 +1,4 @@
-"""The machine that a run trains on: its device, its precision, and what they are called."""
+"""The machine that a run trains on: its device, its precision, and its memory."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ GIVEN = (
     *("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE"),
     *("SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "CUDA_VISIBLE_DEVICES"),
 )
-"""Environment variables that are set where a job was given GPUs."""
+"""Environment variables that are set if a job was given GPUs."""
 NO_DRIVER = (9, 12, 15, 18)
-"""nvidia-smi's exit statuses for a driver that is not loaded, not there, has lost its GPU, or has
-another version than its library."""
+"""Exit statuses of nvidia-smi if the driver is not loaded, is missing, has lost its GPU, or has a
+different version than its library."""
 WHEELS = ((580, "cu130"), (525, "cu126"), (450, "cu118"))
-"""The oldest driver for each CUDA that PyTorch is built for, by CUDA's minor version
-compatibility."""
+"""The oldest driver for each CUDA version that PyTorch is built for, according to CUDA's minor
+version compatibility."""
 
 
 def device(config: Config) -> torch.device:
-    """The device that `config` asks for.
+    """Return the device that `config` asks for.
 
     Raises:
-        UserError: it is not there, or cannot do the precision asked for; or ``device=auto`` would
-            train on the CPU although there is a GPU.
+        UserError: the device does not exist or does not support the precision, or ``device=auto``
+            would use the CPU although there is a GPU.
     """
     cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if config.device.startswith("cuda"):
@@ -62,11 +62,11 @@ def device(config: Config) -> torch.device:
 
 
 def _without_kernels(index: int) -> str:
-    """Why PyTorch, which sees the GPU, can start nothing on it; empty where it can."""
+    """Return why PyTorch cannot run anything on a GPU that it sees; empty if it can."""
     try:
         major, minor = torch.cuda.get_device_capability(index)
         built = torch.cuda.get_arch_list()
-    except (RuntimeError, AssertionError):  # whatever it is, the first tensor will say
+    except (RuntimeError, AssertionError):  # whatever the reason, the first tensor will report it
         return ""
     kinds = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", architecture) for architecture in built]
     if not kinds:
@@ -86,7 +86,7 @@ def _without_kernels(index: int) -> str:
 
 
 def unseen_gpu() -> str:
-    """Why a GPU that is there, or that this job was given, is not used; empty if there is none."""
+    """Return why PyTorch does not see an existing or allocated GPU; empty if there is none."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None and hidden.strip() in ("", "-1", "NoDevFiles"):
         return ""  # GPUs are hidden on purpose
@@ -99,7 +99,7 @@ def unseen_gpu() -> str:
     there = found or f"this job was given a GPU ({given[0]}={os.environ[given[0]]})"
     if found and not driver:
         return f"{there}: restart the machine or reinstall the driver"
-    if not found and os.path.exists("/dev/kfd"):  # AMD's
+    if not found and os.path.exists("/dev/kfd"):  # AMD's driver
         return f"{there}, but this PyTorch ({torch.__version__}) cannot use it: {_install('rocm')}"
     if torch.version.cuda is None:
         return (
@@ -115,7 +115,7 @@ def unseen_gpu() -> str:
 
 
 def _install(driver: str) -> str:
-    """How to get a PyTorch for `driver`: NVIDIA's by its version, or ``rocm``; empty if unknown."""
+    """Return how to install PyTorch for `driver`, a version of NVIDIA's or ``rocm``."""
     number = re.match(r"\d+", driver)
     known = [wheel for oldest, wheel in WHEELS if number and int(number[0]) >= oldest]
     if not known:
@@ -128,9 +128,9 @@ def _install(driver: str) -> str:
 
 
 def nvidia_smi() -> tuple[str, str]:
-    """The first GPU in words and its driver's version, as nvidia-smi has them.
+    """Return a description of the first GPU and its driver's version, from nvidia-smi.
 
-    Both are empty where there is no GPU, the version alone where the driver does not work.
+    Both are empty if there is no GPU; only the version is empty if the driver does not work.
     """
     if shutil.which("nvidia-smi") is None:
         return "", ""
@@ -149,7 +149,7 @@ def nvidia_smi() -> tuple[str, str]:
 
 
 def _is_on_the_bus() -> bool:
-    """Whether the machine has an NVIDIA GPU, whatever its driver says."""
+    """Return whether the machine has an NVIDIA GPU, regardless of its driver."""
     for vendor in Path("/sys/bus/pci/devices").glob("*/vendor"):
         with contextlib.suppress(OSError):
             kind = vendor.with_name("class").read_text().strip()
@@ -159,7 +159,7 @@ def _is_on_the_bus() -> bool:
 
 
 def prepare(config: Config) -> torch.device:
-    """Set PyTorch up for `config`, before the first tensor is made; the device to train on."""
+    """Set PyTorch up for `config`, before the first tensor is created; return the device."""
     chosen = device(config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -169,27 +169,27 @@ def prepare(config: Config) -> torch.device:
     if chosen.type != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.deterministic = True
-        # Streams and graphs belong to the current device, whatever tensors they work on.
+        # Streams and graphs belong to the current device, whatever tensors they use.
         torch.cuda.set_device(chosen)
     return chosen
 
 
 NO_MEMORY = (
-    *("not enough memory", "can't allocate memory"),  # PyTorch's, of the machine
-    *("out of memory", "ALLOC_FAILED"),  # CUDA's and its libraries', of the device
+    *("not enough memory", "can't allocate memory"),  # PyTorch, about the machine's memory
+    *("out of memory", "ALLOC_FAILED"),  # CUDA and its libraries, about the device's memory
 )
-"""How an error says so."""
+"""Parts of the messages of errors for lack of memory."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that the memory of the device, or of the machine, is used up."""
+    """Return whether `error` means that the device or the machine is out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 def environment(device: torch.device) -> dict[str, str | int]:
-    """What the bits of a run depend on beside its configuration."""
+    """Return what a run's exact results depend on, apart from its configuration."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": device.type,
@@ -200,9 +200,9 @@ def environment(device: torch.device) -> dict[str, str | int]:
 
 
 def peak_memory() -> int:
-    """The most memory of this process that was resident at any time, in bytes."""
+    """Return the largest resident memory of this process so far, in bytes."""
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as status:
-        for line in status:  # what getrusage says there may be the parent process's
+        for line in status:  # getrusage may report the parent process's
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""The network of a run: built, initialised and laid out for its device."""
+"""Build, initialise and place the network of a run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..models import rng
 from ..models.initialization import initialize, select
 
 LAYERS = 8
-"""That are shown of a network; of more, groups are."""
+"""The largest number of layers to show; with more layers, groups of them are shown."""
 
 
 def layers(network: nn.Module) -> dict[str, list[Tensor]]:
-    """The weights of convolutions, dense layers and the like, by the name of their layer.
+    """Return the weights of convolutions, dense layers and the like, by the name of their layer.
 
-    Of more than `LAYERS` they are grouped by the modules that they are in, as deep as that gives no
-    more groups; where no module groups them, neighbours are put together.
+    If there are more than `LAYERS`, they are grouped by the modules that contain them, as deep as
+    the number of groups allows; if no module groups them, neighbours are combined.
     """
     found = {
         name.removesuffix(".weight"): weight
@@ -44,17 +44,17 @@ def layers(network: nn.Module) -> dict[str, list[Tensor]]:
 def build(
     config: Config, shape: tuple[int, int, int], classes: int, seed: int, device: torch.device
 ) -> nn.Module:
-    """The network that `config` describes, on `device`, initialised per its protocol.
+    """Build the network that `config` describes, on `device`, initialised by its protocol.
 
     Args:
-        config: the run.
+        config: the run's configuration.
         shape: channels, height and width of the images.
         classes: number of classes.
-        seed: decides the weights, which are drawn on the CPU and are the same on every device.
-        device: where it is to train.
+        seed: seed of the weights, which are drawn on the CPU and are the same on every device.
+        device: the device to train on.
 
     Raises:
-        UserError: the network cannot be had for such images, or with ``batchnorm=on``.
+        UserError: the network does not support such images, or ``batchnorm=on``.
     """
     with rng.seeded(seed):
         network = config.model.build(shape, classes, batchnorm=config.batchnorm.enabled)

@@ -1,4 +1,4 @@
-"""The optimizer's parameter groups: which learning rate and which share of λ on which weights."""
+"""The optimizer's parameter groups, with their learning rates and their shares of λ."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..models.initialization import select
 
 
 def groups(config: Config, model: nn.Module) -> list[dict[str, Any]]:
-    """Parameter groups in the model's order, each with its factor on λ (``decay``) and on lr.
+    """Return parameter groups with their factors on λ (``decay``) and on the learning rate.
 
-    Where the learning rate is multiplied, λ is divided, so that their product and with it the decay
-    per step stay as they are.
+    Where the learning rate is multiplied, λ is divided, so that their product, and with it the
+    decay per step, stays the same.
     """
     control = config.control
     penalized = select(model, control.penalized)
@@ -38,10 +38,10 @@ def groups(config: Config, model: nn.Module) -> list[dict[str, Any]]:
 
 
 def require_weight_decay(optimizer: Optimizer, config: Config) -> None:
-    """Refuse an optimizer that would train without λ; groups that say no factors have 1.
+    """Check that λ acts on `optimizer`; groups without a ``decay`` factor get 1.
 
     Raises:
-        UserError: it has no weight decay, or its groups are others than those that it was given.
+        UserError: the optimizer has no weight decay, or its groups are not those that it was given.
     """
     name = type(optimizer).__name__
     require(
@@ -60,19 +60,19 @@ def require_weight_decay(optimizer: Optimizer, config: Config) -> None:
 
 
 def apply_lambda(optimizer: Optimizer, lambda_: float) -> None:
-    """Let the next step decay the weights with λ, each group with its share of it."""
+    """Set the weight decay of the next step from λ, for each group with its factor."""
     for group in optimizer.param_groups:
         group["weight_decay"] = 2 * lambda_ * group["decay"]
 
 
 def learning_rate(optimizer: Optimizer) -> float:
-    """The learning rate as it is now, less the factors of groups."""
+    """Return the current learning rate, without the groups' factors."""
     group = optimizer.param_groups[0]
     return float(group["lr"]) / float(group.get("lr_factor", 1.0))
 
 
 def lr_factors(optimizer: Optimizer) -> dict[Tensor, float]:
-    """The factor on the learning rate of each parameter."""
+    """Return the factor on the learning rate of each parameter."""
     return {
         parameter: group.get("lr_factor", 1.0)
         for group in optimizer.param_groups
@@ -81,13 +81,13 @@ def lr_factors(optimizer: Optimizer) -> dict[Tensor, float]:
 
 
 def penalized_squares(optimizer: Optimizer) -> Tensor:
-    """Σθ² over all parameters, each with its group's factor on λ: a tensor of one number."""
+    """Return Σθ² over all parameters, weighted by the groups' factors on λ, as a scalar tensor."""
     sums = [group["decay"] * sum_of_squares(group["params"]) for group in optimizer.param_groups]
     return torch.stack(sums).sum()
 
 
 def sum_of_squares(parameters: Sequence[Tensor]) -> Tensor:
-    """Σθ² over `parameters`: a tensor of one number."""
+    """Return Σθ² over `parameters` as a scalar tensor."""
     return (
         torch.stack([torch.linalg.vector_norm(parameter) for parameter in parameters])
         .square()

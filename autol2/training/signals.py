@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop at its next step boundary."""
+"""Signals that ask a run to stop after the current step."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
-"""Ctrl-C; a cluster's preemption; a terminal that is closed; a cluster's warning before the time
-limit (as submitit's)."""
+"""Ctrl-C; a cluster's preemption; a closed terminal; a cluster's warning before the time limit (as
+sent by submitit)."""
 
 TOGETHER = 1.0
-"""Seconds within which two Ctrl-C are one."""
+"""Two Ctrl-C within this many seconds count as one."""
 
 
 @contextlib.contextmanager
 def caught(
     handler: Callable[[int, FrameType | None], None], signals: Iterable[signal.Signals] = SIGNALS
 ) -> Iterator[None]:
-    """Let `signals` call `handler` in the ``with`` block; under nohup, SIGHUP stays ignored."""
+    """Handle `signals` with `handler` in the ``with`` block; under nohup, SIGHUP stays ignored."""
     before = {
         number: signal.signal(number, handler)
         for number in signals
@@ -36,13 +36,13 @@ def caught(
 
 
 class StopRequest:
-    """While entered, notes the first of `SIGNALS` instead of dying of it.
+    """While entered, records the first of `SIGNALS` instead of ending the process.
 
-    A second Ctrl-C has its usual effect, at once; within a second of the first it is the same one,
-    which a terminal and a program around this one have both passed on.
+    A second Ctrl-C has its usual effect at once. Within a second of the first it counts as the same
+    one, passed on by both a terminal and a program around this one.
 
     Attributes:
-        signal: the signal that arrived, None so far.
+        signal: the signal that arrived; None before that.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One run, from its configuration to its end: what a command does, and each process of a sweep."""
+"""Execute one run from its configuration; used by the train command and by sweeps' processes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from ..runs.run import Run
 from ..runs.state import read_state, summary
 
 LOOKED_AT = 100
-"""Runs of a study that are looked at for one on data of the same name."""
+"""The largest number of a study's runs to check for other data of the same name."""
 
 
 def train(config: Config, overrides: Sequence[str] = ()) -> int:
-    """Do the run that `config` describes, unless it is done; the exit status (see `attempt`).
+    """Execute the run that `config` describes unless it is finished; return the exit status.
+
+    See `attempt` for the status.
 
     Args:
-        config: the run.
+        config: the run's configuration.
         overrides: what the user types for it, for messages and run.json.
     """
     run = Run(config, overrides)
@@ -37,7 +39,7 @@ def train(config: Config, overrides: Sequence[str] = ()) -> int:
         print(f"{run.folder}: already {summary(run.state)}; rerun=true repeats it")
         return 0
     require_installed(config)
-    # Only now what takes seconds to import.
+    # Import only now what takes seconds to import.
     from ..data import dataset as data
     from . import hardware
     from .attempt import attempt
@@ -49,10 +51,10 @@ def train(config: Config, overrides: Sequence[str] = ()) -> int:
 
 
 def require_installed(config: Config) -> None:
-    """Refuse what needs a package that is not on this machine.
+    """Check that the packages that `config` needs are installed on this machine.
 
     Raises:
-        UserError: it says which, and how to install it.
+        UserError: a package is missing; the message says how to install it.
     """
     for option in fields(config):
         component = getattr(config, option.name)
@@ -61,7 +63,7 @@ def require_installed(config: Config) -> None:
 
 
 def _refuse_mixture(run: Run, digest: str) -> None:
-    """Refuse to do a run beside runs on other data that are called the same."""
+    """Raise a `UserError` if the study has runs on different data with the same name."""
     mine = identity(run.config).get("data")
     with contextlib.suppress(OSError):
         for folder in itertools.islice(run.folder.parent.iterdir(), LOOKED_AT):
@@ -78,7 +80,7 @@ def _refuse_mixture(run: Run, digest: str) -> None:
 
 
 def _refuse_other_code(run: Run) -> None:
-    """Refuse to go on with a run, or to pass off its result, when the user's code has changed."""
+    """Raise a `UserError` if the user's code has changed since the run was started."""
     if module := changed_module(run.state, run.config):
         raise UserError(
             f"{run.folder} was trained with an earlier version of {module}: "
@@ -87,7 +89,9 @@ def _refuse_other_code(run: Run) -> None:
 
 
 def refuse_other_data(run: Run) -> None:
-    """Refuse to pass off a result as that of other images, unless those are gone, or other code.
+    """Raise a `UserError` if a finished run used other data or code than it would use now.
+
+    Data that no longer exist are not compared.
 
     Raises:
         UserError: the finished `run` was made from other data, or with other code.
@@ -97,7 +101,8 @@ def refuse_other_data(run: Run) -> None:
     if not recorded.get("digest"):
         return
     same_place = recorded.get("root") == (str(source.place) if source.place else None)
-    if same_place and source.place and not os.path.exists(source.place):  # nor to be seen by us
+    # it is gone, or hidden from us
+    if same_place and source.place and not os.path.exists(source.place):
         return
     if not source.holds(recorded["digest"]):
         where = "which were in the same folder" if same_place else f"from {recorded.get('root')}"

@@ -1,8 +1,8 @@
 """The training loop: step, measure, evaluate, checkpoint.
 
-λ is applied as weight decay 2λ: for SGD the gradient of the penalty λ·Σθ² over all parameters. What
-is measured is read back from the device only where something depends on it, so that a GPU is never
-waited for without need.
+λ is applied as a weight decay of 2λ; for SGD, this is the gradient of the penalty λ·Σθ² over all
+parameters. Measurements are read back from the device only when something depends on them, so that
+the CPU does not wait for a GPU needlessly.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ VALIDATION = ("validation_loss", "validation_accuracy")
 
 
 class Diverged(Exception):
-    """The training loss is no longer finite."""
+    """The training loss is not finite any more."""
 
     def __init__(self, step: int, lambda_: float) -> None:
         super().__init__(f"the loss is not finite at step {step}, with λ = {lambda_:g}")
@@ -66,13 +66,13 @@ class Diverged(Exception):
 
 
 class Trainer:
-    """One run of training, from its first step or from a checkpoint.
+    """Trains one run, from its first step or from a checkpoint.
 
     Args:
-        config: the run.
-        data: its images, on any device.
+        config: the run's configuration.
+        data: the data set, on any device.
         folder: the run's directory, for records and checkpoints.
-        device: where to train.
+        device: the device to train on.
     """
 
     def __init__(self, config: Config, data: Dataset, folder: Path, device: torch.device) -> None:
@@ -100,26 +100,26 @@ class Trainer:
         self.lr_factors = optimizer.lr_factors(self.optimizer)
         self.loss_scale = config.loss.scale(len(data.classes))
         self.step = 0
-        """Steps done."""
+        """Number of steps done."""
         self.evaluation_pending = False
-        """Whether the test set is to be evaluated before the next step."""
+        """Whether the test set has to be evaluated before the next step."""
         self.losses = torch.zeros(self.steps_per_epoch, device=device)
         self.hits = torch.zeros(self.steps_per_epoch, dtype=torch.int64, device=device)
         self.squares = torch.zeros(self.steps_per_epoch, device=device)
         self.penalties = torch.zeros(self.steps_per_epoch, device=device)
-        """Of each step of the epoch: mean loss and correct images; where it is measured, Σθ² and
-        the penalty's Σθ² (see `optimizer.penalized_squares`)."""
+        """For each step of the epoch: mean loss and number of correct images; in measured steps,
+        also Σθ² and the penalty's Σθ² (see `optimizer.penalized_squares`)."""
         self.lrs = [math.nan] * self.steps_per_epoch
         """The learning rate of each step of the epoch."""
         self.reads_at_once = self.policy.measures or device.type == "cpu"
         """Whether a measurement is read back at once, or at the end of its epoch."""
         self.own_lambdas = torch.zeros(self.steps_per_epoch, device=device)
-        """λ of each step of the epoch, where the optimizer finds it."""
+        """The λ of each step of the epoch, if the optimizer finds it."""
         self.read = 0
-        """Steps of the epoch whose measurements have been read back."""
+        """Number of steps of the epoch whose measurements have been read back."""
         self.order = torch.empty(0, dtype=torch.int64)
         self.gradients: Work = self._gradients
-        """Does a step's forward and backward pass."""
+        """Computes a step's forward and backward pass."""
         self.graph: RecordedGradients | None = None
         if device.type == "cuda" and config.cuda_graph == "auto":
             self.graph = self.gradients = RecordedGradients(
@@ -134,7 +134,7 @@ class Trainer:
         self.evaluations: Records
         self.warned = False
         self.changes: list[str] = []
-        """Lines about changes of λ that nobody has taken yet."""
+        """Lines about changes of λ that have not been reported yet."""
         self.last_loss = math.nan
         self.last_lambda = 0.0
         self.last_accuracy = math.nan
@@ -142,7 +142,7 @@ class Trainer:
     # ---------------------------------------------------------------- one step
 
     def train_step(self) -> None:
-        """Do one optimiser step; with it, where due, a measurement (see `read_back`)."""
+        """Do one optimizer step and, if due, a measurement (see `read_back`)."""
         position = self.step % self.steps_per_epoch
         if position == 0:
             self._begin_epoch()
@@ -165,8 +165,8 @@ class Trainer:
         if self.lr_schedule is not None:
             self.lr_schedule.step()
             self._warn_of_sign_flip()
-        if self.graph is None:  # which forgets them itself
-            self.optimizer.zero_grad()  # at once: the next forward pass has use for the memory
+        if self.graph is None:  # the graph discards them itself
+            self.optimizer.zero_grad()  # at once, since the next forward pass needs the memory
         if not self.warm:
             self.warm = True
             if self.device.type == "cpu" and self.config.cpu_kernels:
@@ -180,8 +180,10 @@ class Trainer:
             self.read_back()
 
     def _gradients(self, index: Tensor, numbers: Tensor, place: Tensor) -> None:
-        """Forward and backward pass on the images of `index`, augmented as `numbers` say; loss and
-        hits go to `place` of the epoch's."""
+        """Run the forward and backward pass on the images of `index`, augmented with `numbers`.
+
+        Loss and hits are written to position `place` of the epoch.
+        """
         images = self.data.normalize(self.data.train_images[index])
         targets = self.data.train_labels[index]
         images, targets = self.config.augmentation.apply(
@@ -196,39 +198,39 @@ class Trainer:
             self.hits.index_copy_(0, place, (scores.argmax(1) == likeliest).sum()[None])
 
     def _drawn(self, batch: int) -> Tensor:
-        """The random numbers of the next step's augmentation."""
+        """Return the random numbers for the augmentation of the next step."""
         generator = step_generator(self.config.seed, self.step)
         numbers = self.config.augmentation.draw(generator, batch)
         drawn = torch.from_numpy(numbers)
-        if self.device.type == "cuda":  # without waiting for the steps under way
+        if self.device.type == "cuda":  # without waiting for queued steps
             return drawn.pin_memory().to(self.device, non_blocking=True)
         return drawn.to(self.device)
 
     def _measured(self, step: int) -> bool:
-        """Whether a step, given its number from 0, is measured."""
+        """Return whether a step, given its number from 0, is measured."""
         if self.policy.before_update:
             return step % self.measure_every == 0
         return (step % self.steps_per_epoch + 1) % self.measure_every == 0
 
     @property
     def done_of_epoch(self) -> int:
-        """Steps done of the epoch that the last step belongs to; 0 before the first step."""
+        """The number of steps done in the last step's epoch; 0 before the first step."""
         return (self.step - 1) % self.steps_per_epoch + 1 if self.step else 0
 
     def read_back(self) -> None:
-        """Read the steps up to the last measurement: write it down and let λ react.
+        """Read back the steps up to the last measurement, record them, and let λ react.
 
-        What lies after it waits for the next one (or the epoch's end), so that it does not matter
-        when this is called.
+        Later steps wait for the next measurement (or the end of the epoch), so that it does not
+        matter when this is called.
 
         Raises:
-            Diverged: one of their losses is not finite.
+            Diverged: one of the losses is not finite.
         """
         if self.step:
             self._read(self.step)
 
     def _read(self, steps: int) -> None:
-        """Read the first `steps` steps of the run; see `read_back`."""
+        """Read back the first `steps` steps of the run (see `read_back`)."""
         epoch_start = (steps - 1) // self.steps_per_epoch * self.steps_per_epoch
         done = steps - epoch_start
         if done < self.steps_per_epoch:
@@ -266,7 +268,7 @@ class Trainer:
             raise diverged
 
     def _react(self, epoch_start: int, position: int, loss: float, accuracy: float) -> str:
-        """Let the controller take in a measurement; what became of λ."""
+        """Pass a measurement to the policy, and return what happened to λ."""
         step = epoch_start + position + 1
         before = self.policy.lambda_at(step)
         decision = self.policy.measure(loss, accuracy, step, position + 1)
@@ -286,7 +288,7 @@ class Trainer:
             self.penalties[position] = optimizer.penalized_squares(self.optimizer)
 
     def changing(self) -> list[Tensor]:
-        """The tensors that a forward and backward pass changes, gradients aside."""
+        """Return the tensors that a forward and backward pass changes, apart from gradients."""
         return [*self.model.buffers(), self.losses, self.hits]
 
     def _begin_epoch(self) -> None:
@@ -308,7 +310,7 @@ class Trainer:
         return scores.float()
 
     def _decide_lambda(self) -> tuple[torch.optim.Optimizer, LambdaPolicy]:
-        """The optimizer, and what decides λ."""
+        """Return the optimizer and the policy that decides λ."""
         config, control = self.config, self.config.control
         made, policy = config.method.build(
             config.circumstances(self.steps, config.lr),
@@ -334,7 +336,7 @@ class Trainer:
 
     @property
     def lambda_(self) -> float:
-        """λ of the next step; where the optimizer finds it, of the last step that was read back."""
+        """The λ of the next step; if the optimizer finds it, that of the last step read back."""
         return self.last_lambda if self.own else self.policy.lambda_at(self.step)
 
     def _apply_lambda(self) -> None:
@@ -359,7 +361,7 @@ class Trainer:
 
     @torch.inference_mode()
     def evaluate(self, stop: Callable[[], bool] = lambda: False) -> bool:
-        """Evaluate the test set and write a row of epochs.csv; False if `stop` said to give up."""
+        """Evaluate the test set and append a row to epochs.csv; return False if stopped."""
         self.read_back()
         self.model.eval()
         before = rng.state(self.device)
@@ -370,7 +372,7 @@ class Trainer:
                 self.data.validation_images, self.data.validation_labels, stop
             )
         if test is None or (validation is None and len(self.data.validation_images)):
-            rng.restore(before, self.device)  # it is done again from its beginning
+            rng.restore(before, self.device)  # the evaluation will be repeated from its beginning
             return False
         self.last_accuracy = test[1]
         epoch, position = divmod(self.step - 1, self.steps_per_epoch)
@@ -405,7 +407,7 @@ class Trainer:
     def _evaluate_on(
         self, images: Tensor, labels: Tensor, stop: Callable[[], bool]
     ) -> tuple[float, float] | None:
-        """Mean loss and accuracy in percent on uint8 `images`; None if `stop` said to give up."""
+        """Return mean loss and accuracy (%) on uint8 `images`; None if `stop` returns True."""
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
         size = self.config.evaluation.batch_size
@@ -420,9 +422,9 @@ class Trainer:
 
     @property
     def evaluation_columns(self) -> list[str]:
-        """Header of epochs.csv; each layer's ‖w‖ and effective learning rate lr/‖w‖² come last.
+        """The columns of epochs.csv, with each layer's ‖w‖ and effective learning rate lr/‖w‖².
 
-        Of a group of layers, ‖w‖² is their mean.
+        For a group of layers, ‖w‖² is their mean.
         """
         shown = [f"{what}_{layer}" for layer in self.layers for what in ("norm", "effective_lr")]
         validation = VALIDATION if len(self.data.validation_images) else ()
@@ -431,14 +433,14 @@ class Trainer:
     # ---------------------------------------------------------------- state
 
     def begin(self) -> None:
-        """Start from step 0 with empty records."""
+        """Start at step 0 with empty records."""
         self.measurements = Records(self.folder / "measurements.csv", MEASUREMENTS)
         self.evaluations = Records(self.folder / "epochs.csv", self.evaluation_columns)
         self._apply_lambda()
-        rng.begin(_seed(self.config.seed, "layers"))  # what dropout draws, on any device
+        rng.begin(_seed(self.config.seed, "layers"))  # for dropout and the like, on any device
 
     def flush(self, *, to_disk: bool = False) -> None:
-        """Hand the records to the system, and to the disk if asked."""
+        """Flush the records to the operating system and, with `to_disk`, to the disk."""
         self.measurements.flush(to_disk=to_disk)
         self.evaluations.flush(to_disk=to_disk)
 
@@ -448,7 +450,7 @@ class Trainer:
         self.evaluations.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides the rest of the run; the records are on disk when it returns."""
+        """Return all that determines the rest of the run; the records are then on disk."""
         self.read_back()
         self.flush(to_disk=True)
         position = self.done_of_epoch
@@ -478,7 +480,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`; the records are cut back to it.
+        """Restore `state`, and truncate the records to match it.
 
         Raises:
             Changed: the records on disk do not begin with those of `state`.
@@ -490,7 +492,8 @@ class Trainer:
                 f"data.name=NAME"
             )
         known = state["measurements"], state["evaluations"]
-        require_unchanged(self.folder / "epochs.csv", known[1])  # before the other is cut back
+        # before the other file is truncated
+        require_unchanged(self.folder / "epochs.csv", known[1])
         self.measurements = Records(self.folder / "measurements.csv", MEASUREMENTS, known[0])
         columns = self.evaluation_columns
         self.evaluations = Records(self.folder / "epochs.csv", columns, known[1])
@@ -518,12 +521,12 @@ class Trainer:
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
-    """The order of the images in an epoch: int64 [size], the same on every device."""
+    """Return the order of the images in an epoch: int64 [size], the same on every device."""
     generator = torch.Generator().manual_seed(_seed(seed, "order", epoch))
     return torch.randperm(size, generator=generator)
 
 
 def _seed(seed: int, *purpose: object) -> int:
-    """An independent seed for each purpose of a run's seed."""
+    """Derive an independent seed for each purpose from a run's seed."""
     text = ":".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

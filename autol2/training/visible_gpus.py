@@ -1,4 +1,4 @@
-"""The GPUs that CUDA would show a process, without PyTorch."""
+"""List the GPUs that are visible to CUDA, without importing PyTorch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import subprocess
 
 
 def gpus() -> list[str]:
-    """The NVIDIA GPUs that CUDA would show a process, by the names that it knows them by.
+    """Return the NVIDIA GPUs that CUDA would show a process, each by its index or UUID.
 
-    As CUDA does, those that CUDA_VISIBLE_DEVICES names after one that is not there do not count.
+    Like CUDA, this ignores the GPUs that CUDA_VISIBLE_DEVICES lists after one that does not exist.
     """
     there = _installed()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -33,7 +33,7 @@ def _is_there(name: str, there: list[tuple[str, str]]) -> bool:
 
 
 def _installed() -> list[tuple[str, str]]:
-    """Index and UUID of each GPU, as nvidia-smi tells; none where it does not."""
+    """Return index and UUID of each GPU from nvidia-smi; empty if it fails."""
     try:
         done = subprocess.run(
             ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"],

@@ -1,1 +1,1 @@
-"""What makes a network faster on a CPU and leaves its mathematics alone."""
+"""Kernels that speed up a network on a CPU without changing its mathematics."""

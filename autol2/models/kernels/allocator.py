@@ -1,12 +1,12 @@
-"""The C library's memory allocator, told to keep freed memory.
+"""Configure the C library's memory allocator to keep freed memory.
 
-Each training step frees and allocates the same large tensors. glibc gives large blocks back to the
-system at once and gets them anew, page by page: on a CPU the page faults take longer than the
-arithmetic. `keep_freed_memory` makes it reuse them. Results do not change.
+Each training step frees and allocates the same large tensors. glibc returns large blocks to the
+system at once and gets them back page by page; on a CPU, these page faults take longer than the
+arithmetic. `keep_freed_memory` makes glibc reuse the blocks. Results do not change.
 
-The time for it is after the first step. What is allocated then for good, such as oneDNN's kernels,
-would otherwise lie between the large blocks, and what is free between them be too short for the
-next one: in fp32 with batch-norm that costs another 0.2 GB.
+It should be called after the first step. Otherwise, permanent allocations of the first step, such
+as oneDNN's kernels, would lie between the large blocks and leave gaps that are too small for the
+next one: in fp32 with batch-norm, this costs another 0.2 GB.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
-    """Set the allocator up; whether it could be done."""
+    """Configure the allocator, and return whether this was possible."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt

@@ -1,15 +1,16 @@
-"""Batch-norm fused into its neighbours: the convolution before it, or the max pool after it.
+"""Batch-norm fused with the convolution before it or the max pooling after it.
 
-PyTorch's own sums up its statistics in fp32, value after value, in channels_last on a CPU: on
-digits, which are mostly background, the outputs of the network's first one were 5e-4 of their norm
-off, and weights 1e-3 after 30 steps. These are exact to rounding, and at the paper's width faster.
+On a CPU in channels_last, PyTorch's own batch-norm sums up its statistics in fp32, value by value.
+On digits, which are mostly background, the outputs of the network's first batch-norm were off by
+5e-4 of their norm, and weights by 1e-3 after 30 steps. The functions here are exact up to rounding
+and, at the paper's width, faster.
 
 Batch-norm subtracts a mean and multiplies by a scale, which a convolution can do with its own bias
-and weights. Both follow from the means m and the covariance C of the windows that the convolution
-looks at: the outputs of a filter w have the mean w·m and the variance w·C·w. For a first layer,
-with its few inputs, that is little work, and nothing else as large as its outputs is computed or
-kept. And since batch-norm keeps the order of a channel's values, or with a negative scale turns it
-round, only one value of a max pool's window needs to be scaled.
+and weights. Both follow from the means m and the covariance C of the windows of the convolution's
+input: the outputs of a filter w have mean w·m and variance w·C·w. For a first layer with few input
+channels, this takes little work, and no other tensor as large as the outputs is computed or stored.
+Since batch-norm preserves the order of a channel's values, or reverses it if its scale is negative,
+only one value of each pooling window needs to be scaled.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ WINDOW = 2
 
 
 def fused_weights(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights and biases with which `conv` gives what ``norm(conv(images))`` gives.
+    """Return weights and biases with which `conv` computes ``norm(conv(images))``.
 
-    The running statistics are updated as that would.
+    The running statistics are updated as by ``norm``.
 
     Args:
         conv: a convolution with a bias and a stride of 1, without padding.
-        norm: on its outputs, with running statistics and a momentum.
-        images: float32 [N, in, H, W]; there is no gradient for them.
+        norm: batch-norm of its outputs, with running statistics and a momentum.
+        images: float32 [N, in, H, W]; no gradient is computed for them.
 
     Raises:
-        ValueError: one of these is missing.
+        ValueError: the bias, the running statistics or the momentum are missing.
     """
     if conv.bias is None:
         raise ValueError("the convolution needs a bias")
@@ -55,17 +56,17 @@ def fused_weights(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -> tupl
 
 
 def max_pool_normalized(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """What ``max_pool2d(norm(x), 2)`` gives, and does to the running statistics.
+    """Compute ``max_pool2d(norm(x), 2)`` and update the running statistics.
 
-    Where a weight of `norm` is exactly 0, all values of a window are equal, and its gradient is
-    that of the largest one of `x`; PyTorch has that of the first one.
+    If a weight of `norm` is exactly 0, all values of a window are equal. Its gradient is then that
+    of the largest value of `x` here, but that of the first value in PyTorch.
 
     Args:
-        norm: with running statistics and a momentum.
+        norm: batch-norm with running statistics and a momentum.
         x: [N, C, H, W], in channels_last.
 
     Raises:
-        ValueError: these are missing.
+        ValueError: the running statistics or the momentum are missing.
     """
     if not (norm.training and x.device.type == "cpu"):
         return max_pool2d(norm(x), 2)
@@ -77,7 +78,7 @@ def max_pool_normalized(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 
 class _NormalizedPool(torch.autograd.Function):
-    """Of float32 values [N, H, W, C], weight, bias and eps: the outputs, means and variances."""
+    """Maps float32 values [N, H, W, C], weight, bias and eps to outputs, means and variances."""
 
     @staticmethod
     def forward(
@@ -85,7 +86,8 @@ class _NormalizedPool(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         count = values[..., 0].numel()
         mean = values.sum((0, 1, 2)) / count
-        sign = torch.where(weight < 0, -1.0, 1.0)  # the pool's largest is the values' smallest
+        # for a negative weight, the largest output is the smallest value
+        sign = torch.where(weight < 0, -1.0, 1.0)
         centred = torch.addcmul(-sign * mean, values, sign)
         variance = centred.square().sum((0, 1, 2)) / count
         deviation = torch.sqrt(variance + eps)
@@ -115,14 +117,14 @@ class _NormalizedPool(torch.autograd.Function):
 
 
 def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Its running mean and variance."""
+    """Return the running mean and variance of `norm`."""
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("batch-norm needs running statistics")
     return norm.running_mean, norm.running_var
 
 
 def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Update its running statistics with those of `count` values a channel."""
+    """Update the running statistics of `norm` with those of `count` values per channel."""
     running_mean, running_var = _running(norm)
     if norm.momentum is None or norm.num_batches_tracked is None:
         raise ValueError("batch-norm needs a momentum")
@@ -133,9 +135,10 @@ def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> 
 
 
 def _windows(images: Tensor, height: int, width: int) -> Tensor:
-    """All windows of `images` [N, C, ...]: [N, height · width · C, windows of an image].
+    """Return all windows of `images` [N, C, ...]: [N, height · width · C, windows per image].
 
-    What `torch.nn.functional.unfold` gives, in the order of weights in channels_last; faster.
+    The result is that of `torch.nn.functional.unfold` in the order of channels_last weights; this
+    is faster.
     """
     images = images.contiguous()
     down, across = images.shape[2] - height + 1, images.shape[3] - width + 1

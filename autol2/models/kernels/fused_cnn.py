@@ -1,10 +1,11 @@
-"""The paper's network for a CPU: its layers, fused.
+"""The paper's network with fused layers, for a CPU.
 
-Pooling also stands before the first bias, which it commutes with. Since flooring pools throw away
-an edge row and column, the part of the image that only those see is cut off first (sums are
-reordered: about 1e-6); with batch-norm in training, whose statistics do see it, it stays. The first
-batch-norm is done by the convolution before it, the second after the pool behind it
-(`batch_norm`), and the second convolution with fewer products (`winograd`).
+Pooling also precedes the first bias, with which it commutes. Since pooling drops an incomplete last
+row and column, the part of the image that only these depend on is cropped first (this reorders
+sums, which changes results by about 1e-6). With batch-norm in training, the statistics depend on
+that part, so it is kept. The first batch-norm is fused with the convolution before it, the second
+with the pooling after it (`batch_norm`), and the second convolution needs fewer products
+(`winograd`).
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from .batch_norm import fused_weights, max_pool_normalized
 
 
 def seen(sides: Sequence[int]) -> list[int]:
-    """Height and width of the corner of an image of `sides` that the dense layers depend on."""
+    """Return height and width of the corner of an image that the dense layers depend on."""
     return [4 * (((side - 2) // 2 - 2) // 2) + 6 for side in sides]
 
 
 class FusedCNN(nn.Module):
-    """Does what the network of `autol2.models.cnn.CNN` does, with the same parameters, faster.
+    """Computes the same as the network of `autol2.models.cnn.CNN`, faster.
+
+    It has the same parameters.
 
     Args:
-        network: that network, whose layers it takes over.
+        network: the network whose layers it uses.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -47,7 +50,7 @@ class FusedCNN(nn.Module):
         self.crops_training = "norm1" not in layers
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores [N, classes] of normalised `images` [N, C, H, W]."""
+        """Return class scores [N, classes] of normalised `images` [N, C, H, W]."""
         if self.crops_training or not self.training:
             height, width = seen(images.shape[2:])
             images = images[..., :height, :width]

@@ -1,15 +1,16 @@
-"""3×3 convolution by Winograd's minimal filtering, on the CPU.
+"""3×3 convolution with Winograd's minimal filtering, on the CPU.
 
-A tile of m × m outputs depends on (m + 2) × (m + 2) inputs. Taken as polynomials, in rows and in
-columns, that are multiplied through their values at m + 2 points, it needs (m + 2)² products for
-each pair of channels where the textbook's sum needs 9·m²: a quarter of them for m = 4 (A. Lavin and
-S. Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308). With the points 0,
-±1, 1/2, ±2 and infinity, the error stays near the textbook's (B. Barabasz et al., "Error Analysis
-and Improving the Accuracy of Winograd Convolution for Deep Neural Networks", arXiv:1803.10986).
+A tile of m × m outputs depends on (m + 2) × (m + 2) inputs. If rows and columns are treated as
+polynomials, which are multiplied via their values at m + 2 points, a tile takes (m + 2)² products
+per pair of channels instead of the direct sum's 9·m², which is a quarter for m = 4 (A. Lavin and S.
+Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308). With the points 0, ±1,
+1/2, ±2 and infinity, the error stays close to that of the direct sum (B. Barabasz et al., "Error
+Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks",
+arXiv:1803.10986).
 
-Rows and columns of outputs are cut into fours and fives, as it takes the fewest products: 13 are
-4 + 4 + 5. Tiles of all sizes have the weights' values in common at the points that they share, and
-with that a matrix product.
+Rows and columns of outputs are split into fours and fives such that the number of products is
+minimal: 13 is split into 4 + 4 + 5. Tiles of all sizes share the weights' values at their common
+points, and therefore a matrix product.
 """
 
 from __future__ import annotations
@@ -28,30 +29,31 @@ from torch import Tensor, nn
 
 KERNEL = 3
 SIZES = (4, 5)
-"""Outputs in a row or column of a tile."""
+"""Possible numbers of outputs in a row or column of a tile."""
 POINTS = (0, 1, -1, 0.5, -2, math.inf, 2)
-"""For m outputs in a row or column the first m + 2 of them."""
+"""The interpolation points; m outputs in a row or column use the first m + 2 of them."""
 CHANNELS = 128
-"""Channels, in and out, from which on what is saved outweighs what the transforms cost."""
+"""The number of input and output channels from which the savings exceed the transforms' cost."""
 IMAGES = 128
-"""Images at a time: an evaluation of many takes no more memory in between."""
+"""Number of images at a time, which limits the memory that an evaluation of many images takes."""
 LANES = 16
-"""Channels are filled up with zeros to a multiple of this, which matrix products like."""
+"""Channels are padded with zeros to a multiple of this, which speeds up matrix products."""
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` with a 3×3 kernel, stride 1 and no padding, faster where it can be.
+    """`torch.nn.Conv2d` with a 3×3 kernel, stride 1 and no padding, accelerated where possible.
 
-    That is on a CPU, with many channels. There the products are in fp32, and outputs and gradients
-    differ from the textbook's by a few 1e-6 of their norm; under autocast to bf16 the outputs are
-    rounded to that, if the CPU has no units of its own for bf16. Elsewhere it is PyTorch's own.
+    It is faster on a CPU with many channels. The products are then computed in fp32, and outputs
+    and gradients differ from the direct sum's by a few 1e-6 of their norm; under autocast to bf16,
+    the outputs are rounded to bf16. In all other cases, and for bf16 on a CPU with its own units
+    for bf16, PyTorch's own convolution is used.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, KERNEL)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Outputs [N, out, H - 2, W - 2] of `input` [N, in, H, W]."""
+        """Return the outputs [N, out, H - 2, W - 2] of `input` [N, in, H, W]."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
         if (
             min(self.in_channels, self.out_channels) < CHANNELS
@@ -61,7 +63,7 @@ class Conv2d(nn.Conv2d):
             or (dtype == torch.bfloat16 and has_bf16_units())
             or input.dim() != 4
             or len(input) == 0
-            or min(input.shape[2:]) < KERNEL  # which is refused there
+            or min(input.shape[2:]) < KERNEL  # PyTorch raises an error for these
         ):
             return super().forward(input)
         with torch.autocast("cpu", enabled=False):
@@ -75,9 +77,9 @@ class Conv2d(nn.Conv2d):
 
 @functools.cache
 def has_bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this CPU has units for matrix products in bf16 (Intel's AMX, ARM's BFMMLA).
+    """Return whether this CPU has units for bf16 matrix products (Intel's AMX, ARM's BFMMLA).
 
-    Where the system does not say, it is taken to have none.
+    If the system does not say, it is assumed to have none.
     """
     try:
         flags = cpuinfo.read_text(encoding="utf-8").split()
@@ -87,11 +89,11 @@ def has_bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def transforms(m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The matrices of m outputs in a line, with a row for each of n = m + 2 points.
+    """Return the matrices for m outputs in a row, with one row for each of n = m + 2 points.
 
-    They are B [n, n], G [n, 3] and A [n, m], float64: the outputs are
-    ``A.T @ ((G @ w) * (B @ x))``, x being the n inputs and w the 3 weights (equation 6 of Lavin and
-    Gray). What depends on m stands in A and B: at a point, G is the same for every m.
+    They are B [n, n], G [n, 3] and A [n, m] in float64. With n inputs x and 3 weights w, the
+    outputs are ``A.T @ ((G @ w) * (B @ x))`` (equation 6 of Lavin and Gray). Everything that
+    depends on m is in A and B: at a given point, G is the same for every m.
     """
     points = POINTS[: m + KERNEL - 1]
     b = np.zeros((len(points), len(points)))
@@ -105,28 +107,28 @@ def transforms(m: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _powers(point: float, count: int) -> NDArray[np.float64]:
-    """What the coefficients of a polynomial are multiplied with for its value at `point`."""
+    """Return the factors of a polynomial's coefficients in its value at `point`."""
     return np.eye(count)[-1] if point == math.inf else np.power(float(point), np.arange(count))
 
 
 def _denominator(point: float, points: Sequence[float]) -> float:
-    """The denominator of Lagrange's polynomial that is 1 at `point` and 0 at the other `points`."""
+    """Return the denominator of Lagrange's polynomial that is 1 at `point`, 0 at other `points`."""
     if point == math.inf:
         return 1.0
     return math.prod(point - node for node in points if node not in (point, math.inf))
 
 
 class Pieces(NamedTuple):
-    """Pieces of one size, one after the other, that a line of outputs is cut into."""
+    """Consecutive pieces of equal size that a row or column of outputs is split into."""
 
     first: int
-    """Where the first of them begins."""
+    """The position where the first of them begins."""
     size: int
     number: int
 
 
 def pieces(length: int) -> list[Pieces]:
-    """The pieces of a line of outputs that take the fewest products; the last may jut out."""
+    """Split a row or column of outputs with the fewest products; the last piece may overhang."""
     small, large = SIZES
     counts = [
         (-(-max(length - large * count, 0) // small), count)
@@ -145,12 +147,13 @@ class Tiles(NamedTuple):
     down: Pieces
     across: Pieces
     margin: int
-    """Pixels more a side than the tile's outputs: none, or as many as those depend on."""
+    """By how many pixels a side exceeds the tile's outputs: 0, or the extra inputs they depend
+    on."""
 
     def cut(self, images: Tensor) -> Tensor:
-        """The tiles of `images` [N, H, W, C]: [pixels of a tile, tiles · channels filled up].
+        """Cut `images` [N, H, W, C] into tiles: [pixels of a tile, tiles · padded channels].
 
-        Where a tile juts out of its image, there are zeros.
+        Where a tile extends beyond its image, it contains zeros.
         """
         places = (self.down.size + self.margin) * (self.across.size + self.margin)
         tiles = images.new_zeros(places, self.number(images) * filled_up(images.shape[3]))
@@ -159,16 +162,16 @@ class Tiles(NamedTuple):
         return tiles
 
     def add(self, tiles: Tensor, images: Tensor) -> None:
-        """Add to `images` what `cut` would have made `tiles` of."""
+        """Add `tiles` to the pixels of `images` from which `cut` would take them."""
         for inside, pixels in self._places(tiles, images):
             pixels.add_(inside)
 
     def number(self, images: Tensor) -> int:
-        """How many tiles there are in `images`."""
+        """Return the number of tiles in `images`."""
         return len(images) * self.down.number * self.across.number
 
     def _places(self, tiles: Tensor, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each place in a tile: the tiles' pixels there, and the same pixels of the images."""
+        """Yield, for each position in a tile, the tiles' pixels there and those of the images."""
         down, across = self.down, self.across
         tiles = tiles.view(len(tiles), len(images), down.number, across.number, -1)
         for place, inside in enumerate(tiles):
@@ -179,18 +182,19 @@ class Tiles(NamedTuple):
 
 
 class Transform:
-    """From images to the values of their tiles at the points.
+    """Transforms images to the values of their tiles at the points.
 
     Args:
-        groups: of points at which the same tiles have values; the first has all tiles. Of each kind
-            of tiles, what their pixels are multiplied with: float32 [points, pixels].
+        groups: groups of points at which the same tiles have values; the first has all tiles. Each
+            group maps a kind of tiles to the matrix that multiplies their pixels: float32 [points,
+            pixels].
     """
 
     def __init__(self, groups: list[dict[Tiles, Tensor]]) -> None:
         self.groups = groups
 
     def values(self, images: Tensor) -> list[Tensor]:
-        """Of each group [points, tiles, channels filled up], of `images` [N, H, W, C]."""
+        """Transform `images` [N, H, W, C]; for each group: [points, tiles, padded channels]."""
         cuts = {tiles: tiles.cut(images) for tiles in self.groups[0]}
         found = []
         for group in self.groups:
@@ -203,7 +207,7 @@ class Transform:
         return found
 
     def add(self, values: list[Tensor], images: Tensor) -> None:
-        """Add to `images` what the transpose of this makes of `values`."""
+        """Apply the transposed transform to `values`, and add the result to `images`."""
         cuts: dict[Tiles, Tensor] = {}
         for group, of_group in zip(self.groups, values, strict=True):
             parts = torch.split(of_group, [tiles.number(images) for tiles in group], 1)
@@ -218,9 +222,9 @@ class Transform:
 
 @functools.cache
 def plan(height: int, width: int) -> tuple[Transform, list[Tensor], Transform]:
-    """The transforms of inputs, weights and outputs, for images of height × width outputs.
+    """Return the transforms of inputs, weights and outputs for height × width outputs.
 
-    That of the weights is what they are multiplied with: of each group [points, 9].
+    The transform of the weights is a list of matrices, one for each group: [points, 9].
     """
     inputs, weights, outputs = [], [], []
     for (rows, down), (columns, across) in itertools.product(
@@ -240,7 +244,7 @@ def plan(height: int, width: int) -> tuple[Transform, list[Tensor], Transform]:
 
 
 def _in_common(line: list[Pieces]) -> Iterator[tuple[slice, list[Pieces]]]:
-    """Points, and the pieces of `line` that have values there."""
+    """Yield groups of points with the pieces of `line` that have values there."""
     first = 0
     for place, point in enumerate(line):
         last = point.size + KERNEL - 1
@@ -249,16 +253,16 @@ def _in_common(line: list[Pieces]) -> Iterator[tuple[slice, list[Pieces]]]:
 
 
 def filled_up(channels: int) -> int:
-    """`channels` and the zeros behind them."""
+    """Return the number of channels after padding with zeros."""
     return -(-channels // LANES) * LANES
 
 
 class Winograd(torch.autograd.Function):
-    """Outputs of float32 inputs [N, in, H, W], weights [out, in, 3, 3] and biases [out]."""
+    """Convolves float32 inputs [N, in, H, W] with weights [out, in, 3, 3] and biases [out]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """The outputs, float32 [N, out, H - 2, W - 2], in channels_last."""
+        """Return the outputs, float32 [N, out, H - 2, W - 2], in channels_last."""
         images = x.permute(0, 2, 3, 1)
         out, channels = weight.shape[:2]
         height, width = (side - KERNEL + 1 for side in x.shape[2:])
@@ -279,7 +283,7 @@ class Winograd(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of the three: the same products, each the other way round."""
+        """Return the gradients of inputs, weights and biases, by the transposed products."""
         out, channels = ctx.weight[:2]
         gradients = gradient.permute(0, 2, 3, 1)
         for_inputs, for_weights, for_outputs = plan(*gradients.shape[1:3])
@@ -299,5 +303,5 @@ class Winograd(torch.autograd.Function):
 
 
 def times(matrix: Tensor, stack: Tensor) -> Tensor:
-    """`matrix` [p, q] times a stack [q, ...]: [p, ...]."""
+    """Multiply `matrix` [p, q] with a stack [q, ...]: [p, ...]."""
     return (matrix @ stack.flatten(1)).view(len(matrix), *stack.shape[1:])

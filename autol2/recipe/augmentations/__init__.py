@@ -1,1 +1,1 @@
-"""Random changes to training images, one option a module."""
+"""Random augmentations of training images, one module for each option."""

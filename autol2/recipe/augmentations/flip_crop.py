@@ -1,4 +1,4 @@
-"""Mirroring and shifting, the usual augmentation of CIFAR (He et al., 2016, section 4.2)."""
+"""Random flips and crops, the usual augmentation for CIFAR (He et al., 2016, section 4.2)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 MOST_PADDING = 1024
-"""Pixels on each side."""
+"""The largest padding on each side, in pixels."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class FlipCrop(Augmentation):
         )
 
     def draw(self, generator: np.random.Generator, batch: int) -> NDArray[np.float32]:
-        """Of each image: whether it is mirrored, and the first row and column of the crop."""
+        """Draw, for each image, whether to mirror it and the first row and column of the crop."""
         mirrored = generator.integers(0, 2, (batch, 1))
         corners = generator.integers(0, 2 * self.padding + 1, (batch, 2))
         return np.concatenate([mirrored, corners], 1).astype(np.float32)
@@ -44,7 +44,7 @@ class FlipCrop(Augmentation):
     def apply(
         self, images: Tensor, labels: Tensor, numbers: Tensor, classes: int
     ) -> tuple[Tensor, Tensor]:
-        """See `Augmentation.apply`; the images come out in channels_last memory format."""
+        """Flip and crop (see `Augmentation.apply`); the images are returned in channels_last."""
         import torch
         from torch.nn.functional import pad
 

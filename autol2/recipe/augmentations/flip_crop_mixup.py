@@ -1,7 +1,7 @@
-"""Mirroring, shifting and mixup (Zhang et al., 2018, "mixup: beyond empirical risk minimization").
+"""Flips, crops and mixup (Zhang et al., 2018, "mixup: beyond empirical risk minimization").
 
-Each image of a batch is blended with the one at the mirrored place of the batch, and so are their
-labels; each has a weight of its own, drawn from Beta(α, α), as in the released code of Auto L2.
+Each image of a batch and its label are blended with those at the opposite position of the batch.
+Each image has its own weight, drawn from Beta(α, α), as in the released code of Auto L2.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class FlipCropMixup(FlipCrop):
         )
 
     def draw(self, generator: np.random.Generator, batch: int) -> NDArray[np.float32]:
-        """As flip_crop; then the weight of each image."""
+        """Draw the numbers of flip_crop, and the weight of each image."""
         moved = super().draw(generator, batch)
         weights = generator.beta(self.alpha, self.alpha, (batch, 1)).astype(np.float32)
         return np.concatenate([moved, weights], 1)
@@ -47,12 +47,12 @@ class FlipCropMixup(FlipCrop):
     def apply(
         self, images: Tensor, labels: Tensor, numbers: Tensor, classes: int
     ) -> tuple[Tensor, Tensor]:
-        """See `Augmentation.apply`."""
+        """Flip, crop and mix (see `Augmentation.apply`)."""
         import torch
 
         images, labels = super().apply(images, labels, numbers, classes)
         weight = numbers[:, 3]
-        # Not one_hot, which looks at the labels' values on a CPU.
+        # one_hot would read the labels' values on a CPU.
         targets = (labels[:, None] == torch.arange(classes, device=labels.device)).float()
         return (
             images.flip(0).lerp(images, weight[:, None, None, None]),

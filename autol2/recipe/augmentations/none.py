@@ -1,4 +1,4 @@
-"""No augmentation."""
+"""The option of no augmentation."""
 
 from __future__ import annotations
 

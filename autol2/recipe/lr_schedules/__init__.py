@@ -1,1 +1,1 @@
-"""Learning rate schedules, one option a module."""
+"""Learning rate schedules, one module for each option."""

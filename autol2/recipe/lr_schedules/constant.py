@@ -1,4 +1,4 @@
-"""A constant learning rate."""
+"""The schedule with a constant learning rate."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ class Constant(LRSchedule):
     usual: ClassVar[bool] = True
 
     def main(self, optimizer: Optimizer, steps: int, before: int) -> None:
-        """None: nothing moves."""
+        """Return None, since the learning rate is constant."""
         return

@@ -1,4 +1,4 @@
-"""Half a cosine down (Loshchilov & Hutter, 2017, "SGDR", without restarts)."""
+"""Cosine annealing (Loshchilov & Hutter, 2017, "SGDR", without restarts)."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class Cosine(LRSchedule):
         )
 
     def main(self, optimizer: Optimizer, steps: int, before: int) -> LRScheduler:
-        """See `LRSchedule.main`."""
+        """Return the cosine scheduler (see `LRSchedule.main`)."""
         from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
         if self.final and len(optimizer.param_groups) > 1:
-            # torch's has one lowest rate for all, whatever their own.
+            # torch's has one lowest rate for all groups, whatever their own rates.
             return LambdaLR(optimizer, self._share(steps))
         lr = optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"])
         return CosineAnnealingLR(optimizer, steps, self.final * float(lr))
 
     def _share(self, steps: int) -> Callable[[int], float]:
-        """The share of lr at each of `steps` steps, as torch's CosineAnnealingLR has it."""
+        """Return the share of lr as a function of the step, like torch's CosineAnnealingLR."""
 
         def share(step: int) -> float:
             half = (1 + math.cos(math.pi * min(step, steps) / steps)) / 2

@@ -1,4 +1,4 @@
-"""`LRSchedule`: what every option of the config group ``lr_schedule`` is derived from."""
+"""`LRSchedule`, the base class of the config group ``lr_schedule``."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class LRSchedule(Component):
         )
 
     def main(self, optimizer: Optimizer, steps: int, before: int) -> LRScheduler | None:
-        """The scheduler of `steps` steps, which come after `before` of a warm-up.
+        """Return the scheduler for `steps` steps, which follow `before` steps of warm-up.
 
-        None where lr stays as it is.
+        None means that lr stays constant.
         """
         raise NotImplementedError
 
     def warmup_steps(self, steps: int) -> int:
-        """How many of `steps` steps the warm-up takes; one is left at least."""
+        """Return how many of `steps` steps the warm-up takes; at least one is left."""
         return min(round(self.warmup * steps), steps - 1)
 
     def build(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
-        """The scheduler of a training of `steps` steps; None where lr stays as it is."""
+        """Return the scheduler for a training of `steps` steps; None if lr stays constant."""
         from torch.optim.lr_scheduler import ConstantLR, LinearLR, SequentialLR
 
         rising = self.warmup_steps(steps)

@@ -1,4 +1,4 @@
-"""Steps down at milestones, as residual networks were trained first."""
+"""Step decay at milestones, the original schedule of residual networks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Step(LRSchedule):
         )
 
     def main(self, optimizer: Optimizer, steps: int, before: int) -> LRScheduler:
-        """See `LRSchedule.main`; a milestone is a share of all of training, the warm-up with it."""
+        """Return the step scheduler (see `LRSchedule.main`); milestones include the warm-up."""
         from torch.optim.lr_scheduler import MultiStepLR
 
         places = [round(milestone * (before + steps)) - before for milestone in self.milestones]

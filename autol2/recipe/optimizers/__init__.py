@@ -1,1 +1,1 @@
-"""Optimizers, one option a module."""
+"""Optimizers, one module for each option."""

@@ -38,7 +38,7 @@ class AdamW(Optimizer):
         )
 
     def build(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        """See `Optimizer.build`."""
+        """Return torch's AdamW (see `Optimizer.build`)."""
         import torch
 
         betas = self.betas[0], self.betas[1]

@@ -1,4 +1,4 @@
-"""`Optimizer`: what every option of the config group ``optimizer`` is derived from."""
+"""`Optimizer`, the base class of the config group ``optimizer``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Optimizer(Component):
-    """How a step changes the weights, given their gradients."""
+    """The rule by which a step changes the weights, given their gradients."""
 
     decoupled: ClassVar[bool] = False
-    """Whether the decay multiplies the weights, instead of being added to their gradients."""
+    """Whether the decay multiplies the weights instead of being added to their gradients."""
 
     def build(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        """The optimizer.
+        """Return the optimizer.
 
         Args:
-            groups: parameter groups. Each has its ``weight_decay`` set to 2λ before each step.
-            lr: learning rate of groups that name none.
+            groups: the parameter groups; the ``weight_decay`` of each is set to 2λ before each
+                step.
+            lr: learning rate of the groups that do not have their own.
         """
         raise NotImplementedError

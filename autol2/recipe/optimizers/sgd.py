@@ -1,4 +1,4 @@
-"""Stochastic gradient descent."""
+"""Stochastic gradient descent, with or without momentum."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SGD(Optimizer):
         )
 
     def build(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        """See `Optimizer.build`."""
+        """Return torch's SGD (see `Optimizer.build`)."""
         import torch
 
         return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov)
