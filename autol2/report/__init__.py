@@ -1,12 +1,12 @@
-"""The report on a study: tables, figures and a page that can be answered for."""
+"""The report on a study: tables, figures, and a page in which every number can be checked."""
 
 import contextlib
 import os
 import sys
 
 if "MPLBACKEND" in os.environ and "matplotlib" not in sys.modules:
-    # As inherited from Jupyter, whose backend need not be installed where the report is made:
-    # matplotlib would refuse to be imported, though figures here need no backend at all.
+    # The variable may come from Jupyter, whose backend need not be installed here. Importing
+    # matplotlib would then fail, although the figures of the report need no backend.
     _backend = os.environ.pop("MPLBACKEND")
     import matplotlib
 

@@ -1,7 +1,8 @@
 """Report on a study: ``python -m autol2.report study=paper``, by default the newest one.
 
-Writes ``runs.csv``, ``summary.csv``, ``epochs.csv``, the figures and ``index.html`` to the study's
-``report/``. The study may have been trained elsewhere: see autol2/report/README.md.
+The command writes ``runs.csv``, ``summary.csv``, ``epochs.csv``, the figures and ``index.html`` to
+the folder ``report/`` of the study. It also reads results from your own training loop: see
+autol2/report/README.md.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .runs import Curves, curves
 from .tables import Tables, tables, write_csv
 
 CIFAR10 = {"train": 50_000, "test": 10_000, "classes": 10}
-"""The published runs' data, however it came here."""
+"""The sizes of the data set of the published runs, which identify it whatever its source."""
 
 
 @dataclass
@@ -66,7 +67,7 @@ class ReportConfig:
 
 @command("report")
 def main(cfg: DictConfig) -> None:
-    """The Hydra entry point."""
+    """Write the report on the study that the configuration names, and print the verdict."""
     config = parse_as(ReportConfig, cfg)
     study = find(Path(config.outputs), config.study)
     console = Console(highlight=False, soft_wrap=True)
@@ -83,10 +84,18 @@ def report(
     console: Console,
     question: Question = Question(),  # noqa: B008 (it is frozen)
 ) -> tuple[Path, list[str]]:
-    """Write the report on the study in folder `study`; the page's path and the verdict.
+    """Write the report on a study.
+
+    Args:
+        study: the folder of the study.
+        console: the console for progress messages.
+        question: the target and the margin, if the user has set them.
+
+    Returns:
+        The path of the page, and the sentences of the verdict.
 
     Raises:
-        UserError: the folder holds no runs, or cannot be written.
+        UserError: if the folder contains no runs, or cannot be read or written.
     """
     try:
         found, own = records(study), recorded.read(study)
@@ -152,7 +161,7 @@ def _remove_others(folder: Path, drawings: Sequence[plot.Drawing]) -> None:
 
 
 def _on_cifar10(read: list[tuple[Record, Curves]]) -> bool:
-    """Whether the published figures mean anything beside these runs'."""
+    """Whether any of the runs used CIFAR-10, so that the published results are comparable."""
     sizes = [record.state.get("data") or {} for record, _ in read]
     return any({**size, **CIFAR10} == size for size in sizes)
 

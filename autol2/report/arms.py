@@ -1,4 +1,4 @@
-"""What a study's arms came to, and how each schedule compares with the fixed λs."""
+"""The results of the arms of a study, and the comparison of each schedule with the fixed λs."""
 
 from __future__ import annotations
 
@@ -17,36 +17,43 @@ from .speed import Run, known, mean_of, numbers
 from .words import arm_name, components, plural
 
 FIGURE = "accuracy"
-"""The figure that arms are compared by: the mean test accuracy of the last tenth of training, less
-noisy than the last epoch's, and not a maximum over test accuracies, which would peek."""
+"""The column by which arms are compared: the mean test accuracy of the last tenth of training.
+
+It is less noisy than the accuracy of the last epoch. The maximum is not used, since it would be
+selected on the test set.
+"""
 ENDED = ("completed", "diverged", "failed", "broken")
-"""Statuses of runs that do not go on by themselves."""
+"""Statuses of runs that will not continue by themselves."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What the user asks of a study beside which arm is better."""
+    """What the user wants to know about a study, besides which arm is better."""
 
     target: float | None = None
-    """Test accuracy in percent whose reaching is timed; None for `speed.default_target`."""
+    """Target test accuracy in percent, for measuring speed; None for that of `speed.target`."""
     margin: float | None = None
-    """Points within which two arms count as equivalent; None where nobody asks."""
+    """Equivalence margin in points; None if equivalence is not tested."""
 
 
 @dataclass
 class Arm:
-    """The runs of an arm and what is found out about them."""
+    """The runs of an arm and their evaluation."""
 
     runs: list[Run]
+    """The runs of the arm."""
     around: list[Run]
-    """All runs under the same circumstances."""
+    """All runs in the same context, including those of the arm."""
     scores: Scores
+    """The scores of the arm."""
     comparison: Comparison | None = None
+    """The comparison with the fixed λs; None for a fixed λ, or if there is none to compare with."""
     row: dict[str, Any] = field(default_factory=dict)
+    """The row of the arm in the summary."""
 
     @property
     def baseline(self) -> bool:
-        """Whether it is a fixed λ."""
+        """Whether the arm is a fixed λ."""
         return bool(self.runs[0]["baseline"])
 
 
@@ -55,13 +62,13 @@ def summary(
     question: Question = Question(),
     circumstances: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> pd.DataFrame:
-    """A row an arm, from the table of runs; autol2/report/README.md says what the columns are.
+    """Build the table of arms, with one row per arm; autol2/report/README.md explains its columns.
 
     Args:
         runs: the table of runs.
-        question: what is asked.
-        circumstances: the options behind each ``context`` of the runs, to say which of them differ
-            where a schedule has no fixed λ to compare with.
+        question: the target and the margin.
+        circumstances: the options that each ``context`` of the runs stands for. They are used to
+            explain why a schedule has no fixed λ to compare with.
     """
     readable = [run for run in runs.to_dict("records") if known(run["method"])]
     arms = []
@@ -95,7 +102,7 @@ def summary(
 
 
 def _on_common_seeds(arms: list[Arm]) -> None:
-    """Add each arm's mean on the seeds that all have, those aside that diverged."""
+    """Add the mean of each arm on the seeds that all arms without a diverged run have in common."""
     sound = [arm for arm in arms if arm.row["n"] and not arm.row["diverged"]]
     sound = sound or [arm for arm in arms if arm.row["n"]]
     seeds = set.intersection(*(set(arm.scores.by_seed) for arm in sound)) if sound else set()
@@ -134,7 +141,7 @@ def _scores(arm: list[Run]) -> Scores:
 
 
 def _described(arm: list[Run]) -> dict[str, Any]:
-    """What an arm's own runs came to."""
+    """Return the columns of an arm that depend only on its own runs."""
     done = [run for run in arm if run["status"] == "completed" and known(run[FIGURE])]
     diverged = sum(run["status"] == "diverged" for run in arm)
     unfinished = sum(run["status"] not in ENDED for run in arm)
@@ -195,18 +202,18 @@ NOT_COMPARED: dict[str, Any] = {
     "unmatched": "",
     "better_elsewhere": "",
 }
-"""The columns of a comparison for an arm without one."""
+"""The columns of the comparison, with their values for an arm that is not compared."""
 
 
 def _compare(arms: list[Arm], question: Question) -> None:
-    """Add the columns of the comparison to each arm's row, adjusted for their number."""
+    """Add the columns of the comparison to each arm's row, adjusted for multiple comparisons."""
     there = [(arm, one) for arm in arms if (one := arm.comparison) is not None]
     tested = sum(not math.isnan(score.p) for _, score in there)
     factors = stats.holm([score.p for _, score in there])
     for (arm, score), factor in zip(there, factors, strict=True):
         factor = len(there) if math.isnan(factor) else factor
         level = 1 - (1 - stats.LEVEL) / factor
-        # The strongest of several is ahead by luck, too: only the upper limit has to allow for it.
+        # The strongest of several rivals is partly lucky; only the upper limit must account for it.
         upper = 1 - (1 - stats.LEVEL) / (factor * score.compared)
         difference = stats.interval(score.differences, level, upper)
         adjusted = min(1.0, score.p * factor) if not math.isnan(score.p) else math.nan
@@ -250,13 +257,13 @@ def _compare(arms: list[Arm], question: Question) -> None:
 
 
 def _incomplete(row: Mapping[str, Any]) -> bool:
-    """Whether some of an arm's runs have no result, or none to be counted."""
+    """Whether any run of an arm diverged, failed, or has not ended."""
     return bool(row["diverged"] or row["lost"] or row["unfinished"])
 
 
 def _seeds_needed(one: Comparison, comparisons: int, significant: bool) -> int | None:
-    """See `stats.seeds_needed`; more than there are where the difference was not significant."""
-    tests = comparisons * (1 if one.better else one.compared)  # see `Comparison.p`
+    """Return `stats.seeds_needed`, but more than there are if the difference is not significant."""
+    tests = comparisons * (1 if one.better else one.compared)  # See `Comparison.p`.
     needed = stats.seeds_needed(one.differences, tests)
     if needed is None or significant:
         return needed
@@ -264,7 +271,7 @@ def _seeds_needed(one: Comparison, comparisons: int, significant: bool) -> int |
 
 
 def _no_yardstick(scores: Iterable[Scores]) -> str:
-    """Each with what is the matter with it."""
+    """List fixed λs with the reason why each of them cannot serve as a reference."""
     said = []
     for score in scores:
         on = f"on {score.diverged} of {plural(len(score.by_seed), 'seed')}"
@@ -278,7 +285,7 @@ def _listed(scores: Iterable[Scores]) -> str:
 
 
 def _choose_settings(arms: list[Arm]) -> None:
-    """Mark, of each schedule that ran with several settings, the strongest, and what chose it."""
+    """For each method that ran with several settings, mark the strongest and how it was chosen."""
     methods: dict[str, list[Arm]] = {}
     for arm in arms:
         if not arm.baseline and arm.scores.by_seed:
@@ -300,7 +307,7 @@ def _equivalent(difference: stats.Interval, margin: float | None) -> bool | None
 def _say_where_else(
     arm: Arm, arms: list[Arm], circumstances: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Say of a schedule which fixed λ is better at other settings, or what keeps it from one."""
+    """Note which fixed λ in another context beats a schedule, or why none is comparable."""
     if arm.baseline:
         return
     elsewhere = [
@@ -330,7 +337,7 @@ def _say_where_else(
 
 
 def _unmatched(arm: Arm, fixed: list[Arm], circumstances: Mapping[str, Mapping[str, Any]]) -> str:
-    """The options in which the nearest fixed λ differs; empty where there is none."""
+    """Describe the options in which the most similar fixed λ differs; empty if there is none."""
     own = circumstances.get(arm.row["context"], {})
     found = []
     for other in fixed:
@@ -350,7 +357,7 @@ def _short(value: Any) -> str:
 
 
 def in_order(arms: Iterable[str]) -> dict[str, int]:
-    """The place of each arm's name: by method, then by its numbers."""
+    """Return the position of each arm's name when sorted by method and then by its numbers."""
     known = components("method").values()
     methods = [
         method.label for method in sorted(known, key=lambda one: (one.place, one.label.lower()))

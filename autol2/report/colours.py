@@ -1,4 +1,4 @@
-"""Colours of figures: each can be seen on white, and has a counterpart for dark pages."""
+"""The colours of figures, which are visible on white and have counterparts for dark pages."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from matplotlib.colors import to_hex, to_rgb
 from numpy.typing import NDArray
 
 WHITE, BLACK = "#ffffff", "#16181b"
-"""Backgrounds: of figures and light pages, of dark pages."""
+"""The background of figures and light pages, and that of dark pages."""
 TEXT, SOFT, GRID = "#1a1a1a", "#5c5c5c", "#d9d9d9"
-"""Of words and axes, of what is less important, of grids."""
+"""The colours of text and axes, of less important parts, and of grids."""
 CURVES = (
     *("#0072b2", "#d55e00", "#008560", "#b0388f", "#8a6d00", "#3d3d3d"),
     *("#8a1c1c", "#6f5bd6", "#0096a6", "#5d8c00", "#e0457b", "#8d6e63"),
 )
-"""Of curves, which never share one."""
+"""The colours of curves, in the order in which they are used."""
 DARK = {
     **dict(
         zip(
@@ -34,9 +34,9 @@ DARK = {
     SOFT: "#a8a8a8",
     GRID: "#3a3d42",
 }
-"""What stands for a colour on a dark page."""
+"""The counterpart of each colour on a dark page."""
 VISIBLE = 3.0
-"""Contrast that a line needs with what is behind it (WCAG 2.2, 1.4.11)."""
+"""Minimum contrast between a line and its background (WCAG 2.2, 1.4.11)."""
 DASHES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
     *("solid", (0, (6, 2)), (0, (2, 1.5))),
     *((0, (6, 2, 1.5, 2)), (0, (1, 1.6))),
@@ -44,12 +44,12 @@ DASHES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
 
 
 def ramp(count: int) -> list[str]:
-    """So many colours from dark to light, for values that have an order."""
+    """Return `count` colours from dark to light, for ordered values."""
     return [to_hex(shade) for shade in mpl.colormaps["viridis"](np.linspace(0, 0.56, count))]
 
 
 def on_dark(colour: str) -> str:
-    """What stands for a colour, "#rrggbb", on a dark page."""
+    """Return the counterpart of a colour, "#rrggbb", on a dark page."""
     if colour in DARK:
         return DARK[colour]
     red_green_blue, white = np.array(to_rgb(colour)), 0.0
@@ -64,7 +64,10 @@ def _lightened(red_green_blue: NDArray[np.float64], white: float) -> str:
 
 
 def contrast(one: str, other: str) -> float:
-    """Of two colours, "#rrggbb": from 1 (none) to 21 (black on white), as WCAG 2.2 defines it."""
+    """Return the contrast of two colours, "#rrggbb", as defined in WCAG 2.2.
+
+    It ranges from 1 (no contrast) to 21 (black on white).
+    """
     darker, lighter = sorted((_luminance(to_rgb(one)), _luminance(to_rgb(other))))
     return (lighter + 0.05) / (darker + 0.05)
 

@@ -1,4 +1,4 @@
-"""Whether a run.json is one that a report can use: a run whose is not is listed as broken."""
+"""Validation of run.json files; a run whose file is not valid is listed as broken."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NEEDED = {
     "completed": (*ALWAYS, *(f"result.{name}" for name in FIGURES[:3])),
     "diverged": (*ALWAYS, "diverged.step", "diverged.lambda"),
 }
-"""What must be there in the run.json of a run with a result."""
+"""The entries that run.json must have, for each status of a run with a result."""
 
 
 def fault(state: Mapping[str, Any]) -> str:
-    """What is wrong with a run.json; empty where nothing is."""
+    """Describe what is wrong with the content of a run.json; empty if it is valid."""
     if not state:
         return "run.json is missing or cannot be read"
     where = flaw(state) or _missing(state) or _out_of_range(state)

@@ -1,7 +1,7 @@
-"""Which figures a study has: what its comparisons come to, how fast it trains, and its curves.
+"""Selects and draws the figures of a study: its comparisons, its training speed, and its curves.
 
-Curves are drawn as in the paper, whose four figures are redrawn where the data are the paper's;
-elsewhere there is a figure for each axis that the study compares.
+Curves are drawn as in the paper. If a study uses the paper's data, the four figures of the paper
+are drawn again. Otherwise, there is one figure for each axis that the study compares.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .words import arm_name, called, components, setting
 
 Say = Callable[[str], object]
 Style = tuple[str, Any]
-"""Colour and dashes."""
+"""The colour and the dash pattern of a curve."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Line:
 
     method: str
     number: float | None = None
-    """λ of fixed, α of threshold and combined."""
+    """λ for the method fixed, and α for threshold and combined."""
     attempt: int = 1
-    """Which of the paper's attempts; of ours, which seed that has this arm."""
+    """The number of the paper's attempt, and of the seed among our runs of this arm."""
     own: bool = False
-    """What the figure is about: without one such curve it is not drawn."""
+    """Whether the figure is about this curve; it is drawn only if one such curve exists."""
 
     @property
     def arm(self) -> str:
-        """The arm's name, as in the tables."""
+        """The name of the arm, as in the tables."""
         identity: dict[str, Any] = {"method.name": self.method}
         if self.number is not None:
             option = "fixed_lambda.value" if self.method == "fixed" else "alpha.percent"
@@ -51,7 +51,7 @@ class Line:
 
     @property
     def label(self) -> str:
-        """What its curve is called."""
+        """The label of the curve."""
         return arm_name(self.arm) + ", second attempt" * (self.attempt == 2)
 
 
@@ -80,25 +80,25 @@ TITLES = {
     "fixed_lambda.value": "Values of λ",
     "lr": "Learning rate",
 }
-"""Of the figures of an axis; others are called by their option."""
+"""The titles of the figures of an axis; other axes have the option's name as the title."""
 LAYERS = {
     **{"conv1": "first convolution", "conv2": "second convolution"},
     **{"dense1": "first dense layer", "dense2": "second dense layer"},
 }
-"""Of the paper's network, in words."""
+"""The layers of the paper's network, in words."""
 EXPLAIN = "Length of the weights and their effective learning rate lr/‖w‖² after each epoch."
 BELOW_BATCHNORM = (
     " Below batch-norm, the length of the weights does not change what the network computes, only "
     "how fast it changes: shrinking the weights early acts like a higher learning rate."
 )
 ARMS = 10
-"""That a row of panels shows at most."""
+"""Maximum number of arms in a row of panels."""
 ROWS = 2
-"""Of panels in one drawing: more do not fit half a printed page."""
+"""Number of rows of panels in one drawing; more would not fit on half a printed page."""
 OTHERS = {"differences", "accuracies", "speed", "area", "best_step", "explain", *PAPER}
-"""Figures that no option gives its name to."""
+"""Names of figures that are not named after an option."""
 DRAWINGS = 6
-"""Of one comparison, at most."""
+"""Maximum number of drawings for one comparison."""
 
 
 def all_figures(
@@ -109,15 +109,15 @@ def all_figures(
     folder: Path,
     say: Say,
 ) -> list[Drawing]:
-    """Every figure that the study has the runs for.
+    """Draw every figure for which the study has the necessary runs.
 
     Args:
-        made: the study's tables.
-        histories: each run's history, by run id.
-        length: steps of an epoch.
-        published: the published runs, empty where they are no match for this study's data.
-        folder: where to.
-        say: told the name of each figure before it is drawn.
+        made: the tables of the study.
+        histories: the history of each run, by run ID.
+        length: the number of steps per epoch.
+        published: the published runs; empty if they used other data than the study.
+        folder: the folder to write the figures to.
+        say: called with the name of each figure before it is drawn.
     """
     runs = made.runs
     drawings = []
@@ -145,7 +145,7 @@ def all_figures(
         say(name)
         drawings += _drawn(name, title, rows, length, folder)
         covered |= {line.arm for line in there}
-    # Where the paper's figures are, others are for what they do not show.
+    # If the paper's figures have been drawn, others are only for what these do not show.
     for axis in sorted(made.axes, key=lambda axis: (axis == "method.name") == bool(covered)):
         rows = _axis_rows(seen, histories, axis, made, covered)
         if rows:
@@ -181,27 +181,27 @@ def _by_batchnorm(runs: pd.DataFrame, common: dict[str, Any]) -> list[tuple[str,
 
 
 def _network(part: pd.DataFrame, common: dict[str, Any]) -> str:
-    """What the runs of a part have trained, as far as they say."""
+    """Describe the network of the runs in `part`, as far as it is known."""
     known = part["model.name"].iloc[0] if "model.name" in part else common.get("model.name")
-    if known is None and part["command"].notna().any():  # a run of before there was a choice
+    if known is None and part["command"].notna().any():  # There was no choice of networks yet.
         known = next(model.name for model in components("model").values() if model.usual)
     name = called("model", str(known)) if known else ""
     return " ".join(filter(None, (name, "with batch-norm" * _with_batchnorm(part))))
 
 
 def _with_batchnorm(part: pd.DataFrame) -> bool:
-    """Whether its runs had it; those of somebody's own loop may not say so."""
+    """Whether the runs in `part` used batch-norm; False if that is not recorded."""
     return bool(part["batchnorm"].iloc[0] == True)  # noqa: E712
 
 
 def _colours_of(arms: pd.Series) -> dict[str, str]:
-    """Of every arm of a study, for all of its figures, as far as there are colours."""
+    """Assign a colour to every arm of a study, for all of its figures; colours may repeat."""
     order = in_order(arms)
     return {arm: CURVES[place % len(CURVES)] for arm, place in order.items()}
 
 
 def _styles(arms: Sequence[str], everything: pd.Series) -> dict[str, Style]:
-    """Of the arms of one figure: no two share a colour."""
+    """Assign a colour and dashes to the arms of one figure, so that no two share a colour."""
     colours = _colours_of(everything)
     if len(colours) >= len(CURVES):
         colours = _colours_of(pd.Series(list(arms)))
@@ -219,7 +219,17 @@ def _curve(
     histories: dict[str, Curves],
     marks: pd.DataFrame | None = None,
 ) -> Curve:
-    """The mean of the runs that came to their end, or else of those that may still do so."""
+    """Make a curve that averages the completed runs of an arm.
+
+    If no run is completed, it averages those that have not diverged.
+
+    Args:
+        name: the name of the arm.
+        style: the colour and the dash pattern.
+        runs: the rows of the table of runs.
+        histories: the history of each run, by run ID.
+        marks: the published runs to mark; None for no marks.
+    """
     whole = runs["status"] == "completed"
     if not whole.any():
         whole = runs["status"] != "diverged"
@@ -229,7 +239,7 @@ def _curve(
     shown = arm_name(name)
     shown = (
         f"\u200b{shown}" if shown.startswith("_") else shown
-    )  # else matplotlib would leave it out
+    )  # matplotlib leaves labels that begin with an underscore out of the legend.
     return Curve(shown, *style, averaged, pd.DataFrame() if marks is None else marks, ended)
 
 
@@ -242,7 +252,7 @@ def _paper_rows(
 ) -> list[Row]:
     rows = []
     attempts = any(line.attempt == 2 for line in lines)
-    # The second attempt has a colour of its own.
+    # The second attempt needs a colour of its own.
     styles = _styles([line.arm + "again" * (line.attempt - 1) for line in lines], runs["arm"])
     style_of = dict(zip(lines, styles.values(), strict=True))
     for heading, part in _by_batchnorm(runs, common):
@@ -280,9 +290,14 @@ def _axis_rows(
     made: Tables,
     covered: Collection[str] = (),
 ) -> list[Row]:
-    """A row for each setting of all other options under which `axis` takes several values.
+    """Make one row for each setting of the other options in which `axis` has several values.
 
-    Arms of `covered` are in other figures already: a row of nothing else is left out.
+    Args:
+        runs: the runs that have a history.
+        histories: the history of each run, by run ID.
+        axis: the option whose values are compared.
+        made: the tables of the study.
+        covered: arms that other figures already show; a row with only such arms is left out.
     """
     if axis == "batchnorm.enabled":
         return []
@@ -313,7 +328,7 @@ def _axis_rows(
     for said, part, values in parts:
         if column == "arm":
             styles = _styles(values, runs["arm"])
-        else:  # one legend is for all rows
+        else:  # All rows share one legend.
             styles = _in_order_of_values(everywhere if len(everywhere) <= len(CURVES) else values)
         curves = [
             _curve(
@@ -336,14 +351,14 @@ def _values(part: pd.DataFrame, column: str) -> list[Any]:
 
 
 def _order(value: Any) -> tuple[str, Any]:
-    """Of values of several kinds."""
+    """Return a sort key for values of different types."""
     return str(type(value)), value
 
 
 def _best(part: pd.DataFrame, column: str) -> list[Any]:
-    """The `ARMS` values that came to the highest accuracy, in their own order.
+    """Return the `ARMS` values with the highest accuracy, in their usual order.
 
-    The strongest fixed λ is one of them: without it the report's question could not be seen.
+    The strongest fixed λ is always among them, because the schedules are compared with it.
     """
     means = part.groupby(column)[FIGURE].mean().sort_values(ascending=False, na_position="last")
     fixed = [value for value in means.index if part["baseline"][part[column] == value].all()]
@@ -354,7 +369,7 @@ def _best(part: pd.DataFrame, column: str) -> list[Any]:
 def _circumstances(
     part: pd.DataFrame, shown: Sequence[str], column: str, common: dict[str, Any]
 ) -> tuple[str, bool, str]:
-    """Of a row: what it is sorted by, without batch-norm first; and its heading."""
+    """Return the sort key of a row, which puts rows without batch-norm first, and its heading."""
     words = [] if column == "arm" else [label({"method.name": part["method"].iloc[0]}, [])]
     alike = [
         setting(name, part[name].iloc[0])
@@ -367,7 +382,7 @@ def _circumstances(
 
 
 def _in_order_of_values(values: Sequence[Any]) -> dict[Any, Style]:
-    """Of an ordered axis from dark to light, else as far apart as can be."""
+    """Assign styles to values: from dark to light if they are ordered, else distinct colours."""
     ordered = len(values) > 3 and all(isinstance(value, int | float) for value in values)
     colours = ramp(len(values)) if ordered else CURVES
     return {
@@ -376,7 +391,7 @@ def _in_order_of_values(values: Sequence[Any]) -> dict[Any, Style]:
 
 
 def _without(arm: str, part: pd.DataFrame, shown: Sequence[str]) -> str:
-    """The arm's name without what the heading says."""
+    """Return the name of an arm without the options that the heading states."""
     for name in shown:
         if part[name].nunique(dropna=False) == 1:
             value = part[name].iloc[0]
@@ -388,7 +403,7 @@ def _without(arm: str, part: pd.DataFrame, shown: Sequence[str]) -> str:
 def _explain(
     runs: pd.DataFrame, histories: dict[str, Curves], common: dict[str, Any], folder: Path
 ) -> list[Drawing]:
-    """The length of weights in every arm, or in the `ARMS` that came to the highest accuracy."""
+    """Draw the norm of the weights for every arm, or for the `ARMS` with the highest accuracy."""
     drawings: list[Drawing] = []
     recorded = list(
         dict.fromkeys(

@@ -1,8 +1,8 @@
-"""The best constant λ for a number of steps, forecast from runs that were cheap.
+"""Forecasts the best constant λ for a number of steps from cheap runs.
 
-Lewkowycz & Gur-Ari (2020, section 3.1) find that a network is at its best after t* = c/λ steps, as
-long as the learning rate is constant, and that λ is best for a training of T steps where t* = T. So
-a short run at a large λ tells c, and c/T is the λ for a long one.
+Lewkowycz & Gur-Ari (2020, section 3.1) find that, at a constant learning rate, a network reaches
+its best test accuracy after t* = c/λ steps, and that the best λ for T steps is the one with t* = T.
+A short run at a large λ therefore determines c, and c/T is the best λ for a long run.
 """
 
 from __future__ import annotations
@@ -22,92 +22,101 @@ from .faults import fault
 from .speed import lr_stays
 
 LEVEL = 0.95
-"""Of the intervals."""
+"""Confidence level of the intervals."""
 WITHIN = 0.5
-"""Points of test accuracy below its best at which a run counts as being at its best."""
+"""Points below its best test accuracy at which a run already counts as being at its best."""
 AROUND = 1.1
-"""Factor around a step within which test accuracies are averaged: when the highest of noisy ones
-came says more on the noise."""
+"""Factor around a step within which test accuracies are averaged.
+
+Without averaging, the step of the highest accuracy would depend mostly on noise.
+"""
 BEFORE = 0.5
-"""A run tells c where it is at its best before this share of its steps; later, it may not be."""
+"""Share of the steps before which a run must be at its best, to be used for c."""
 GUESSING = 1.5
-"""A best accuracy below so many times that of guessing says that a run never learned."""
+"""Multiple of chance level that the best accuracy of a run must exceed to count as learning."""
 FEWEST = 3
-"""Values of λ at one number of steps, from which a best one is said to be measured."""
+"""Minimum number of values of λ at one number of steps for the best one to count as measured."""
 FREE = ("seed", "epochs", "fixed_lambda", "evaluation")
-"""Parts of a run's identity in which the runs of one forecast may differ."""
+"""Parts of the identity in which the runs of one forecast may differ."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """When a run with a constant λ was at its best."""
+    """The time at which a run with a constant λ reached its best test accuracy."""
 
     run_id: str
     context: str
-    """A name for all that runs of one forecast have in common."""
+    """A digest of the options that all runs of one forecast have in common."""
     family: str
-    """The same, whatever the learning rate."""
+    """Like `context`, but without the learning rate."""
     seed: int
     lr: float
     constant_lr: bool
-    """Whether the learning rate stayed as it is."""
+    """Whether the learning rate was constant."""
     lambda_: float
     steps: int
-    """Of the whole run."""
+    """Number of steps of the whole run."""
     length: int
-    """Steps of an epoch."""
+    """Number of steps per epoch."""
     time: int
-    """t*: the step of the first evaluation that is about as good as the best, in accuracies that
-    are averaged over the time around them."""
+    """t*: the step of the first evaluation whose averaged accuracy is close to the best."""
     best: float
     """Highest test accuracy in percent."""
     resolved: bool = True
-    """Whether `time` can be told: the best is not the first evaluation, nor that of guessing."""
+    """Whether `time` is reliable.
+
+    It is not if the best evaluation is the first one, or if the run is not much better than chance.
+    """
 
     def at_unit_lr(self) -> Peak:
-        """The run as it would be at lr = 1, where only lr·λ counts."""
+        """Return an equivalent run at lr = 1, since only the product lr·λ matters."""
         return replace(self, lr=1.0, lambda_=self.lr * self.lambda_)
 
     @property
     def tells(self) -> bool:
-        """Whether c can be had from it."""
+        """Whether the run can be used to determine c."""
         early = self.time <= BEFORE * self.steps
         return self.constant_lr and self.lambda_ > 0 and self.resolved and early
 
 
 @dataclass(frozen=True)
 class Fit:
-    """t* = c/λ, in steps."""
+    """A fit of t* = c/λ, with t* in steps."""
 
     runs: int
+    """The number of runs."""
     c: float
+    """The constant c."""
     low: float
-    """Of the interval that another run's t*·λ lies in with 95 %; NaN below three runs."""
+    """Lower end of the 95 % prediction interval for t*·λ of another run; NaN below three runs."""
     high: float
+    """Upper end of that interval."""
     slope: float
-    """Of log t* against log λ when it is left free, which c/λ takes to be −1; NaN for one λ."""
+    """Slope of a free fit of log t* against log λ; −1 if the law holds, and NaN for a single λ."""
     slope_low: float
-    """Of its 95 % interval; NaN below three λ."""
+    """Lower end of the 95 % interval of the slope; NaN below three values of λ."""
     slope_high: float
+    """Upper end of that interval."""
 
     @property
     def holds(self) -> bool:
-        """Whether c/λ lies within what these runs allow for; True where they cannot tell.
+        """Whether the runs are compatible with t* = c/λ; True if there is a single value of λ.
 
-        Two λ have no interval: there, the exponent has to be nearer to −1 than to 0 or −2.
+        There is no interval for two values of λ; the slope must then be closer to −1 than to 0 or
+        −2.
         """
         if math.isnan(self.slope_low):
             return math.isnan(self.slope) or abs(self.slope + 1) < 0.5
         return not (self.slope_low > -1 + 1e-6 or self.slope_high < -1 - 1e-6)
 
     def lambda_(self, steps: int) -> tuple[float, float, float]:
-        """The forecast for a training of `steps` steps: λ, and its interval."""
+        """Return the best λ for `steps` steps, and the lower and upper end of its interval."""
         return self.c / steps, self.low / steps, self.high / steps
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The best λ for a number of steps, and what was measured."""
+    """A forecast of the best λ for a number of steps, and the measured one."""
 
     context: str
     lr: float
@@ -117,34 +126,37 @@ class Forecast:
     low: float
     high: float
     runs: tuple[Peak, ...]
-    """The runs that it is made from: shorter ones, where there are any."""
+    """The runs that the forecast is based on: only shorter ones if there are any."""
     measured: float
-    """The λ with the best mean test accuracy of the runs of so many steps; NaN without runs."""
+    """The λ with the best mean test accuracy among runs with this number of steps; NaN if none."""
     tried: tuple[float, ...]
-    """Values of λ that these runs had, rising."""
+    """The values of λ of these runs, in increasing order."""
 
     @property
     def factor(self) -> float:
-        """The forecast over what was measured."""
+        """The forecast λ divided by the measured one."""
         return self.lambda_ / self.measured
 
     @property
     def foreseen(self) -> bool:
-        """Whether it was made from shorter runs alone."""
+        """Whether the forecast is based only on shorter runs."""
         return all(run.steps < self.steps for run in self.runs)
 
     @property
     def at_edge(self) -> bool:
-        """Whether the measured one is the lowest or highest tried: the best may lie beyond."""
+        """Whether the measured λ is the lowest or highest one tried, so that a better may exist."""
         return self.measured in (*self.tried[:1], *self.tried[-1:])
 
 
 def peak(record: Record, within: float) -> Peak | None:
-    """When the run of `record` was at its best; None where it has no constant λ or has not ended.
+    """Find when a run reached its best test accuracy.
 
     Args:
         record: the run.
-        within: points of test accuracy below its best that count as its best.
+        within: the points below its best test accuracy at which it already counts as its best.
+
+    Returns:
+        The peak; None if the run has no constant λ, is not completed, or has unreadable records.
     """
     state = record.state
     if fault(state):
@@ -191,7 +203,7 @@ def peak(record: Record, within: float) -> Peak | None:
 
 
 def _smooth(steps: NDArray[np.float64], accuracies: NDArray[np.float64]) -> NDArray[np.float64]:
-    """At each of the rising `steps`, the mean of the `accuracies` within a factor of `AROUND`."""
+    """Average the `accuracies` around each of the increasing `steps`, within a factor `AROUND`."""
     first = np.searchsorted(steps, steps / AROUND)
     last = np.searchsorted(steps, steps * AROUND, "right")
     sums = np.concatenate([[0.0], np.cumsum(accuracies)])
@@ -200,16 +212,16 @@ def _smooth(steps: NDArray[np.float64], accuracies: NDArray[np.float64]) -> NDAr
 
 
 def peaks(records: Iterable[Record], within: float = WITHIN) -> list[Peak]:
-    """Of each run that has one; see `peak`."""
+    """Return the `peak` of each run that has one."""
     found = (peak(record, within) for record in records)
     return [item for item in found if item is not None]
 
 
 def fit(runs: Sequence[Peak]) -> Fit:
-    """The c of t* = c/λ: the geometric mean of t*·λ over the runs.
+    """Fit t* = c/λ, where c is the geometric mean of t*·λ over the runs.
 
     Raises:
-        ValueError: there are none.
+        ValueError: if there are no runs.
     """
     if not runs:
         raise ValueError("no run tells c")
@@ -233,11 +245,13 @@ def fit(runs: Sequence[Peak]) -> Fit:
 
 
 def forecasts(found: Sequence[Peak], wanted: Iterable[int] = ()) -> list[Forecast]:
-    """For each context that tells c: the best λ for the numbers of steps that it has runs of.
+    """Forecast the best λ for each context that determines c.
+
+    There is a forecast for each number of steps for which the best λ has been measured.
 
     Args:
-        found: when the runs of a study were at their best.
-        wanted: further numbers of steps.
+        found: the peaks of the runs of a study.
+        wanted: other numbers of steps to make a forecast for.
     """
     made = []
     for context in dict.fromkeys(item.context for item in found):
@@ -256,7 +270,7 @@ def forecasts(found: Sequence[Peak], wanted: Iterable[int] = ()) -> list[Forecas
 
 
 def best_lambdas(runs: Sequence[Peak]) -> Mapping[int, tuple[float, tuple[float, ...]]]:
-    """The best λ for each number of steps that has enough of them, and all that were tried."""
+    """Return the best λ and all λ that were tried, for each number of steps with enough of them."""
     frame = pd.DataFrame(
         [{"steps": run.steps, "lambda": run.lambda_, "best": run.best} for run in runs]
     )

@@ -1,4 +1,4 @@
-"""Figures with a row an arm: its differences to the strongest fixed λ, and each seed's accuracy."""
+"""Forest plots, with one row per arm: differences to the strongest fixed λ, and accuracies."""
 
 from __future__ import annotations
 
@@ -21,23 +21,27 @@ from .tables import Tables
 from .words import arm_name, signed, yardstick
 
 ROW, AROUND = 0.38, 0.85
-"""Inches of an arm's row, and of what is around the rows of a panel."""
+"""The height in inches of the row of an arm, and of the margins around the rows of a panel."""
 LOW_ROW = 0.3
-"""Inches of a row with a single line of words."""
+"""The height in inches of a row with a single line of text."""
 MANY = 22
-"""Rows of a drawing, which more would not let fit on a printed page."""
+"""Maximum number of rows in a drawing; more would not fit on a printed page."""
 APART = 10.0
-"""Points below the best mean at which the axis of accuracies ends; and to both sides of no
-difference, that of differences."""
+"""The range of the axes in points.
+
+The axis of accuracies ends this far below the best mean, and that of differences this far on either
+side of 0.
+"""
 SEED: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linestyle": "none", "alpha": 0.75}
 SEED_LINE = Line2D([], [], color=SOFT, label="one seed", **SEED)
 
 
 @plot.settings()
 def differences(made: Tables, colours: Mapping[str, str], folder: Path) -> list[Drawing]:
-    """Draw each schedule less its strongest rival: every seed, the mean and its interval.
+    """Draw the difference of each schedule to its rival, for every seed, with mean and interval.
 
-    Beside it stands the probability that the schedule comes out above the rival on a seed.
+    A second panel shows the probability of improvement: the chance that a seed of the schedule is
+    better than a seed of the rival.
     """
     arms = made.summary
     if arms.empty:
@@ -125,21 +129,22 @@ def differences(made: Tables, colours: Mapping[str, str], folder: Path) -> list[
 
 @dataclass(frozen=True)
 class Part:
-    """What one of several drawings with a row an arm shows."""
+    """The content of one of several drawings with a row per arm."""
 
     name: str
-    """Of its files."""
+    """The name of the files."""
     heading: str
-    """What its arms have in common; see `groups`."""
+    """What the arms have in common; see `groups`."""
     arms: pd.DataFrame
+    """The rows of the table of arms."""
 
     def titled(self, what: str) -> str:
-        """The drawing's title."""
+        """Return the title of the drawing."""
         return ", ".join(filter(None, (what, self.heading)))
 
 
 def parts_of(name: str, arms: pd.DataFrame) -> list[Part]:
-    """The arms without and those with batch-norm, at most `MANY` in a drawing."""
+    """Split arms by batch-norm and into drawings of at most `MANY` arms."""
     pages = [
         (heading, part.iloc[first : first + MANY])
         for heading, part in groups(arms)
@@ -150,7 +155,7 @@ def parts_of(name: str, arms: pd.DataFrame) -> list[Part]:
 
 @plot.settings()
 def accuracies(made: Tables, colours: Mapping[str, str], folder: Path) -> list[Drawing]:
-    """Draw each arm's test accuracies: every seed, the mean and the interquartile mean."""
+    """Draw the test accuracy of each arm: every seed, the mean and the interquartile mean."""
     arms = made.summary
     if arms.empty:
         return []
@@ -186,7 +191,7 @@ def _accuracies(
     first, last = axes.get_xlim()
     first, last = max(first, floor), min(last, 100.5)
     if axes.texts:
-        first -= 0.55 * (last - first)  # room for the words
+        first -= 0.55 * (last - first)  # Make room for the text.
     axes.set_xlim(first, last)
     axes.set_xlabel("test accuracy (%)")
     keys = [SEED_LINE, key("s", 1.8, "mean and its 95 % interval")]
@@ -209,9 +214,10 @@ def _accuracies(
 
 
 def groups(arms: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The arms without, then those with batch-norm, each with a heading.
+    """Split arms into those without and those with batch-norm, each group with a heading.
 
-    Runs of somebody's own loop need not say whether they had it: they come first, without one.
+    If batch-norm is not recorded, as may happen for runs of the user's own training loop, the arms
+    come first and without a heading.
     """
     parts = [
         ("", arms[arms["batchnorm"].isna()]),
@@ -222,7 +228,7 @@ def groups(arms: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def rows(axes: Axes, names: Sequence[str]) -> None:
-    """Make room for a row an arm, from top to bottom."""
+    """Set up axes with one row per arm, from top to bottom."""
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
@@ -241,19 +247,19 @@ def estimate(
     marker: str = "s",
     width: float = 1.8,
 ) -> None:
-    """Draw an estimate and its interval, where there is one."""
+    """Draw an estimate and its interval, if there is one."""
     axes.plot([low, high], [y, y], color=colour, linewidth=width, solid_capstyle="butt")
     axes.plot([value], [y], marker=marker, color=colour, markersize=4 + width / 2)
 
 
 def key(marker: str, width: float, words: str) -> Line2D:
-    """What stands for an estimate and its interval in a legend."""
+    """Return the legend entry for an estimate and its interval."""
     size = 4 + width / 2
     return Line2D([], [], color=SOFT, label=words, marker=marker, markersize=size, linewidth=width)
 
 
 def values(runs: pd.DataFrame, arm_digest: str) -> dict[int, float]:
-    """The accuracy that arms are compared by, of each seed; that of chance if it diverged."""
+    """Return the accuracy by which arms are compared for each seed; chance level if it diverged."""
     of = runs[runs["arm_digest"] == arm_digest]
     done = of[(of["status"] == "completed") & of[FIGURE].notna()]
     found = {
@@ -265,7 +271,7 @@ def values(runs: pd.DataFrame, arm_digest: str) -> dict[int, float]:
 
 
 def of_seeds(runs: pd.DataFrame, arm: pd.Series) -> list[float]:
-    """Each seed's difference between an arm and its rival."""
+    """Return the difference between an arm and its rival on each common seed."""
     around = runs[(runs["context"] == arm["context"]) & (runs["arm"] == arm.get("rival"))]
     if around.empty:
         return []
@@ -275,7 +281,7 @@ def of_seeds(runs: pd.DataFrame, arm: pd.Series) -> list[float]:
 
 
 def _beyond(axes: Axes, y: float, below: bool, colour: str) -> None:
-    """Mark that there is something beyond the axis' end, on the left if `below`."""
+    """Mark that values lie beyond the end of the axis, on the left if `below`."""
     words, side = ("◀", {"ha": "left"}) if below else ("▶", {"ha": "right"})
     how: dict[str, Any] = {"va": "center", "color": colour, "fontsize": 8, **side}
     axes.text(0 if below else 1, y, words, transform=axes.get_yaxis_transform(), **how)
@@ -292,7 +298,7 @@ def _against(arm: pd.Series) -> str:
 
 
 def _said(arm: pd.Series) -> str:
-    """The difference, its interval and p in figures."""
+    """Format the difference with its interval and p."""
     text = signed(arm["difference"])
     if not np.isnan(arm["difference_low"]):
         text += f" ({signed(arm['difference_low'])} to {signed(arm['difference_high'])})"

@@ -1,7 +1,8 @@
-"""Figures of a grid of constant λ, as Auto L2's authors draw them (Lewkowycz & Gur-Ari, 2020).
+"""Figures for a grid of constant λs, as drawn by Auto L2's authors (Lewkowycz & Gur-Ari, 2020).
 
-The best accuracy against λ at each training length (their figures 1a and 1b), with the forecast of
-the best λ where cheap runs tell it; the time to the best accuracy against lr·λ (their figure 2).
+One shows the best accuracy against λ at each training length (their figures 1a and 1b), with a
+forecast of the best λ if there are suitable cheap runs. The other shows the time to the best
+accuracy against lr·λ (their figure 2).
 """
 
 from __future__ import annotations
@@ -23,19 +24,22 @@ from .plot import Drawing
 from .words import number, plural
 
 PANELS = 4
-"""Of a figure, at most: one a set of circumstances."""
+"""Maximum number of panels in a figure, one for each set of other options."""
 NEAR = 0.15
-"""Of two training lengths in proportion to 1/λ, what rounding to epochs may make them differ by."""
+"""Maximum difference between the logarithms of two products of λ and length that count as equal.
+
+Lengths proportional to 1/λ are rounded to whole epochs, so their products with λ vary slightly.
+"""
 
 
 def all_figures(found: Sequence[Peak], folder: Path) -> list[Drawing]:
-    """Those of these figures that a study has the runs for."""
+    """Draw those of these figures for which a study has the necessary runs."""
     return [*grid(found, folder), *times(found, folder)]
 
 
 @plot.settings()
 def grid(found: Sequence[Peak], folder: Path) -> list[Drawing]:
-    """Draw the best test accuracy against λ, a line for each training length."""
+    """Draw the best test accuracy against λ, with a line for each training length."""
     contexts = {
         name: lengths
         for name in dict.fromkeys(item.context for item in found)
@@ -76,7 +80,7 @@ def grid(found: Sequence[Peak], folder: Path) -> list[Drawing]:
 
 @plot.settings()
 def times(found: Sequence[Peak], folder: Path) -> list[Drawing]:
-    """Draw the time to the best accuracy against lr·λ, where learning rates differ too."""
+    """Draw the time to the best accuracy against lr·λ, if runs differ in their learning rate."""
     families: dict[str, list[Peak]] = {}
     for item in found:
         if item.constant_lr and item.lambda_ > 0:
@@ -103,7 +107,7 @@ def times(found: Sequence[Peak], folder: Path) -> list[Drawing]:
         telling = [run for run in runs if run.tells]
         products = sorted({run.lr * run.lambda_ for run in runs})
         if telling:
-            # In the time lr·t all learning rates are alike.
+            # If time is measured as lr·t, the learning rate makes no difference.
             known = fit([run.at_unit_lr() for run in telling])
             c = known.c / runs[0].length
             ends = np.array([products[0], products[-1]])
@@ -129,7 +133,11 @@ def times(found: Sequence[Peak], folder: Path) -> list[Drawing]:
 
 
 def training_lengths(runs: Sequence[Peak]) -> Mapping[str, list[Peak]]:
-    """Runs of one length, or of lengths in proportion to 1/λ, of at least `FEWEST` λ; in words."""
+    """Group runs by training length, which is either fixed or proportional to 1/λ.
+
+    Returns:
+        The runs of each group with at least `FEWEST` values of λ, by a description of the length.
+    """
     found: dict[str, list[Peak]] = {}
     runs = [run for run in runs if run.lambda_ > 0]
     for steps in sorted({run.steps for run in runs}):
@@ -153,7 +161,7 @@ def _near(one: float, other: float) -> bool:
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels, two a row; a single one is as wide."""
+    """Create a figure with `count` panels, two per row; a single panel has the full width."""
     across = min(2, count)
     down = -(-count // across)
     figure = plot.new_figure(2.9 * down + 0.4)

@@ -1,4 +1,4 @@
-"""A figure as part of a page: text that can be searched, and colours that follow the page's."""
+"""Embeds figures in a page as SVG, with searchable text and colours that adapt to a dark page."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .plot import Drawing
 
 COLOUR = re.compile(r"(?<=: )#[0-9a-f]{6}\b")
 SHORTER = (
-    (re.compile(r" font-family: [^;\"]+;?"), ""),  # the page's
+    (re.compile(r" font-family: [^;\"]+;?"), ""),  # The font of the page is used.
     (re.compile(r' transform="rotate\(-0 [^"]*"'), ""),
     (re.compile(r"\s+(?=[MLQCz]\s)\s*([MLQCz])\s+"), r"\1"),
     (re.compile(r"\s*\n\s*|\s+(?=/?>)"), " "),
 )
-"""What is replaced by what, for a smaller page that looks the same."""
+"""Replacements that make the page smaller without changing its appearance."""
 
 
 def markup(drawing: Drawing) -> str:
-    """The drawing's SVG as an element of a page.
+    """Return the SVG of a drawing as an element of a page.
 
-    Its colours are variables, for `variables` to give values; what it refers to has names that no
-    other figure of the page uses.
+    Its colours are CSS variables, whose values come from `variables`. Its IDs are prefixed with the
+    name of the drawing, so that they are unique in the page.
     """
     svg = drawing.svg.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]
@@ -48,7 +48,7 @@ def markup(drawing: Drawing) -> str:
 
 
 def variables(drawings: Iterable[Drawing]) -> dict[str, tuple[str, str]]:
-    """Each colour variable of drawings, with its value on a light and on a dark page."""
+    """Return the colour variables of drawings, each with its values on a light and a dark page."""
     found = {
         colour
         for drawing in drawings

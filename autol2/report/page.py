@@ -1,4 +1,4 @@
-"""The report as one self-contained page."""
+"""Writes the report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ INTERVALS = {
     "epochs_interval": ("epochs_to_target_difference_low", "epochs_to_target_difference_high"),
     "improvement_interval": ("poi_low", "poi_high"),
 }
-"""Columns that are two of the table of arms in one."""
+"""Columns that combine two columns of the table of arms."""
 SIGNED = ("difference", "difference_interval", "epochs_to_target_difference", "epochs_interval")
-"""Columns of differences, which show their sign."""
+"""Columns of differences, which are shown with their sign."""
 TENTHS = ("epochs_to_target", "seconds_to_target")
-"""Columns with one decimal."""
+"""Columns that are shown with one decimal."""
 NEVER = ("diverged", "unfinished", "lost", "collapsed")
-"""Columns of counts that are left out where they are all 0."""
+"""Columns of counts that are left out if they are all 0."""
 RUNS = {
     "run_id": "run",
     "arm": "arm",
@@ -93,9 +93,9 @@ RUNS = {
     "command": "command",
 }
 ABSENT = "–"
-"""What a cell says that has nothing to say."""
+"""The text of an empty cell."""
 TALL = 30
-"""Rows of a table above which it scrolls by itself."""
+"""Number of rows above which a table has its own scroll bar."""
 POINTS = {
     *("mean", "low", "high", "final", "best"),
     *("difference", "difference_low", "difference_high"),
@@ -103,15 +103,15 @@ POINTS = {
     *("final_test_accuracy", FIGURE, "iqm", "median", "target", "area_under_curve"),
     *("validation", "probability_of_improvement"),
 }
-"""Columns in percent, or in points of it: two decimals."""
+"""Columns in percent or points, which are shown with two decimals."""
 TRAINED = (
     *("data.name", "batchnorm.enabled", "model.width", "model.hidden"),
     *("epochs", "batch_size", "lr"),
     *("method.optimizer", "protocol.name"),
 )
-"""Options of which the page says what all runs have in common."""
+"""Options that the page lists if all runs have the same value."""
 SHORT = 9
-"""Sentences of the verdict that are shown at once."""
+"""Number of sentences of the verdict that are shown at first."""
 PUBLISHED = {
     "arm": "arm",
     "batchnorm": "batch-norm",
@@ -126,7 +126,7 @@ PUBLISHED = {
     "ours_changes": "changes of λ, this study (step:λ)",
 }
 FOLDED = "explain"
-"""Figures whose names begin so stand in a section of their own that can be folded."""
+"""The prefix of the names of figures that are shown in a section of their own, which is folded."""
 
 
 def write(
@@ -137,7 +137,19 @@ def write(
     drawings: Sequence[Drawing],
     missing: Sequence[str],
 ) -> list[str]:
-    """Write the page; the verdict that it begins with."""
+    """Write the page.
+
+    Args:
+        path: the file to write.
+        study: the name of the study.
+        tables: the tables of the study.
+        reproduced: the comparison with the published runs.
+        drawings: the figures.
+        missing: the IDs of the expected runs that have not been started.
+
+    Returns:
+        The sentences of the verdict, with which the page begins.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, "."),
         autoescape=True,
@@ -181,26 +193,26 @@ def _folded(drawing: Drawing) -> bool:
 
 
 def _speed(summary: pd.DataFrame) -> dict[str, Any]:
-    """The table of how fast arms reach their target; without rows where there is no target."""
+    """Return the table of training speed; it has no rows if there is no target."""
     if "target" not in summary or summary["target"].isna().all():
         return _table(summary[:0], SPEED)
     return _table(_in_rows(summary.loc[summary["target"].notna(), :]), SPEED)
 
 
 def _comparisons(summary: pd.DataFrame) -> dict[str, Any]:
-    """The table of schedules and their rivals; without rows where nothing could be compared."""
+    """Return the table of schedules and their rivals; it has no rows if none can be compared."""
     return _table(
         summary if summary.empty else _in_rows(summary.loc[summary["pairs"] > 0, :]), COMPARISONS
     )
 
 
 def _in_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows without batch-norm before those with it, else as they are."""
+    """Sort rows without batch-norm before those with it, and keep the order otherwise."""
     return frame.sort_values("batchnorm", kind="stable") if "batchnorm" in frame else frame
 
 
 def _table(frame: pd.DataFrame, headings: dict[str, str]) -> dict[str, Any]:
-    """Headings and rows of cells; columns that say nothing of any row are left out."""
+    """Format a table as headings and rows of cells, and leave out columns without content."""
     frame = frame.copy()
     for name, (low, high) in INTERVALS.items():
         if low in frame:
@@ -222,7 +234,7 @@ def _table(frame: pd.DataFrame, headings: dict[str, str]) -> dict[str, Any]:
 
 
 def _kind(column: Sequence[tuple[str, str, str]]) -> str:
-    """That of a column's heading: of its cells that say something."""
+    """Return the kind of a column, "number" or "", according to its non-empty cells."""
     return "number" if {kind for text, _, kind in column if text != ABSENT} <= {"number"} else ""
 
 
@@ -231,14 +243,14 @@ def _says_something(frame: pd.DataFrame, name: str) -> bool:
         name = INTERVALS[name][0]
     values = frame[name]
     if name == "batchnorm":
-        return values.nunique() > 1  # else it stands below, as what all runs have in common
+        return values.nunique() > 1  # Otherwise, it is listed with what all runs have in common.
     if name in NEVER:
         return bool(values.any())
     return bool((values.notna() & (values != "")).any())
 
 
 def _cell(value: Any, name: str, places: dict[str, int]) -> tuple[str, str, str]:
-    """Text, sort key and kind (the cell's class)."""
+    """Return the text, the sort key and the kind (the CSS class) of a cell."""
     if isinstance(value, tuple):
         low = value[0]
         written = [signed(end) if name in SIGNED else f"{end:.2f}" for end in value]
@@ -255,7 +267,7 @@ def _cell(value: Any, name: str, places: dict[str, int]) -> tuple[str, str, str]
 
 
 def _unbroken(name: str) -> str:
-    """`name` with a number and its unit on one line."""
+    """Return `name` with a no-break space between a number and its unit."""
     return name.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
@@ -275,7 +287,7 @@ def _text(value: Any, name: str = "") -> str:
 
 
 def _key(value: Any) -> str:
-    """What the page sorts by: a number, or nothing."""
+    """Return the sort key of a value; empty if the value is missing."""
     return "" if _absent(value) else str(int(value)) if isinstance(value, bool) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Panels of curves: test accuracy, its end, λ, and what the penalty does to weights."""
+"""Figures of curves during training: test accuracy, λ, and the norm of the weights."""
 
 from __future__ import annotations
 
@@ -20,37 +20,40 @@ from .runs import Curves
 from .words import number
 
 PUBLISHED: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.9}
-"""Of the published runs' λ: dashes thinner than any of ours."""
+"""The line style of λ in the published runs, with thinner dashes than those of our runs."""
 CROSS: dict[str, Any] = {"marker": "x", "markersize": 5, "markeredgewidth": 1.2}
-"""Of their test accuracy."""
+"""The marker of the test accuracy of the published runs."""
 LAMBDA_ZERO = 1e-6
-"""Where λ = 0 is drawn on a logarithmic axis."""
+"""The position of λ = 0 on a logarithmic axis."""
 SHORT = 10.0
-"""Epochs that are shown at least where published runs are marked."""
+"""Minimum number of epochs on the axis if published runs are marked."""
 HEIGHT = 2.25
-"""Inches of a row of panels."""
+"""The height in inches of a row of panels."""
 END = 0.25
-"""Of training that the panel of its end shows."""
+"""The share of training that the panel of its end shows."""
 FEW = 4
-"""Evaluations that this panel shows at least; without more of them there is none."""
+"""Minimum number of evaluations in the panel of the end.
+
+The panel is left out if there are at most twice as many evaluations in all.
+"""
 APART = 10.0
-"""Points (of accuracy) below the best at which a curve leaves that panel."""
+"""Points of accuracy below the best at which a curve is left out of the panel of the end."""
 CROWDED = 5
-"""Curves of a row of which the panel of the end shows no bands: they would hide each other."""
+"""Number of curves from which the panel of the end shows no bands, which would hide each other."""
 POINTS = 100
-"""Of a curve that are drawn, about; the panel of the end has its own."""
+"""Maximum number of points that are drawn of a curve in each panel."""
 
 
 @plot.settings()
 def histories(name: str, title: str, rows: Sequence[Row], length: int, folder: Path) -> Drawing:
-    """Draw test accuracy, its end and λ of each row's curves.
+    """Draw the test accuracy, its end enlarged, and λ for the curves of each row.
 
     Args:
-        name: the files' name.
-        title: what is compared.
-        rows: from top to bottom.
-        length: steps of an epoch.
-        folder: where to.
+        name: the name of the files.
+        title: the title, which says what is compared.
+        rows: the rows of panels, from top to bottom.
+        length: the number of steps per epoch.
+        folder: the folder to write to.
     """
     curves = [curve for _, curves in rows for curve in curves]
     everyone = [run for curve in curves for run in (*curve.runs, *curve.ended)]
@@ -112,13 +115,14 @@ def histories(name: str, title: str, rows: Sequence[Row], length: int, folder: P
 def norms(
     name: str, rows: Sequence[tuple[str, list[Curve], str, str]], caption: str, folder: Path
 ) -> Drawing:
-    """Draw ‖w‖ and the effective learning rate lr/‖w‖² of a layer in each row.
+    """Draw ‖w‖ and the effective learning rate lr/‖w‖² of one layer in each row.
 
     Args:
-        name: the files' name.
-        rows: from top to bottom: heading, curves, the layer in epochs.csv and in words.
-        caption: how to read it.
-        folder: where to.
+        name: the name of the files.
+        rows: the rows of panels, from top to bottom: the heading, the curves, and the name of the
+            layer, as in epochs.csv and in words.
+        caption: the text that explains how to read the figure.
+        folder: the folder to write to.
     """
     figure = plot.new_figure(HEIGHT * len(rows) + 0.4)
     grid = figure.subplots(len(rows), 2, squeeze=False)
@@ -152,12 +156,12 @@ def norms(
 
 
 def evaluated(run: Curves) -> bool:
-    """Whether there is an accuracy of it."""
+    """Whether the run has been evaluated."""
     return bool(run.epochs.get("epoch"))
 
 
 def over_seeds(curve: Curve, column: str) -> pd.DataFrame:
-    """A column of epochs.csv [epochs, runs], as far as every averaged run has come."""
+    """Return a column of epochs.csv [epochs, runs], for epochs that all averaged runs have."""
     seeds = [
         pd.Series(run.epochs[column], index=np.round(run.epochs["epoch"], 6), dtype=float)
         for run in curve.runs
@@ -167,13 +171,13 @@ def over_seeds(curve: Curve, column: str) -> pd.DataFrame:
 
 
 def _thinned(frame: pd.DataFrame) -> pd.DataFrame:
-    """At most about `POINTS` rows, among them the last one."""
+    """Thin a table to at most `POINTS` rows, including the last one."""
     every = max(1, -(-len(frame) // POINTS))
     return frame.iloc[(len(frame) - 1) % every :: every]
 
 
 def _end(epochs: Sequence[Sequence[float]], reach: float) -> float | None:
-    """The epoch at which the panel of the end begins; None where it would show everything."""
+    """Return the epoch at which the panel of the end begins; None if it should be left out."""
     longest = max((sorted(run_epochs) for run_epochs in epochs), key=len, default=[])
     if len(longest) <= 2 * FEW:
         return None
@@ -205,11 +209,11 @@ def _course(
     since: float = 0.0,
     band: bool = True,
 ) -> None:
-    """A column of epochs.csv against epoch: the mean of the seeds and its interval."""
+    """Draw a column of epochs.csv against the epoch: the mean of the seeds and its interval."""
     frame = over_seeds(curve, column)
     frame = _thinned(frame[frame.index >= since] if len(frame) else frame)
     if frame.empty:
-        axes.plot([], [], label=label, **curve.line)  # still has its place in the legend
+        axes.plot([], [], label=label, **curve.line)  # The curve still appears in the legend.
     else:
         mean, low, high = plot.mean_and_band(frame.to_numpy().T)
         marker = "o" if len(frame) == 1 else None
@@ -230,7 +234,7 @@ def _accuracy(
     for run in (*curve.runs, *curve.ended):
         if run.diverged and evaluated(run):
             _cross_out(axes, curve, run.diverged, run.epochs["test_accuracy"][-1])
-        elif run.diverged:  # before there was an accuracy: at the foot of the panel
+        elif run.diverged:  # Before the first evaluation: mark it at the bottom of the panel.
             foot = axes.get_xaxis_transform()
             _cross_out(axes, curve, run.diverged, 0.03, transform=foot)
     for _, mark in curve.marks.iterrows():
@@ -240,7 +244,17 @@ def _accuracy(
 
 
 def _close_up(axes: Axes, curves: Sequence[Curve], since: float, reach: float) -> bool:
-    """Show what is near the best curve since an epoch; whether a curve is left out by that."""
+    """Limit the axis to the curves close to the best one.
+
+    Args:
+        axes: the panel of the end.
+        curves: the curves of the panel.
+        since: the first epoch of the panel.
+        reach: the last epoch of the panel.
+
+    Returns:
+        Whether any curve is left out.
+    """
     lows, highs, lasts, marks = [], [], [], []
     banded = len(curves) < CROWDED
     for curve in curves:
@@ -305,7 +319,7 @@ def _path(run: Curves, length: int) -> list[tuple[float, float]]:
 
 
 def _at(path: list[tuple[float, float]], grid: np.ndarray) -> np.ndarray:
-    """λ of a path at the epochs of `grid`: each value holds until the next, NaN after the end."""
+    """Return λ at the epochs of `grid`; each value holds until the next, and NaN after the end."""
     epochs = [epoch for epoch, _ in path]
     places = np.searchsorted(epochs, grid, side="right") - 1
     values = np.array([value for _, value in path])[np.maximum(places, 0)]
@@ -322,7 +336,7 @@ def _alt(title: str, rows: Sequence[Row], reach: float) -> str:
 
 
 def _ends(curves: Sequence[Curve], column: str, unit: str, nothing: str) -> str:
-    """Where each curve ends, the highest first."""
+    """Describe the final value of each curve, in decreasing order."""
     ends = []
     for curve in curves:
         frame = over_seeds(curve, column)

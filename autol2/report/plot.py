@@ -1,4 +1,4 @@
-"""What all figures share: settings of their own, curves, and how they are saved."""
+"""What all figures have in common: settings, types of curves, and saving to files."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ from .colours import GRID, SOFT, TEXT
 from .runs import Curves
 
 WIDTH = 8.6
-"""Inches. At the width of a printed page (7.3) text of 9 points is still one of 7.6."""
+"""The width of figures in inches.
+
+When scaled to the width of a printed page (7.3 inches), text of 9 points is still 7.6 points high.
+"""
 LETTERS = 104
-"""Beside each other in a legend."""
+"""Maximum number of characters in a row of the legend."""
 LEGEND_ROWS, LEGEND_ROW = 2, 0.2
-"""Rows of a legend that a figure has room for, and the inches that each further one takes."""
+"""Number of legend rows that fit in a figure, and the height in inches of each additional row."""
 SETTINGS: dict[str, Any] = {
     "font.size": 9,
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"],
-    "text.parse_math": False,  # names may have dollar signs
+    "text.parse_math": False,  # Names may contain dollar signs.
     "axes.titlesize": 9,
     "axes.labelsize": 9,
     "xtick.labelsize": 9,
@@ -60,43 +63,43 @@ class Drawing:
     """A finished figure."""
 
     name: str
-    """Of its files."""
+    """The name of the files."""
     title: str
     caption: str
-    """How to read it."""
+    """The text that explains how to read the figure."""
     alt: str
-    """What it shows, for those who do not see it."""
+    """The text that describes the figure for readers who cannot see it."""
     png: Path
     svg: Path
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What one line of a figure shows: the runs of an arm, a seed each."""
+    """The content of one line of a figure: the runs of an arm, one for each seed."""
 
     label: str
     colour: str
     dashes: Any
     runs: list[Curves]
-    """Those that are averaged."""
+    """The runs that are averaged."""
     marks: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """Published runs of this arm, none where they do not apply."""
+    """The published runs of this arm; empty if they are not shown."""
     ended: list[Curves] = field(default_factory=list)
-    """Those that ended before the others, which no mean includes."""
+    """The runs that ended before the others and are not averaged."""
 
     @property
     def line(self) -> dict[str, Any]:
-        """How it is drawn."""
+        """The style of the line, as keyword arguments of matplotlib."""
         return {"color": self.colour, "linestyle": self.dashes, "linewidth": 1.6}
 
 
 Row = tuple[str, list[Curve]]
-"""A heading and what its panels show."""
+"""The heading of a row of panels, and the curves that they show."""
 
 
 @contextmanager
 def settings() -> Iterator[None]:
-    """Draw with matplotlib's defaults and `SETTINGS`, whatever the user's own are."""
+    """Use matplotlib's defaults and `SETTINGS`, regardless of the user's configuration."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(cast("Any", SETTINGS))
@@ -104,14 +107,14 @@ def settings() -> Iterator[None]:
 
 
 def new_figure(height: float) -> Figure:
-    """An empty figure of `WIDTH` and `height` inches."""
+    """Create an empty figure of `WIDTH` × `height` inches."""
     return Figure(figsize=(WIDTH, height), layout="constrained", dpi=150)
 
 
 def mean_and_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean of `values` [seeds, points], and the ends of its 95 % t interval.
+    """Return the mean of `values` [seeds, points] and the ends of its 95 % t interval.
 
-    The interval is NaN below three seeds.
+    The ends are NaN if there are fewer than three seeds.
     """
     mean, count = values.mean(axis=0), len(values)
     if count < 3:
@@ -123,9 +126,9 @@ def mean_and_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def save(
     figure: Figure, name: str, title: str, caption: str, alt: str, folder: Path, legend: bool = True
 ) -> Drawing:
-    """Write a figure as PNG and SVG, with one legend below all of its panels.
+    """Write a figure as PNG and SVG, with one legend below all panels.
 
-    Two files of one figure always are the same bytes: neither date nor chance is in them.
+    The files are reproducible: they contain neither dates nor random identifiers.
     """
     if legend:
         _legend(figure)
@@ -133,7 +136,7 @@ def save(
     for kind in ("png", "svg"):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
-        figure.set_layout_engine("none")  # it is laid out
+        figure.set_layout_engine("none")  # The layout is final after the first format.
         paths[kind] = folder / f"{name}.{kind}"
         content = buffer.getvalue()
         write_atomically(paths[kind], _shorter(content) if kind == "svg" else content)
@@ -148,13 +151,13 @@ def _legend(figure: Figure) -> None:
         return
     columns = max(1, min(len(lines), LETTERS // (max(map(len, lines)) + 8)))
     rows = math.ceil(len(lines) / columns)
-    columns = math.ceil(len(lines) / rows)  # rows of one length
+    columns = math.ceil(len(lines) / rows)  # Make the rows equally long.
     figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(0, rows - LEGEND_ROWS))
     figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=columns)
 
 
 def _shorter(svg: bytes) -> bytes:
-    """The same with coordinates to a tenth of a point, a sixth of a pixel."""
+    """Shorten an SVG by cutting coordinates to a tenth of a point, which is a sixth of a pixel."""
     return re.sub(
         rb'(?<= [dxy]=)"[^"]+"',
         lambda attribute: re.sub(rb"(?<=\d)(\.\d)\d+", rb"\1", attribute[0]),
@@ -163,14 +166,15 @@ def _shorter(svg: bytes) -> bytes:
 
 
 def heading(axes: Axes, text: str) -> None:
-    """Write what a row of panels is about over its first one."""
+    """Write the heading of a row of panels above its first panel."""
     axes.set_title(text, loc="left", fontweight="bold")
 
 
 def seeds_said(curves: Sequence[Curve]) -> tuple[list[str], str]:
-    """Each curve's label, and a sentence on the number of runs behind a curve.
+    """Return the label of each curve, and a sentence that says how many runs a curve averages.
 
-    Where the numbers differ each label tells its own, so that no single run passes for a mean.
+    If the numbers differ, each label includes its own number, so that a single run is not mistaken
+    for a mean.
     """
     counts = [len(curve.runs) for curve in curves]
     if len(set(counts)) == 1:

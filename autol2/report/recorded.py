@@ -1,8 +1,8 @@
-"""A study of one's own training loop, as it is recorded: two CSV files in the study's folder.
+"""Reads the results of the user's own training loop from two CSV files in the folder of a study.
 
-``runs.csv`` has a row a run and ``epochs.csv`` a row an evaluated epoch; autol2/report/README.md
-says what their columns are. Whatever writes them (`recording.record` does), they are checked and
-read here.
+``runs.csv`` has one row per run, and ``epochs.csv`` one row per evaluated epoch;
+autol2/report/README.md documents their columns. The files are written by `recording.record` or by
+any other program, and are checked and read here.
 """
 
 from __future__ import annotations
@@ -25,30 +25,34 @@ from .words import called
 
 RUNS, EPOCHS = "runs.csv", "epochs.csv"
 NEEDED = {RUNS: ("run", "method", "seed"), EPOCHS: ("run", "epoch", "test_accuracy")}
-"""Columns that must be there."""
+"""The required columns of each file."""
 STATUSES = ("completed", "diverged", "running", "failed", "interrupted")
 MADE_WITH = ("seconds", "hardware", "threads", "torch", "host")
 FACTS = ("status", *MADE_WITH, "python", "commit")
-"""Columns of runs.csv that say how a run was made and went, and are no option of it."""
+"""Columns of runs.csv that describe how a run was made and ended, and are not options."""
 OF_DATA = ("classes", "test_images")
-"""Columns that tell of the data: where they differ, it is another problem."""
+"""Columns of runs.csv that describe the data; runs that differ in them are not comparable."""
 TEXTS = ("run", "method", "status", "data", "hardware", "torch", "python", "host", "commit")
-"""Columns of runs.csv whose cells are never numbers, as version 3.10 is none."""
+"""Columns of runs.csv whose cells are always text; for example, version 3.10 is not a number."""
 NO_TEXTS = ("seed", "fixed_lambda", "alpha", "batchnorm", "steps_per_epoch", "seconds", "threads")
-"""Columns where a word for a missing value, as R writes it, is one; elsewhere it is a word."""
+"""Columns of runs.csv in which the words in `MISSING` stand for a missing value."""
 MISSING = ("na", "n/a", "nan", "none", "null")
+"""Words for a missing value, as other programs such as R write them."""
 SWITCHES = {
     **dict.fromkeys(("true", "on", "yes", "1"), True),
     **dict.fromkeys(("false", "off", "no", "0"), False),
 }
-"""How a file may say whether there is batch-norm."""
+"""The accepted values of the column ``batchnorm``."""
 
 
 def read(study: Path) -> list[tuple[Record, Curves]]:
-    """The runs that runs.csv and epochs.csv in a study's folder tell of; none without them.
+    """Read the runs from runs.csv and epochs.csv in the folder of a study.
+
+    Returns:
+        The record and the history of each run; empty if there is no runs.csv.
 
     Raises:
-        UserError: the files are not as documented.
+        UserError: if the files do not have the documented format.
     """
     if not (study / RUNS).exists():
         return []
@@ -78,7 +82,11 @@ def read(study: Path) -> list[tuple[Record, Curves]]:
 def _refuse_fractions(
     epochs: pd.DataFrame, numeric: list[str], runs: pd.DataFrame, path: Path
 ) -> None:
-    """Refuse accuracies that are shares of 1: of a whole run, unless guessing is as bad as that."""
+    """Raise an error if accuracies are given as shares of 1 instead of percentages.
+
+    A run with 100 classes or more may have accuracies below 1 %, so it is refused only if the
+    accuracies of all runs are below that.
+    """
     classes = _numbers(runs, "classes", path.with_name(RUNS)) if "classes" in runs else None
     many = set() if classes is None else set(runs["run"][classes >= 100])
     for name in [column for column in numeric if column.endswith("_accuracy")]:
@@ -93,10 +101,10 @@ def _refuse_fractions(
 
 
 def _note_lengths(read: list[tuple[Record, Curves]]) -> None:
-    """Note the number of epochs among the options of runs, where that differs between arms.
+    """Add the number of epochs to the options of runs, if arms differ in it.
 
-    Runs of different length are not compared; but where an arm's own seeds differ in it, its loop
-    stops training when it likes, and it counts as of a length that others have and it may have had.
+    Runs of different lengths are not compared. If the seeds of one arm differ in length, its loop
+    stops early on its own; the arm then counts as having the length of other arms within its range.
     """
     lengths: dict[str, list[float]] = {}
     arms = []
@@ -114,10 +122,14 @@ def _note_lengths(read: list[tuple[Record, Curves]]) -> None:
 
 
 def _common_lengths(ranges: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """The length that each arm counts as having, from the shortest and longest of its runs.
+    """Determine the length that each arm counts as having.
 
-    One whose runs are alike has theirs. One whose runs are not has the longest such within its
-    range; where there is none, the longest of those whose ranges overlap.
+    An arm whose runs all have one length has that length. Any other arm gets the longest such
+    length within its range. If there is none, it gets the longest length of all arms whose ranges
+    overlap with its own.
+
+    Args:
+        ranges: the lengths of the shortest and the longest run of each arm, in epochs.
     """
     found = {arm: low for arm, (low, high) in ranges.items() if low == high}
     clear = set(found.values())
@@ -136,14 +148,14 @@ def _common_lengths(ranges: Mapping[str, tuple[float, float]]) -> dict[str, floa
 
 
 def checked(told: Mapping[str, object], where: str) -> None:
-    """Check what is told of a run.
+    """Check the values of a row of runs.csv.
 
     Args:
-        told: columns of runs.csv that have a value.
-        where: what the error begins with.
+        told: the values, by column; missing values are left out.
+        where: the beginning of the error message.
 
     Raises:
-        UserError: a value cannot be one of its column.
+        UserError: if a value is not valid for its column.
     """
     require(bool(str(told.get("method") or "").strip()), f"{where}: it has no method")
     seed = _real(told.get("seed"))
@@ -176,7 +188,7 @@ def checked(told: Mapping[str, object], where: str) -> None:
 
 
 def _real(value: object) -> float:
-    """A finite number as it is; NaN, which compares with nothing, for anything else."""
+    """Return a finite number as a float, and NaN, which fails all comparisons, otherwise."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return math.nan
     number = float(value)
@@ -234,7 +246,7 @@ def _run(study: Path, row: dict[Any, Any], epochs: pd.DataFrame) -> tuple[Record
     if status == "diverged":
         last = curves.epochs.get("epoch") or [0.0]
         curves.diverged = last[-1]
-        state["diverged"] = {"step": None}  # at or after its last evaluation
+        state["diverged"] = {"step": None}  # It diverged at or after its last evaluation.
     return Record(study / name, state), curves
 
 
@@ -262,7 +274,7 @@ def _curves(rows: pd.DataFrame, told: dict[str, Any], length: int | None) -> Cur
 
 
 def _identity(told: dict[str, Any]) -> dict[str, Any]:
-    """The options of a run, named as those of runs that were trained here."""
+    """Return the options of a run, under the names that runs of autol2.train use."""
     names = {
         "method": "method.name",
         "fixed_lambda": "fixed_lambda.value",
@@ -289,7 +301,7 @@ def _label(told: dict[str, Any]) -> str:
 
 
 def _value(text: str) -> Any:
-    """A cell as a truth value or a number, where it is one."""
+    """Convert a cell to a Boolean or a number, if it is one."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
@@ -315,12 +327,12 @@ def _numbers(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
 
 
 def rows_of(path: Path) -> pd.DataFrame:
-    """The cells of runs.csv or epochs.csv as text; no rows where it is not there.
+    """Read the cells of runs.csv or epochs.csv as text; there are no rows if the file is missing.
 
-    Rows that are empty throughout are left out, as is an empty cell behind the last column.
+    Empty rows are left out, as is an empty cell after the last column.
 
     Raises:
-        UserError: it is no CSV file, or a column that it needs is not there.
+        UserError: if it is not a CSV file, or a required column is missing.
     """
     needed = NEEDED[path.name]
     try:

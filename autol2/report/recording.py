@@ -1,6 +1,6 @@
-"""Recording a run of one's own training loop, from Python: `record`.
+"""Records a run of the user's own training loop: `record`.
 
-It writes the two files that `recorded` describes. No torch here.
+It writes the two CSV files that `recorded` describes. This module does not need PyTorch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .runs import MORE
 
 
 class Recording:
-    """One run that is being recorded; see `record`."""
+    """A run that is being recorded; see `record`."""
 
     def __init__(self, folder: Path, run: str, row: Mapping[str, object], resume: bool) -> None:
         self.folder, self.run, self.row = folder, run, dict(row)
@@ -41,17 +41,18 @@ class Recording:
             self._note("running")
 
     def epoch(self, epoch: float, *, test_accuracy: float, **figures: float) -> None:
-        """Add an evaluation; one at the same epoch, of a resumed run, replaces the earlier one.
+        """Add an evaluation; it replaces an earlier one at the same epoch.
 
         Args:
-            epoch: epochs done, from 1 for the first one's end; fractions are fine.
-            test_accuracy: in percent.
-            figures: others, as ``lambda_``, ``train_loss``, ``test_loss``, ``train_accuracy``,
-                ``validation_loss``, ``validation_accuracy``.
+            epoch: the number of completed epochs, which is 1 at the end of the first epoch.
+                Fractions are allowed.
+            test_accuracy: the test accuracy in percent.
+            figures: other values, such as ``lambda_``, ``train_loss``, ``test_loss``,
+                ``train_accuracy``, ``validation_loss`` and ``validation_accuracy``.
 
         Raises:
-            UserError: there is no such figure, the epoch or an accuracy is out of range, or there
-                is no test accuracy (NaN).
+            UserError: if the name of a value is unknown, the epoch or an accuracy is out of range,
+                or the test accuracy is NaN.
         """
         row = {name.rstrip("_"): float(value) for name, value in figures.items()}
         require(
@@ -77,7 +78,7 @@ class Recording:
             )
         with self._locked():
             path = self.folder / EPOCHS
-            if self._resumed:  # from a checkpoint, behind which nothing counts any more
+            if self._resumed:  # Evaluations after the checkpoint are no longer valid.
                 self._resumed = False
                 known = rows_of(path)
                 if len(known):
@@ -87,10 +88,13 @@ class Recording:
             _append(path, {"run": self.run, "epoch": done, **accuracies})
 
     def end(self, status: str = "completed") -> None:
-        """Note how the run ended: ``completed``, ``diverged`` or ``failed``.
+        """Record how the run ended.
+
+        Args:
+            status: ``completed``, ``diverged`` or ``failed``.
 
         Raises:
-            UserError: there is no such status.
+            UserError: if the status is unknown.
         """
         require(status in STATUSES, f"status={status} is not one of {', '.join(STATUSES)}")
         with self._locked():
@@ -137,24 +141,24 @@ def record(
     resume: bool = False,
     **options: object,
 ) -> Recording:
-    """Begin to record a run of your own training loop; use it in a ``with``.
+    """Start to record a run of your own training loop; use the result in a ``with`` statement.
 
     Args:
-        study: the study that it belongs to, a folder below `outputs`.
-        method: what decides λ, as in ``"auto_l2"`` or a name of yours.
-        seed: runs with one seed are compared with each other.
-        fixed_lambda: λ where it is constant; this makes the run a baseline.
-        outputs: where studies are kept.
-        run: its name; by default made of the above.
-        resume: go on with what was recorded of the run, instead of beginning anew.
-        options: what else describes the run: ``batchnorm``, ``alpha``, ``data``, ``lr``, …; runs
-            are compared where these are equal, those of the method itself (``alpha`` and what
-            begins with ``method_``) aside. ``hardware``, ``threads``, ``torch``, ``python``,
-            ``host`` and ``commit`` say how it was made, and make no difference.
+        study: the name of the study that the run belongs to, which is a folder in `outputs`.
+        method: the method that decides λ, such as ``"auto_l2"`` or a name of your own.
+        seed: the random seed. Runs with the same seed are compared with each other.
+        fixed_lambda: λ, if it is constant; the run is then a baseline.
+        outputs: the folder in which studies are stored.
+        run: the name of the run; by default, it is made from the other arguments.
+        resume: whether to continue the existing record of the run instead of starting a new one.
+        options: other properties of the run, such as ``batchnorm``, ``alpha``, ``data`` and
+            ``lr``. Runs are compared if these are equal, except for those of the method (``alpha``
+            and all that begin with ``method_``). ``hardware``, ``threads``, ``torch``, ``python``,
+            ``host`` and ``commit`` describe how the run was made and do not affect comparisons.
 
     Raises:
-        UserError: the study's name is none, its folder cannot be written, or the report could not
-            read the run.
+        UserError: if the name of the study is not valid, its folder cannot be written, or the
+            report could not read the run.
     """
     row: dict[str, object] = {"method": method, "fixed_lambda": fixed_lambda, "seed": seed}
     row |= {re.sub("^method_", "method.", name): value for name, value in options.items()}
@@ -183,7 +187,7 @@ def _write(path: Path, frame: pd.DataFrame) -> None:
 
 
 def _append(path: Path, row: dict[str, object]) -> None:
-    """Add a row; only one that brings a new column has the file written anew."""
+    """Append a row to a CSV file, which is rewritten only if the row has a new column."""
     text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
     columns = text.partition("\n")[0].split(",")
     if set(row) <= set(columns):

@@ -1,4 +1,4 @@
-"""The paper's recorded runs beside a study's."""
+"""Compares the runs of a study with the recorded runs of the paper."""
 
 from __future__ import annotations
 
@@ -24,21 +24,26 @@ PAPER = {
     "protocol.name": "published",
     "protocol.initialization": "published",
 }
-"""How the published runs were made."""
+"""The options of the published runs."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Published and our figures of the paper's arms."""
+    """The published results of the paper's arms, and those of a study."""
 
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """In percent; empty where there are none."""
+    """One row per arm, with accuracies in percent; empty if the study has none of the arms."""
     differences: str = ""
-    """How ours were made otherwise than the paper's; empty where they were not."""
+    """How the options of the study differ from those of the paper; empty if they do not."""
 
 
 def reproduction(runs: pd.DataFrame, records: Sequence[Record]) -> Reproduction:
-    """What the paper's arms came to then and in the completed runs of a study."""
+    """Compare the published results of the paper's arms with the completed runs of a study.
+
+    Args:
+        runs: the table of runs.
+        records: the records of the runs.
+    """
     rows = []
     done = runs[runs["status"] == "completed"]
     arms = ["method", "batchnorm", "alpha", "fixed_lambda"]
@@ -81,7 +86,7 @@ def reproduction(runs: pd.DataFrame, records: Sequence[Record]) -> Reproduction:
 
 
 def _some(changes: list[str]) -> str:
-    """Those of the first two seeds: the paper has no more."""
+    """Join the changes of λ of the first two seeds; the paper has no more than two."""
     return " / ".join(changes[:2]) + " / …" * (len(changes) > 2)
 
 

@@ -1,13 +1,13 @@
-"""A schedule against the fixed λs: which is the strongest, and does the schedule beat them all?
+"""Compares a schedule with the fixed λs: finds the strongest one, and tests whether it beats all.
 
-A schedule *beats the fixed λs* only if it beats every one of them on the seeds that both have (an
-intersection-union test: its p is the largest of theirs); choosing the best fixed λ on the very runs
-that are compared would claim too much. Where all runs have validation images, the fixed λ is chosen
-by them, and it alone is compared with. One that shares no seed cannot be beaten.
+A schedule *beats the fixed λs* only if it beats every one of them on their common seeds. This is an
+intersection-union test, whose p is the largest of the individual p-values. To choose the best fixed
+λ on the same runs that are compared would claim too much. If all runs have validation images, they
+are used to choose one fixed λ, and the schedule is compared only with it. A fixed λ without a
+common seed cannot be beaten.
 
-A run that diverged counts as guessing (the chance level). A fixed λ that diverged on some seeds, or
-only guesses on all of them, and is then behind is no yardstick: its mean over the seeds that it
-survived says nothing.
+A diverged run counts at chance level. A fixed λ that diverged on some seeds, or stayed at chance
+level on all of them, is excluded if the schedule is better: its accuracy is not a fair reference.
 """
 
 from __future__ import annotations
@@ -23,66 +23,72 @@ from . import stats
 
 @dataclass(frozen=True)
 class Scores:
-    """What an arm came to."""
+    """The results of an arm."""
 
     arm: str
-    """Its digest."""
+    """The digest of the arm."""
     label: str
-    """Its name for a reader."""
+    """The name of the arm, as in the tables."""
     by_seed: Mapping[int, float]
-    """Test accuracy of each seed; of a diverged run the chance level."""
+    """The test accuracy of each seed; chance level for a diverged run."""
     diverged: int = 0
-    """Runs that diverged."""
+    """The number of runs that diverged."""
     collapsed: bool = False
-    """Whether every completed run only guesses."""
+    """Whether every completed run is at chance level."""
     value: float = math.nan
-    """λ, where it is a fixed one."""
+    """λ, if it is fixed; NaN otherwise."""
     validation: Mapping[int, float] = field(default_factory=dict)
-    """Validation accuracy of each seed; empty where there is none."""
+    """The validation accuracy of each seed; empty if there are no validation images."""
 
     def less(self, other: Scores) -> list[float]:
-        """The differences to another arm on the seeds that both have."""
+        """Return this arm's accuracy minus that of another, on each common seed."""
         common = sorted(self.by_seed.keys() & other.by_seed.keys())
         return [self.by_seed[seed] - other.by_seed[seed] for seed in common]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A schedule against the strongest fixed λ, and what it says about all of them."""
+    """The comparison of a schedule with the fixed λs."""
 
     rival: Scores
-    """The one that leaves the schedule least ahead (see `strongest`); with validation, the one
-    chosen by it."""
+    """The fixed λ that the schedule is compared with in the report.
+
+    It is the `strongest` one, or another that is ahead of the schedule if that one has too few
+    seeds; with validation images, it is the one that they chose.
+    """
     rivals: int
-    """Fixed λs with a result, in all."""
+    """The number of fixed λs with a result."""
     compared: int
-    """Those of them that decide."""
+    """The number of fixed λs that the schedule is tested against."""
     at_edge: bool
-    """Whether `rival` lies at an end of the grid of values, so that there may be a stronger one."""
+    """Whether `rival` is at the edge of the grid of values, so that a stronger one may exist."""
     chosen_on: str
-    """``test`` or ``validation`` accuracy."""
+    """The accuracy on which `rival` was chosen: ``test`` or ``validation``."""
     differences: list[float]
-    """The schedule less `rival`, a seed each."""
+    """The accuracy of the schedule minus that of `rival`, for each common seed."""
     better: bool
-    """Whether the schedule's mean is above that of every one of them."""
+    """Whether the schedule has a higher mean than every fixed λ that it is tested against."""
     p: float
-    """Two-sided. Ahead of all: the largest p, of beating each. Behind one: the smallest p of those
-    ahead, times their number, of being beaten by any. NaN where a test has too few pairs."""
+    """The two-sided p-value.
+
+    If the schedule is ahead of every fixed λ, it is the largest p-value. If it is behind any, it is
+    the smallest p-value among those ahead, times the number of fixed λs. NaN if there are too few
+    pairs for the test.
+    """
     decisive: Scores
-    """The fixed λ that `p` is of."""
+    """The fixed λ that `p` belongs to."""
     decisive_pairs: int
-    """Seeds that the schedule shares with it."""
+    """The number of seeds that the schedule and `decisive` have in common."""
     set_aside: list[Scores]
-    """Fixed λs that diverged on some seeds, or only guess, and are no yardstick."""
+    """Fixed λs that are excluded because they diverged on some seeds or stayed at chance level."""
     apart: list[Scores]
-    """Fixed λs that share no seed with the schedule."""
+    """Fixed λs that have no seed in common with the schedule."""
     strongest: Scores
-    """The one that leaves the schedule least ahead: `rival`, unless it ran on too few seeds to tell
-    and another is ahead of the schedule, too."""
+    """The fixed λ over which the schedule's mean lead is smallest."""
 
 
 def compare(schedule: Scores, fixed: Sequence[Scores]) -> Comparison | None:
-    """The schedule against the fixed λs; None where they share no seed, or none is a yardstick."""
+    """Compare a schedule with the fixed λs; return None if none of them is comparable."""
     found = {arm.arm: schedule.less(arm) for arm in fixed}
     there = [arm for arm in fixed if found[arm.arm]]
     set_aside = [arm for arm in there if no_yardstick(arm) and np.mean(found[arm.arm]) > 0]
@@ -114,7 +120,7 @@ def compare(schedule: Scores, fixed: Sequence[Scores]) -> Comparison | None:
     if not better and len(found[strongest.arm]) < min(
         stats.fewest_pairs(), len(found[decisive.arm])
     ):
-        shown = decisive  # the strongest ran on too few seeds to tell
+        shown = decisive  # The strongest has too few seeds for a test.
     return Comparison(
         shown,
         len(fixed),
@@ -133,7 +139,7 @@ def compare(schedule: Scores, fixed: Sequence[Scores]) -> Comparison | None:
 
 
 def no_yardstick(one: Scores) -> bool:
-    """Whether a fixed λ that is behind is none to be measured by."""
+    """Whether an arm diverged on some seeds or stayed at chance level, and is not a reference."""
     return bool(one.diverged or one.collapsed)
 
 
@@ -142,22 +148,26 @@ def _or(p: float, otherwise: float) -> float:
 
 
 def by_validation(fixed: Sequence[Scores], seeds: Set[int]) -> Scores | None:
-    """The arm with the highest validation accuracy on `seeds`; None unless all have it for each."""
+    """Return the arm with the highest validation accuracy on `seeds`.
+
+    The result is None unless every arm has a validation accuracy for each of the seeds.
+    """
     if not seeds or not fixed or any(not seeds <= arm.validation.keys() for arm in fixed):
         return None
     return max(fixed, key=lambda one: (_mean(one.validation, seeds), _mean(one.by_seed, seeds)))
 
 
 def _mean(figures: Mapping[int, float], seeds: Set[int]) -> float:
-    """Over those of `seeds` that there are, rounded so that equal ones are equal."""
+    """Average over the `seeds` that exist, rounded so that floating-point noise breaks no ties."""
     known = [figures[seed] for seed in sorted(seeds) if seed in figures]
     return round(float(np.mean(known)), 9) if known else -math.inf
 
 
 def strongest(arms: Sequence[Scores]) -> Scores | None:
-    """The arm with the highest mean on the seeds that all of them have; None without such a seed.
+    """Return the arm with the highest mean on the seeds that all arms have in common.
 
-    Those that never diverged and do more than guess come first.
+    Arms that diverged or stayed at chance level are considered only if there are no others.
+    Validation accuracy is used if all arms have it. The result is None if there is no common seed.
     """
     sound = [arm for arm in arms if not no_yardstick(arm)] or list(arms)
     seeds = set.intersection(*(set(arm.by_seed) for arm in sound)) if sound else set()
@@ -169,7 +179,7 @@ def strongest(arms: Sequence[Scores]) -> Scores | None:
 
 
 def at_edge(one: Scores, among: Sequence[Scores]) -> bool:
-    """Whether λ is the smallest (and not 0) or the largest of at least two that were tried."""
+    """Whether the λ of an arm is the smallest (unless it is 0) or the largest of two or more."""
     values = {other.value for other in among if not math.isnan(other.value)}
     smallest, largest = min(values, default=0.0), max(values, default=0.0)
     return len(values) > 1 and (one.value == largest or one.value == smallest > 0)

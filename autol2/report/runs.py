@@ -1,4 +1,4 @@
-"""What the report needs of each run, read once and kept until the run's files change."""
+"""Reads the history of each run for the report, and caches it until the files of the run change."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from ..sweeps.study import Record
 from .faults import fault
 
 CHANGES = 400
-"""Of λ that are kept of a run, at most: a schedule that always moves is thinned, late more than
-early, as a logarithmic axis shows it."""
+"""Maximum number of changes of λ that are kept for a run.
+
+A schedule that changes all the time is thinned, with fewer changes late in training, to suit a
+logarithmic axis.
+"""
 SHRINKING_STEPS = 200
-"""Steps over which the shrinking of the weights is multiplied up."""
+"""Number of steps over which the shrinking of the weights is computed."""
 LARGEST = 1e30
-"""That a λ can be: beyond, the file is damaged."""
+"""Values of λ from this limit on show that a file is damaged."""
 FORMAT = 6
-"""Of what is kept; another one is read anew."""
+"""Version of the cache format; a cache of another version is not used."""
 MEASUREMENTS = ("epoch", "step", "lambda")
 EVALUATIONS = ("epoch", "step", "test_accuracy")
 ACCURACIES = ("test_accuracy", "validation_accuracy", "train_accuracy")
@@ -32,33 +35,41 @@ MORE = (
     *("lambda", "lr", "train_loss", "train_accuracy", "test_loss", "weight_norm"),
     *("validation_loss", "validation_accuracy"),
 )
-"""Columns of measurements.csv and epochs.csv that are read where they are there."""
+"""Optional columns of measurements.csv and epochs.csv."""
 OF_LAYERS = ("norm_", "effective_lr_")
-"""How the names of further such columns begin, whatever the network's layers are called."""
+"""The prefixes of optional columns that are named after the layers of the network."""
 FILES = ("run.json", "measurements.csv", "epochs.csv")
 
 
 @dataclass
 class Curves:
-    """A run's history, thinned to what is drawn."""
+    """The history of a run, thinned to what is drawn."""
 
     epochs: dict[str, list[float]] = field(default_factory=dict)
-    """Columns of epochs.csv, of the last evaluation of each epoch; ``epoch`` counts epochs done."""
+    """The columns of epochs.csv for the last evaluation in each epoch.
+
+    ``epoch`` is the number of completed epochs.
+    """
     lambdas: list[tuple[int, float]] = field(default_factory=list)
-    """(step of the run, λ from there on): the first measurement, each change and the last one; of
-    more than `CHANGES` a selection."""
+    """Pairs of a step of the run and the λ from there on.
+
+    They include the first measurement, each change and the last measurement, or a selection if
+    there are more than `CHANGES`.
+    """
     highs: list[tuple[float, float]] = field(default_factory=list)
-    """(epochs done, test accuracy) of each evaluation, also within an epoch, that was better than
-    all before it."""
+    """Pairs of completed epochs and the test accuracy, for evaluations better than all before.
+
+    Evaluations within an epoch are included.
+    """
     shrinking: float = math.nan
-    """Π(1 − 2·lr·λ) over the first 200 steps: what the penalty alone leaves of the weights."""
+    """Π(1 − 2·lr·λ) over the first 200 steps: the share of the weights that the penalty leaves."""
     diverged: float | None = None
-    """Epoch at which the run diverged."""
+    """The epoch at which the run diverged; None if it did not."""
     problem: str = ""
-    """Why the run's records could not be read."""
+    """The reason why the records of the run could not be read; empty if they could."""
 
     def at_length(self, own: float, other: float) -> Curves:
-        """The same, with the steps of `lambdas` in epochs of `other` steps instead of `own`."""
+        """Rescale the steps of `lambdas` from `own` to `other` steps per epoch."""
         if own == other:
             return self
         scaled = [(round(step * other / own), value) for step, value in self.lambdas]
@@ -66,9 +77,15 @@ class Curves:
 
 
 def curves(records: Iterable[Record], cache: Path) -> Iterator[tuple[Record, Curves]]:
-    """Each run with its history; `cache` is a folder for what has been read.
+    """Read the history of each run.
 
-    A run whose run.json is of no use comes with an empty state, and its history says why.
+    Args:
+        records: the records of the runs.
+        cache: the folder in which histories are cached.
+
+    Yields:
+        The record and the history of each run. If its run.json is not valid, the state in the
+        record is empty, and the history contains the reason.
     """
     cache.mkdir(parents=True, exist_ok=True)
     for record in records:
@@ -88,13 +105,13 @@ def curves(records: Iterable[Record], cache: Path) -> Iterator[tuple[Record, Cur
         except (OSError, ValueError, KeyError, TypeError):
             pass
         history = _read(record)
-        # Not atomically, which waits for the disk a run: what is torn does not read.
+        # An atomic write would wait for the disk for each run. An incomplete file is ignored.
         kept.write_text(json.dumps({"key": key, **asdict(history)}), encoding="utf-8")
         yield record, history
 
 
 def _key(folder: Path) -> list[list[int]]:
-    """Changes whenever the run's files do."""
+    """Return a cache key that changes whenever the files of the run do."""
     key = [[FORMAT]]
     for name in FILES:
         try:
@@ -108,15 +125,15 @@ def _key(folder: Path) -> list[list[int]]:
 def _read(record: Record) -> Curves:
     state = record.state
     if not state.get("steps_per_epoch") or not state.get("config"):
-        return Curves()  # it never began
+        return Curves()  # The run never started.
     length, lr = int(state["steps_per_epoch"]), float(state["config"].get("lr") or math.nan)
-    begun = state["status"] in FINISHED  # else there may be no rows yet
+    begun = state["status"] in FINISHED  # Otherwise, there may be no rows yet.
     try:
         evaluations = _rows(record.folder / "epochs.csv", EVALUATIONS, begun)
         measurements = _rows(record.folder / "measurements.csv", MEASUREMENTS, begun)
         if state["status"] == "completed" and evaluations.empty:
             raise ValueError("epochs.csv has no rows")
-        if state["status"] == "diverged":  # and with it λ, where the optimizer finds that
+        if state["status"] == "diverged":  # λ may also be NaN if the optimizer noticed it.
             measurements = measurements[measurements["lambda"].notna()]
         path, shrinking = _lambdas(measurements, length, lr)
         evaluations["epoch_done"] = _steps(evaluations, length, "epochs.csv") / length
@@ -132,15 +149,15 @@ def _read(record: Record) -> Curves:
 
 
 def _rows(path: Path, columns: tuple[str, ...], begun: bool) -> pd.DataFrame:
-    """The whole rows of a CSV file, of which a running run may have flushed half of the last.
+    """Read the complete rows of a CSV file; a running run may have written half of the last row.
 
     Args:
         path: the file.
-        columns: those that must be there.
-        begun: whether the file itself must be.
+        columns: the required columns.
+        begun: whether the file must exist and have content.
 
     Raises:
-        ValueError: it cannot be read, or does not hold numbers.
+        ValueError: if the file cannot be read or contains something other than numbers.
     """
     content = b""
     try:
@@ -169,7 +186,11 @@ def _rows(path: Path, columns: tuple[str, ...], begun: bool) -> pd.DataFrame:
 
 
 def _steps(rows: pd.DataFrame, length: int, name: str) -> np.ndarray:
-    """The step of the run at each row; an error where they do not rise."""
+    """Return the step of the run for each row.
+
+    Raises:
+        ValueError: if the steps do not increase.
+    """
     steps = (rows["epoch"] * length + rows["step"]).to_numpy()
     if not (np.diff(steps, prepend=-1) > 0).all() or (steps > 1e12).any():
         raise ValueError(f"{name}: its steps do not increase")
@@ -177,13 +198,14 @@ def _steps(rows: pd.DataFrame, length: int, name: str) -> np.ndarray:
 
 
 def by_epoch(evaluations: pd.DataFrame) -> dict[str, list[float]]:
-    """The columns of a run's evaluations, of the last one of each epoch.
+    """Return the columns of the last evaluation in each epoch.
 
     Args:
-        evaluations: a row an evaluation; ``epoch`` and ``epoch_done``, the time in epochs.
+        evaluations: the table of evaluations, with one row each; ``epoch_done`` is the number of
+            completed epochs.
 
     Raises:
-        ValueError: not every accuracy is one.
+        ValueError: if any accuracy is not between 0 and 100.
     """
     for name in ACCURACIES:
         if name in evaluations and not evaluations[name].dropna().between(0, 100).all():
@@ -199,7 +221,7 @@ def by_epoch(evaluations: pd.DataFrame) -> dict[str, list[float]]:
 
 
 def highs(evaluations: pd.DataFrame) -> list[tuple[float, float]]:
-    """See `Curves.highs`; arguments as of `by_epoch`."""
+    """Return the `Curves.highs` of a table of evaluations, as for `by_epoch`."""
     best = evaluations["test_accuracy"].cummax()
     new = best.diff().fillna(1.0) > 0
     rows = evaluations[new]
@@ -222,21 +244,21 @@ def _lambdas(
         kept = np.geomspace(1, len(changes), CHANGES).astype(int) - 1
         changes = [changes[place] for place in np.unique(kept)]
     path = [(int(steps[place]), float(values[place])) for place in changes]
-    # λ of a measurement holds for the steps since the one before it, at most k of them; at an
-    # epoch's end a few steps have no measurement, and keep the λ that follows them. The learning
-    # rate may have moved in between.
+    # The λ of a measurement holds for the steps since the previous measurement, which are at most
+    # k. A few steps at the end of an epoch have no measurement, and use the λ of the next one. The
+    # learning rate is interpolated.
     every = np.arange(1, min(int(steps[-1]), SHRINKING_STEPS) + 1)
     rates = np.full(len(steps), lr)
     if "lr" in measurements:
         rates = measurements["lr"].to_numpy(float)
-    with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges
+    with np.errstate(over="ignore", invalid="ignore"):  # The run may diverge.
         factors = 2 * np.interp(every, steps, rates) * values[np.searchsorted(steps, every)]
         shrinking = np.prod(1 - factors)
     return path, float(shrinking)
 
 
 def path_text(path: list[tuple[int, float]]) -> str:
-    """Changes of λ as ``step:λ``, the step being the first that is measured with it."""
+    """Format changes of λ as ``step:λ``, where the step is the first that is measured with λ."""
     if len(path) >= CHANGES // 2:
         return "all the time"
     return " ".join(
@@ -247,6 +269,6 @@ def path_text(path: list[tuple[int, float]]) -> str:
 
 
 def _in_short(value: float) -> str:
-    """As in 1e-04, with more digits where there are some."""
+    """Format a number as in 1e-04, or with more digits if needed."""
     text = f"{value:.0e}"
     return text if math.isclose(float(text), value, rel_tol=1e-9) else f"{value:.2e}"

@@ -1,9 +1,10 @@
-"""How fast arms train: when a test accuracy is reached, and how it depends on λ.
+"""Measures how fast arms train: when they reach a test accuracy, and how this depends on λ.
 
 A run that never reaches the target is right-censored: it counts as reaching it when the longest of
-the runs beside it ends, so that differences are of restricted means (Royston and Parmar, *BMC
-Medical Research Methodology* 13:152, 2013) and are biased towards no difference. One that diverged
-never reached it, whatever it had come to. Runs are compared that were evaluated at the same epochs.
+the runs that it is compared with ends. Differences are therefore those of restricted means (Royston
+and Parmar, *BMC Medical Research Methodology* 13:152, 2013) and are biased towards zero. A diverged
+run counts as never reaching the target, even if it did. Only runs that were evaluated at the same
+epochs are compared.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from .rivals import Scores, no_yardstick
 from .runs import Curves
 
 SHORT_OF = 0.5
-"""Points from the strongest fixed λ's final level down to the target, where none is named."""
+"""Points by which the default target lies below the final level of the strongest fixed λ."""
 Run = dict[Any, Any]
 """A row of the table of runs."""
 
 
 class Times(NamedTuple):
-    """When a run reached the target; if it did not, when it ended."""
+    """The time at which a run reached the target, or at which it ended if it did not."""
 
     reached: bool
     epochs: float
@@ -36,7 +37,7 @@ class Times(NamedTuple):
 
 
 UNITS = Times._fields[1:]
-"""What the time to a target is told in."""
+"""The units of the time to a target."""
 NOT_COMPARED: dict[str, Any] = dict.fromkeys(
     (
         *(f"{unit}_to_target_difference{end}" for unit in UNITS for end in ("", "_low", "_high")),
@@ -45,34 +46,42 @@ NOT_COMPARED: dict[str, Any] = dict.fromkeys(
     ),
     math.nan,
 )
-"""The columns of a comparison of speed for an arm without one."""
+"""The columns of the comparison of speed, with their values for an arm that is not compared."""
 FITS = (
     *("context", "batchnorm", "lambdas", "runs", "censored"),
     *("constant", "slope", "slope_low", "slope_high"),
 )
-"""The columns of `fits`."""
+"""The columns of the table that `fits` returns."""
 
 
 def target(named: float | None, strongest: Scores | None) -> float:
-    """The test accuracy to reach: the user's, or `SHORT_OF` the strongest fixed λ's level.
+    """Return the target test accuracy.
 
-    NaN where that diverged, or only guesses.
+    Args:
+        named: the target that the user has set, if any.
+        strongest: the strongest fixed λ, if any. The default target is `SHORT_OF` points below its
+            mean; it is NaN if the fixed λ diverged or stayed at chance level.
     """
     if named is not None:
         return named
     if strongest is None or no_yardstick(strongest):
         return math.nan
-    # Rounded as it is said: an evaluation of exactly 60.2 % reaches 60.2 %.
+    # Rounding removes floating-point noise: an accuracy of exactly 60.2 % reaches 60.2 %.
     return round(float(np.mean(list(strongest.by_seed.values()))) - SHORT_OF, 6)
 
 
 def of_run(history: Curves, steps_per_epoch: int | None, seconds: float) -> dict[str, Any]:
-    """What of a run's speed does not depend on a target.
+    """Return the columns on the speed of a run that do not depend on the target.
+
+    Args:
+        history: the history of the run.
+        steps_per_epoch: the steps per epoch; None if not known.
+        seconds: the duration of the run; 0 if not known.
 
     Returns:
-        ``highs`` for `reached`; ``epochs_to_best`` and ``steps_to_best`` of the best test accuracy
-        (Lewkowycz and Gur-Ari's t*); ``area_under_curve``, the mean of the test accuracy from the
-        first evaluation to the last by the trapezoidal rule.
+        The columns, among them ``highs`` for `reached`; ``epochs_to_best`` and ``steps_to_best``,
+        the time of the best test accuracy (t* of Lewkowycz and Gur-Ari); and ``area_under_curve``,
+        the mean test accuracy between the first and the last evaluation by the trapezoidal rule.
     """
     epochs, accuracies = (history.epochs.get(name) or [] for name in ("epoch", "test_accuracy"))
     highs = history.highs or _highs(epochs, accuracies)
@@ -102,10 +111,14 @@ def _highs(epochs: list[float], accuracies: list[float]) -> list[tuple[float, fl
 
 
 def reached(runs: pd.DataFrame, level: float) -> pd.DataFrame:
-    """When each run of the table of runs that came to an end first evaluated to at least `level`.
+    """Find when each completed or diverged run first reached a test accuracy of `level`.
+
+    Args:
+        runs: the table of runs.
+        level: the test accuracy in percent.
 
     Returns:
-        A row a run: ``seed``, and the fields of `Times`.
+        A table with one row per run: ``seed`` and the fields of `Times`.
     """
     rows = runs.to_dict("records")
     times = times_to(rows, level, length_of(rows))
@@ -114,13 +127,19 @@ def reached(runs: pd.DataFrame, level: float) -> pd.DataFrame:
 
 
 def length_of(runs: Sequence[Run]) -> float:
-    """The epochs of the longest completed run."""
+    """Return the number of epochs of the longest completed run."""
     done = [float(run["epochs_done"]) for run in runs if run["status"] == "completed"]
     return max(done, default=0.0)
 
 
 def times_to(runs: Sequence[Run], level: float, length: float) -> dict[int, Times]:
-    """As `reached`, by seed; one that does not reach it ends with the longest (`length`)."""
+    """Return the `Times` of each completed or diverged run, by seed; see `reached`.
+
+    Args:
+        runs: the rows of the runs.
+        level: the test accuracy in percent.
+        length: the number of epochs that a run which does not reach `level` counts as needing.
+    """
     found: dict[int, Times] = {}
     for run in runs:
         diverged = run["status"] == "diverged"
@@ -137,9 +156,14 @@ def times_to(runs: Sequence[Run], level: float, length: float) -> dict[int, Time
 
 
 def described(arm: Sequence[Run], around: Sequence[Run], level: float) -> dict[str, Any]:
-    """The speed of an arm: means over its runs, those that did not reach `level` at their end.
+    """Return the columns on the speed of an arm, which are means over its runs.
 
-    Seconds only where all runs of `around` are known to have had the same hardware and threads.
+    Seconds are given only if all runs in `around` had the same hardware and number of threads.
+
+    Args:
+        arm: the runs of the arm.
+        around: all runs in the same context.
+        level: the target test accuracy.
     """
     times = list(times_to(arm, level, length_of(around)).values())
     some = any(time_.reached for time_ in times)
@@ -157,7 +181,7 @@ def described(arm: Sequence[Run], around: Sequence[Run], level: float) -> dict[s
 
 
 def _alike(runs: Sequence[Run]) -> bool:
-    """Whether seconds of these runs can be compared."""
+    """Whether the runs had the same hardware and threads, so that their seconds are comparable."""
     ended = [run for run in runs if run["status"] in ("completed", "diverged")]
     hardware = {(run["hardware"], run["threads"]) for run in ended}
     return len(hardware) == 1 and all(known(run["hardware"]) for run in ended)
@@ -166,10 +190,16 @@ def _alike(runs: Sequence[Run]) -> bool:
 def compared(
     arm: Sequence[Run], rival: Sequence[Run], factor: float, accuracy: float
 ) -> dict[str, Any]:
-    """The arm's time to `accuracy` and area under the curve less the rival's, seed by seed.
+    """Compare the speed of an arm with that of its rival, seed by seed.
 
-    Intervals and p, which is that of epochs, are adjusted by `factor`, that of Holm's adjustment.
-    Seconds only where both had the same hardware and threads.
+    The columns are the difference in the time to a test accuracy and in the area under the curve.
+    Seconds are compared only if both had the same hardware and number of threads.
+
+    Args:
+        arm: the runs of the arm.
+        rival: the runs of the rival.
+        factor: the factor of Holm's adjustment, which is applied to the intervals and p-values.
+        accuracy: the target test accuracy.
     """
     level = 1 - (1 - stats.LEVEL) / factor
     found = dict(NOT_COMPARED)
@@ -211,7 +241,7 @@ def compared(
 
 
 def _one_grid(ours: Sequence[float], theirs: Sequence[float]) -> bool:
-    """Whether two runs were evaluated at the same epochs, as long as both went on."""
+    """Whether two runs were evaluated at the same epochs until the shorter one ended."""
     end = min(len(ours), len(theirs))
     return list(ours[:end]) == list(theirs[:end])
 
@@ -226,14 +256,19 @@ def _put(found: dict[str, Any], name: str, differences: list[float], level: floa
 
 
 def fits(runs: pd.DataFrame) -> pd.DataFrame:
-    """Steps to the best test accuracy against λ, with the fit t* = c/λ.
+    """Fit t* = c/λ to the steps to the best test accuracy, for each context.
 
     Lewkowycz and Gur-Ari (*On the training dynamics of deep networks with L2 regularization*,
-    NeurIPS 2020) found that it holds where the learning rate stays. A row for each set of
-    circumstances with at least two fixed λs above 0. Runs that were best at their last evaluation
-    are censored and left out. ``constant`` is c, the geometric mean of t*·λ; ``slope`` that of log
-    t* against log λ, −1 where the law holds, with its 95 % interval where three values of λ or more
-    are left.
+    NeurIPS 2020) found that this law holds if the learning rate is constant. Runs whose last
+    evaluation was the best are censored and left out.
+
+    Args:
+        runs: the table of runs.
+
+    Returns:
+        A table with one row for each context with at least two fixed λs above 0. ``constant`` is c,
+        the geometric mean of t*·λ. ``slope`` is the slope of log t* against log λ, which is −1 if
+        the law holds; it has a 95 % interval if at least three values of λ are left.
     """
     rows = []
     if "fixed_lambda.value" not in runs:
@@ -273,8 +308,8 @@ def fits(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def lr_stays(options: Mapping[str, Any]) -> bool:
-    """Whether a run of these options has one learning rate throughout, as t* = c/λ takes it."""
-    # One that moves nothing is left out of the identity of a run that was trained here.
+    """Whether a run with these options has a constant learning rate, as t* = c/λ requires."""
+    # Runs of autol2.train do not list a schedule that has no effect.
     return not any(
         name.partition(".")[0] in ("lr_schedule", "lr_scheduler", "scheduler")
         and str(value).lower() not in ("constant", "none", "false", "")
@@ -283,21 +318,21 @@ def lr_stays(options: Mapping[str, Any]) -> bool:
 
 
 def holds(fit: pd.Series) -> bool:
-    """Whether a row of `fits` allows for t* = c/λ; True where it has no interval."""
+    """Whether a row of `fits` is compatible with t* = c/λ; True if it has no interval."""
     low, high = fit["slope_low"] - 1e-6, fit["slope_high"] + 1e-6
     return math.isnan(low) or bool(low <= -1 <= high)
 
 
 def known(value: Any) -> bool:
-    """Whether a cell of the table of runs says something."""
+    """Whether a cell of the table of runs has a value."""
     return value is not None and value is not pd.NA and value == value
 
 
 def numbers(runs: Sequence[Run], column: str) -> list[float]:
-    """What is known of a column."""
+    """Return the known values of a column."""
     return [float(run[column]) for run in runs if column in run and known(run[column])]
 
 
 def mean_of(values: Sequence[float]) -> float:
-    """The mean; NaN of nothing."""
+    """Return the mean; NaN if there are no values."""
     return float(np.mean(values)) if len(values) else math.nan

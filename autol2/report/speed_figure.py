@@ -1,4 +1,4 @@
-"""Figures of the speed of training: epochs to an accuracy, and steps to the best one against λ."""
+"""Figures of training speed: epochs to a target accuracy, and steps to the best one against λ."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .words import arm_name, number, plural, yardstick
 NOT_REACHED: dict[str, Any] = {**SEED, "marker": ">", "markersize": 5, "markerfacecolor": "none"}
 MEAN = forest.key("s", 1.8, "mean over seeds, of the difference with an interval")
 PANELS = 4
-"""Of steps to the best accuracy, at most: a set of circumstances each."""
+"""Maximum number of panels in the figure of steps to the best accuracy, one for each context."""
 
 
 @plot.settings()
@@ -78,7 +78,7 @@ def _to_target(part: Part, runs: pd.DataFrame, colours: Mapping[str, str], folde
 
 @plot.settings()
 def area(made: Tables, colours: Mapping[str, str], folder: Path) -> list[Drawing]:
-    """Draw the mean test accuracy over training, which is the area under its curve."""
+    """Draw the mean test accuracy over training, which is the normalized area under the curve."""
     arms = made.summary
     if arms.empty:
         return []
@@ -114,7 +114,7 @@ def _area(part: Part, runs: pd.DataFrame, colours: Mapping[str, str], folder: Pa
 
 
 def _two_panels(arms: pd.DataFrame) -> tuple[Figure, Axes, Axes]:
-    """A row an arm: its seeds on the left, its difference to the fixed λ on the right."""
+    """Create a figure with one row per arm: its seeds on the left, its difference on the right."""
     figure = plot.new_figure(LOW_ROW * len(arms) + AROUND + 0.4)
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
     forest.rows(left, [arm_name(arm) for arm in arms["arm"]])
@@ -124,7 +124,7 @@ def _two_panels(arms: pd.DataFrame) -> tuple[Figure, Axes, Axes]:
 
 
 def _differences(axes: Axes, arms: pd.DataFrame, column: str, colours: Mapping[str, str]) -> None:
-    """Draw what `column` and its interval say of each arm, on an axis with 0 in its middle."""
+    """Draw the value and interval of `column` for each arm, on an axis centred at 0."""
     known = [1.0]
     for y, (_, arm) in enumerate(arms.iterrows()):
         mean, low, high = (float(arm[f"{column}{end}"]) for end in ("", "_low", "_high"))
@@ -136,7 +136,7 @@ def _differences(axes: Axes, arms: pd.DataFrame, column: str, colours: Mapping[s
 
 @plot.settings()
 def to_best(made: Tables, colours: Mapping[str, str], folder: Path) -> list[Drawing]:
-    """Draw steps to the best test accuracy against λ, of every run of a fixed λ."""
+    """Draw the steps to the best test accuracy against λ, for every run with a fixed λ."""
     fits = pd.concat([fits for _, fits in forest.groups(made.fits)] or [made.fits]).head(PANELS)
     if fits.empty:
         return []
@@ -168,14 +168,14 @@ def to_best(made: Tables, colours: Mapping[str, str], folder: Path) -> list[Draw
 
 
 def _circumstances(runs: pd.DataFrame) -> str:
-    """What the runs of a panel have beside their λ."""
+    """Describe what the runs of a panel have in common besides their λ."""
     ((heading, _),) = forest.groups(runs)
     rest = arm_name(str(runs["arm"].iloc[0])).partition(" = ")[2].partition(" ")[2]
     return ", ".join(part for part in (heading, rest) if part)
 
 
 def _to_best(axes: Axes, runs: pd.DataFrame, fit: pd.Series) -> str:
-    """Draw the runs of one panel and their fit; what they show."""
+    """Draw the runs of one panel and their fit, and return a description."""
     early = runs["epochs_to_best"] < runs["epochs_done"]
     for part, face in ((runs[early], CURVES[0]), (runs[~early], "none")):
         axes.plot(

@@ -1,11 +1,11 @@
-"""Tests and intervals across seeds. Figures are test accuracies in percent.
+"""Tests and intervals across seeds, for test accuracies in percent.
 
-Two arms are compared on the same seeds, so that what a seed does to both cancels. The p-value is
-that of a sign-flip permutation test of the differences: with n pairs it cannot go below 2/2ⁿ, so
-that five seeds can never reach 0.05 (two-sided, 0.0625). Intervals of means are Student's; those
-of the interquartile mean and of the probability of improvement are percentile bootstraps, as
-Agarwal et al. define them (*Deep reinforcement learning at the edge of the statistical precipice*,
-NeurIPS 2021; their package is rliable).
+Two arms are compared on the same seeds, so that effects of a seed on both arms cancel out. The
+p-value is that of a sign-flip permutation test of the differences. With n pairs, it cannot be below
+2/2ⁿ, so five seeds can never reach 0.05 (two-sided; 2/2⁵ = 0.0625). Intervals of means are Student
+t intervals. Intervals of the interquartile mean and of the probability of improvement are
+percentile bootstrap intervals, as defined by Agarwal et al. (*Deep reinforcement learning at the
+edge of the statistical precipice*, NeurIPS 2021; their package is rliable).
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
-"""Of the intervals; 1 − `LEVEL` is the level of the tests."""
+"""Confidence level of the intervals; the significance level of the tests is 1 − `LEVEL`."""
 POWER = 0.8
-"""Chance of claiming a difference, for `seeds_needed`."""
+"""Power of the test in `seeds_needed`: the probability of finding a true difference."""
 RESAMPLES = 2000
-"""Of a bootstrap."""
+"""Number of bootstrap samples."""
 EXACT = 14
-"""Pairs up to which all sign flips are tried; beyond, `FLIPS` of them."""
+"""Maximum number of pairs for which all sign flips are tried."""
 FLIPS = 9999
+"""Number of random sign flips that are tried for more pairs."""
 FEWEST = 3
-"""Values below which no interval is given."""
+"""Minimum number of values for an interval."""
 MOST = 10_000
-"""Seeds above which nobody will ask how many it takes."""
+"""Maximum result of `seeds_needed`."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and the interval around it, NaN below `FEWEST` values."""
+    """An estimate with its interval, whose ends are NaN for fewer than `FEWEST` values."""
 
     mean: float
     low: float
@@ -47,12 +48,12 @@ NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
 def interval(values: Sequence[float], low: float = LEVEL, high: float | None = None) -> Interval:
-    """The mean and its Student t interval; of differences, this is the paired t interval.
+    """Compute the mean and its Student t interval, which is the paired one for differences.
 
     Args:
-        values: one a seed.
-        low: the two-sided level that the lower limit belongs to.
-        high: that of the upper limit, if it is another one.
+        values: the values, one for each seed.
+        low: the two-sided confidence level of the lower limit.
+        high: the two-sided confidence level of the upper limit; None for the same level.
     """
     data = np.asarray(values, float)
     if len(data) == 0:
@@ -67,14 +68,15 @@ def interval(values: Sequence[float], low: float = LEVEL, high: float | None = N
 
 @functools.lru_cache(maxsize=1024)
 def _quantile(level: float, freedom: int) -> float:
-    """Of Student's t, two-sided."""
+    """Return the two-sided quantile of Student's t distribution."""
     return float(stats.t.ppf((1 + level) / 2, freedom))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p of the sign-flip permutation test of the mean; NaN below two differences.
+    """Compute the two-sided p-value of the sign-flip permutation test of the mean.
 
-    It is exact up to `EXACT` pairs; beyond, the same random flips are tried each time.
+    The test is exact for up to `EXACT` pairs. For more, it uses random flips with a fixed seed. The
+    result is NaN for fewer than two differences.
     """
     data = np.asarray(differences, float)
     n = len(data)
@@ -90,7 +92,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
 @functools.lru_cache(maxsize=32)
 def _flips(n: int) -> Any:
-    """Signs [flips, n]: of all 2ⁿ the half with a + first (the others mirror it), or a sample."""
+    """Return signs [flips, n]: all that begin with +, as the others mirror them, or a sample."""
     if n > EXACT:
         return np.random.default_rng(0).choice((-1.0, 1.0), (FLIPS, n))
     bits = np.arange(2 ** (n - 1))[:, None] >> np.arange(n - 1) & 1
@@ -98,11 +100,13 @@ def _flips(n: int) -> Any:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: the chance of any false claim among all of them stays below.
+    """Compute Holm's step-down adjustment, which controls the family-wise error rate.
+
+    Args:
+        p_values: the p-values; those of impossible tests are NaN and do not count as tests.
 
     Returns:
-        What each p is multiplied by; the product may exceed 1. NaN (no test was possible) stays
-        NaN and does not count.
+        The factor for each p-value, or NaN if it is NaN. The product may exceed 1.
     """
     factors = [math.nan] * len(p_values)
     order = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
@@ -114,19 +118,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def fewest_pairs(comparisons: int = 1) -> int:
-    """Pairs below which no p, however alike the differences, survives Holm's adjustment."""
+    """Return the minimum number of pairs at which a p-value can survive Holm's adjustment."""
     return math.ceil(math.log2(2 * max(comparisons, 1) / (1 - LEVEL)))
 
 
 def seeds_needed(differences: Sequence[float], comparisons: int = 1) -> int | None:
-    """Pairs with which a true difference of the size seen would be claimed four times in five.
+    """Estimate the number of pairs at which a true difference of the observed size would be found.
 
-    The power is that of the two-sided paired t test (noncentral t) at the level that the first of
-    Holm's steps asks for, a = 0.05/`comparisons`; and where the sign-flip test can reject only if
-    all differences have one sign, the chance of that. At least `fewest_pairs`.
+    This is the smallest number of pairs, at least `fewest_pairs`, with a power of `POWER`. The
+    power is that of the two-sided paired t test (noncentral t) at the level of the first of Holm's
+    steps, 0.05/`comparisons`. If the sign-flip test can reject only if all differences have the
+    same sign, the power is at most the probability of that.
+
+    Args:
+        differences: the observed differences.
+        comparisons: the number of comparisons.
 
     Returns:
-        None where there is no difference, no spread to judge it by, or more than `MOST` are needed.
+        The number of pairs; None if there is no difference, too few values, or more than `MOST`
+        pairs would be needed.
     """
     data = np.asarray(differences, float)
     if len(data) < FEWEST or data.mean() == 0:
@@ -137,7 +147,7 @@ def seeds_needed(differences: Sequence[float], comparisons: int = 1) -> int | No
     effect = abs(float(data.mean())) / spread
     level = (1 - LEVEL) / max(comparisons, 1)
     low, high = fewest, fewest
-    while _power(effect, high, level) < POWER:  # double, then halve the gap
+    while _power(effect, high, level) < POWER:  # Double the number, then bisect.
         if high >= MOST:
             return None
         low, high = high, min(2 * high, MOST)
@@ -148,7 +158,7 @@ def seeds_needed(differences: Sequence[float], comparisons: int = 1) -> int | No
 
 
 def _power(effect: float, pairs: int, level: float) -> float:
-    """Of the paired t test of differences with mean `effect` and standard deviation 1."""
+    """Compute the power for differences with mean `effect` and standard deviation 1."""
     critical = stats.t.ppf(1 - level / 2, pairs - 1)
     power = float(stats.nct.sf(critical, pairs - 1, effect * math.sqrt(pairs)))
     if pairs - 1 < math.log2(2 / level):
@@ -157,7 +167,7 @@ def _power(effect: float, pairs: int, level: float) -> float:
 
 
 def iqm(values: Sequence[float]) -> Interval:
-    """The interquartile mean, of the middle half of the runs, and its bootstrap interval."""
+    """Compute the interquartile mean, the mean of the middle half, and its bootstrap interval."""
     data = np.asarray(values, float)
     if len(data) == 0:
         return NOTHING
@@ -170,10 +180,10 @@ def iqm(values: Sequence[float]) -> Interval:
 
 
 def probability_of_improvement(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
-    """The chance that a run of ours is better than one of theirs, a tie counting half.
+    """Compute the probability that a run of ours is better than one of theirs; ties count half.
 
-    Over all pairs of runs, whatever their seeds (Mann and Whitney's U divided by its maximum);
-    the bootstrap resamples both sides.
+    All pairs of runs are used, regardless of their seeds: the result is the Mann-Whitney U
+    statistic divided by its maximum. The bootstrap resamples both sides.
     """
     x, y = np.asarray(ours, float), np.asarray(theirs, float)
     if len(x) == 0 or len(y) == 0:
@@ -193,12 +203,12 @@ def _percentiles(mean: float, resampled: Any) -> Interval:
 
 @functools.lru_cache(maxsize=64)
 def _resamples(n: int, seed: int) -> Any:
-    """Places [RESAMPLES, n], the same each time."""
+    """Return indices [RESAMPLES, n] of bootstrap samples, which are the same in every call."""
     return np.random.default_rng((seed, n)).integers(0, n, (RESAMPLES, n))
 
 
 @functools.lru_cache(maxsize=64)
 def _counts(n: int, seed: int) -> Any:
-    """How often each of n values is drawn, [RESAMPLES, n]."""
+    """Return how often each of n values occurs in each bootstrap sample, [RESAMPLES, n]."""
     drawn = _resamples(n, seed)
     return np.stack([(drawn == place).sum(axis=1) for place in range(n)], axis=1).astype(float)

@@ -1,4 +1,4 @@
-"""The report's tables: a row a run, a row an arm, a row an evaluation."""
+"""Builds the tables of the report, with one row per run, per arm, or per evaluation."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from .runs import Curves, path_text
 from .words import called
 
 RULE = ("method.name", "alpha.percent", "fixed_lambda.value", "protocol.name")
-"""What makes an arm, with `CONTROL` and a method's own constants; other options are the
-circumstances in which arms are compared."""
+"""Options that define an arm, together with `CONTROL` and the constants of the method.
+
+All other options define the context in which arms are compared.
+"""
 CONTROL = {
     "control.penalized": "all",
     "control.parameters": "all",
@@ -34,19 +36,21 @@ CONTROL = {
     "control.pulse_height": 0.0,
     "control.pulse_length": 0,
 }
-"""Options that make another arm, and what they are where there is no such change."""
+"""Options of control experiments, which also define an arm, with their neutral values."""
 PROBLEM = {
     *("data", "dataset", "task", "model", "network", "architecture", "backbone"),
     *("batchnorm", "precision", "epochs"),
 }
-"""The options, and groups of them, that say what is to be learnt with what; those of the other
-circumstances can be tuned, for a schedule as for a fixed λ."""
+"""Options and groups that define the problem: the data, the network, and the length of training.
+
+The other options of a context can be tuned, for a schedule as well as for a fixed λ.
+"""
 ALIKE = "data (digest)"
-"""The data's digest among the circumstances: the same name does not make them the same data."""
+"""The entry of a context for the digest of the data, because different data may have one name."""
 COLLAPSED = 3.0
-"""Standard errors of a guessing network's test accuracy within which a run counts as guessing."""
+"""Number of standard errors above chance level within which a run counts as at chance level."""
 LEFT_OUT = ("highs", "evaluated", "batchnorm.enabled", "problem_digest", "passed_over")
-"""Columns of the table of runs that are not written down."""
+"""Columns of the table of runs that are not written to CSV files."""
 RESERVED = {
     *("run_id", "arm", "arm_digest", "baseline", "context", "problem_digest", "problem", "command"),
     *("accuracy", "evaluations", "validation", "chance", "collapsed", "attempts", *FIGURES),
@@ -54,36 +58,41 @@ RESERVED = {
     *("area_under_curve", "lambda_changes", "shrinking_200", "diverged_step", "diverged_lambda"),
     *("images_per_second", "dirty", "passed_over"),
 }
-"""Columns of the table of runs that no option of a run may be called."""
+"""Columns of the table of runs, whose names an option of a run must not have."""
 
 
 @dataclass
 class Tables:
-    """A study in tables."""
+    """The tables of a study."""
 
     runs: pd.DataFrame
-    """A row a run; README says what the columns are."""
+    """One row per run; the README documents the columns."""
     summary: pd.DataFrame
-    """A row an arm."""
+    """One row per arm."""
     attempts: pd.DataFrame
-    """A row an attempt at a run: what it was made with."""
+    """One row per attempt at a run, with the hardware and the versions that it used."""
     varying: list[str]
-    """The options that differ between the study's runs, seed left out."""
+    """The options that differ between the runs of the study, except for the seed."""
     common: dict[str, Any]
-    """Those that all of its runs have, and their value."""
+    """The options that are the same in all runs, with their values."""
     axes: list[str]
-    """Those of them that the study compares: the method, and what differs within a method."""
+    """The `varying` options that the study compares: the method, and what varies within one."""
     epochs: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """A row an evaluated epoch of a run."""
+    """One row per run and evaluated epoch."""
     fits: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """Steps to the best test accuracy against λ; see `speed.fits`."""
+    """The fits of the steps to the best test accuracy against λ; see `speed.fits`."""
 
 
 def tables(
     read: list[tuple[Record, Curves]],
     question: Question = Question(),  # noqa: B008 (it is frozen)
 ) -> Tables:
-    """The tables of a study's runs."""
+    """Build the tables of a study.
+
+    Args:
+        read: the record and the history of each run.
+        question: the target and the margin.
+    """
     identities = [_plain(record.state.get("identity") or {}) for record, _ in read]
     varying = _varying(identities)
     telling = _telling(identities, varying)
@@ -134,13 +143,13 @@ def tables(
 
 
 def _several_data(record: Record, digests: set[str | None]) -> dict[str, str]:
-    """What the arm's name needs where different data have one name."""
+    """Return the suffix that an arm's name needs if different data have the same name."""
     mine = _data(record)
     return {"of_data": f" on data {mine}" if len(digests) > 1 and mine else ""}
 
 
 def _long(runs: pd.DataFrame, histories: dict[str, Curves]) -> pd.DataFrame:
-    """Every run's evaluations, below each other in the order of the table of runs."""
+    """Concatenate the evaluations of all runs, in the order of the table of runs."""
     parts = []
     for _, run in runs.iterrows():
         history = histories[run["run_id"]]
@@ -157,9 +166,9 @@ def _long(runs: pd.DataFrame, histories: dict[str, Curves]) -> pd.DataFrame:
 
 
 def _varying(identities: list[dict[str, Any]]) -> list[str]:
-    """The options that take several values, or that only some runs of one method have.
+    """Return the options that have several values, or that only some runs of a method have.
 
-    An option that does nothing at its neutral value is left out of an identity there.
+    An identity does not contain an option that has its neutral value.
     """
     names = sorted({name for identity in identities for name in identity} - {"seed"})
     return [
@@ -181,15 +190,16 @@ def _by_method(identities: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _telling(identities: list[dict[str, Any]], varying: list[str]) -> list[str]:
-    """The options that tell two arms of one method apart."""
+    """Return the options that distinguish arms of the same method."""
     differing = {name for some in _by_method(identities) for name in _varying(some)}
     return [name for name in varying if name in differing]
 
 
 def method_of(state: dict[str, Any], identity: dict[str, Any]) -> tuple[str, bool]:
-    """A run's method for a reader, and whether it is a fixed λ that schedules are compared with.
+    """Return the label of a run's method, and whether it is a fixed λ to compare schedules with.
 
-    As its run.json says; one that does not was written before run.json did.
+    Both are read from run.json, or derived from the options if an older run.json does not have
+    them.
     """
     said, name = state.get("method") or {}, str(identity.get("method.name"))
     label = said.get("label") or called("method", name)
@@ -198,7 +208,13 @@ def method_of(state: dict[str, Any], identity: dict[str, Any]) -> tuple[str, boo
 
 
 def label(identity: dict[str, Any], telling: list[str], method: str | None = None) -> str:
-    """An arm's name for a reader: the method with its number, then the options of `telling`."""
+    """Return the name of an arm: its method with its number, followed by the `telling` options.
+
+    Args:
+        identity: the options of a run of the arm.
+        telling: the options to include in the name.
+        method: the label of the method; None to look it up.
+    """
     if not identity:
         return "?"
     name = identity["method.name"]
@@ -278,10 +294,10 @@ def _row(
 
 
 def _late(state: dict[str, Any], history: Curves, identity: dict[str, Any]) -> dict[str, Any]:
-    """The figures that arms are compared and chosen by, and whether the run only guesses.
+    """Return the accuracies by which arms are compared, and whether the run is at chance level.
 
-    Of the last tenth of the evaluated epochs, at least one and at most ten. Where the evaluations
-    cannot be read, run.json's figure of the same epochs stands in, if it has one.
+    They are means over the last tenth of the evaluated epochs, at least one and at most ten. If the
+    evaluations cannot be read, the mean in run.json is used, if it has one.
     """
     accuracies = history.epochs.get("test_accuracy") or []
     validation = history.epochs.get("validation_accuracy") or []
@@ -313,7 +329,7 @@ def _late(state: dict[str, Any], history: Curves, identity: dict[str, Any]) -> d
 
 
 def _passed_over(state: dict[str, Any]) -> str:
-    """What lay beside the images of the run's data, in words."""
+    """Describe the files in the image folders of a run that were ignored."""
     folders = (state.get("data") or {}).get("passed_over") or {}
     return in_words({where: kinds for where, kinds in folders.items() if _counts(kinds)})
 
@@ -341,7 +357,7 @@ def _made_with(attempt: dict[str, Any]) -> dict[str, Any]:
 
 
 def _circumstances(identity: dict[str, Any], data: str | None) -> dict[str, Any]:
-    """What arms must share to be compared: not what decides λ, which is the comparison."""
+    """Return the options that arms must share to be compared: all except those that decide λ."""
     return {
         name: value
         for name, value in identity.items()
@@ -350,23 +366,23 @@ def _circumstances(identity: dict[str, Any], data: str | None) -> dict[str, Any]
 
 
 def _decides(name: str) -> bool:
-    """Whether an option is one of what decides λ, or the seed."""
+    """Whether an option affects how λ is decided, or is the seed."""
     own = ("protocol.lambda_min", "protocol.lambda_max", "seed", *RULE)
     return name in own or name.startswith(("method.", "control.", "alpha.", "fixed_lambda."))
 
 
 def digest_of(around: dict[str, Any]) -> str:
-    """A short name for circumstances that no program takes for a number."""
+    """Return a short name for a context, which programs do not mistake for a number."""
     return f"context-{digest(around)}"
 
 
 def _number(value: Any) -> float | None:
-    """A number from JSON, where those that are not finite are strings (see `files.to_json`)."""
+    """Convert a number from JSON, in which non-finite ones are strings (see `files.to_json`)."""
     return None if value is None else float(value)
 
 
 def _plain(identity: dict[str, Any]) -> dict[str, Any]:
-    """A run's options without nesting, lists as text so that they can be grouped by."""
+    """Flatten the options of a run, and convert lists to text so that they can be grouped by."""
     return {
         name: str(value) if isinstance(value, list) else value
         for name, value in flat(identity).items()
@@ -374,11 +390,11 @@ def _plain(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table for Excel, R and pandas.
+    """Write a table as a CSV file that Excel, R and pandas can read.
 
-    UTF-8 with a byte-order mark, without which Excel shows λ as Î»; floats with ten digits, so that
-    0.0001 is not 0.00010000000000000003; whole numbers and truth values stay what they are where
-    some are missing.
+    The file is in UTF-8 with a byte-order mark, without which Excel shows λ as Î». Floats have ten
+    digits, so that 0.0001 does not become 0.00010000000000000003. Integers and Booleans keep their
+    format even if some values are missing.
     """
     frame = frame.drop(columns=[name for name in LEFT_OUT if name in frame])
     shown = frame.convert_dtypes()

@@ -1,4 +1,4 @@
-"""What the tables come to, in words."""
+"""Writes the verdict of the report: the conclusions from its tables, in sentences."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from . import speed, stats
 from .words import arm_name, listed, name, plural, rival, seeds, signed
 
 MANY = 6
-"""Names that are listed at most."""
+"""Maximum number of names in a list."""
 MOST_SEEDS = 500
-"""Seeds that anybody would run for a difference; one that takes more is none to speak of."""
+"""Maximum number of seeds that the verdict suggests; a difference that needs more is negligible."""
 NOTHING = "No run of this study has come to a result yet."
 
 
 def rule(summary: pd.DataFrame) -> str:
-    """How arms are compared, for below the verdict."""
+    """Explain how arms are compared, for the text below the verdict."""
     late = summary["evaluations"].max() if "evaluations" in summary else math.nan
     count = "" if math.isnan(late) else f", here the last {int(late)}" if late > 1 else ", here one"
     on = set(summary["chosen_on"].dropna()) if "chosen_on" in summary else set()
@@ -47,10 +47,13 @@ def rule(summary: pd.DataFrame) -> str:
 
 
 def verdict(summary: pd.DataFrame) -> list[str]:
-    """Does a schedule beat the fixed λ? A headline, then a sentence an arm, most certain first.
+    """Say whether any schedule beats the fixed λs.
 
     Args:
         summary: the table of arms.
+
+    Returns:
+        A headline, followed by a sentence for each schedule, with the most certain first.
     """
     if summary.empty or not (summary["n"] + summary["diverged"]).any():
         return [NOTHING]
@@ -83,10 +86,10 @@ def verdict(summary: pd.DataFrame) -> list[str]:
 
 
 def laws(fits: pd.DataFrame) -> list[str]:
-    """Whether the steps to the best test accuracy follow t* = c/λ, for each set of circumstances.
+    """Say for each context whether the steps to the best test accuracy follow t* = c/λ.
 
     Args:
-        fits: see `speed.fits`.
+        fits: the table of fits; see `speed.fits`.
     """
     found = []
     for _, fit in fits.iterrows():
@@ -162,7 +165,7 @@ def _headline(compared: pd.DataFrame) -> str:
 
 
 def _all_rivals(arms: pd.DataFrame) -> str:
-    """What `arms` beat: the only fixed λ, the one chosen, or all of them."""
+    """Describe what `arms` beat: the only fixed λ, the one that was chosen, or all of them."""
     first = arms.iloc[0]
     if arms["rival"].nunique() == 1 and arms["rivals"].max() == 1:
         return f"{rival(first)}, {_only(arms)}"
@@ -177,7 +180,7 @@ def _all_rivals(arms: pd.DataFrame) -> str:
 
 
 def _only(arms: pd.DataFrame) -> str:
-    """What is said of the only fixed λ that `arms` could be compared with."""
+    """Describe the only fixed λ that `arms` could be compared with."""
     waiting = arms["pending_rivals"].iloc[0]
     if waiting:
         return f"the only fixed λ with a result so far ({waiting} without one)"
@@ -185,7 +188,12 @@ def _only(arms: pd.DataFrame) -> str:
 
 
 def _sentence(arm: pd.Series, told: set[tuple[Any, ...]]) -> str:
-    """What is said of an arm; of its rival only its name where `told` has the rest."""
+    """Write the sentence on an arm.
+
+    Args:
+        arm: the row of the arm.
+        told: the facts on rivals that earlier sentences have stated and this one leaves out.
+    """
     pairs = int(arm["pairs"])
     seen = f"{signed(arm['difference'])} points"
     if not math.isnan(arm["difference_low"]):
@@ -269,13 +277,21 @@ def _judgement(arm: pd.Series) -> str:
 
 
 def _worse(arm: pd.Series) -> bool:
-    """Whether both the test and the interval say so; `beats_all` asks the same of both."""
-    significant = arm["p_adjusted"] <= 1 - stats.LEVEL + 1e-12  # never where there is no p
+    """Whether an arm is worse by both the test and the interval, as `beats_all` also requires."""
+    significant = arm["p_adjusted"] <= 1 - stats.LEVEL + 1e-12  # False if there is no p-value.
     return bool(significant and arm["difference_high"] < 0)
 
 
 def _speed(arm: pd.Series, told: set[tuple[Any, ...]]) -> str:
-    """Whether an arm trains faster than its rival; how censored runs count unless `told` has it."""
+    """Say whether an arm trains faster than its rival.
+
+    Args:
+        arm: the row of the arm.
+        told: the facts that earlier sentences have stated, such as how censored runs count.
+
+    Returns:
+        The sentence; empty if there is no comparison.
+    """
     if pd.isna(arm.get("rival_reached_target", math.nan)):
         return ""
     target, pairs = f"{arm['target']:.4g} %", int(arm["pairs"])
@@ -321,7 +337,7 @@ def _speed(arm: pd.Series, told: set[tuple[Any, ...]]) -> str:
 
 
 def _alone(arms: pd.DataFrame) -> list[str]:
-    """What is said of the schedules that could not be compared: each reason, and who it is of."""
+    """List the schedules that could not be compared, grouped by the reason."""
     reasons: dict[str, list[str]] = {}
     for _, arm in arms.iterrows():
         if arm["n"] == 0 and arm["diverged"] and not arm["rivals"]:
@@ -343,7 +359,7 @@ def _alone(arms: pd.DataFrame) -> list[str]:
 
 
 def _chosen(schedules: pd.DataFrame) -> list[str]:
-    """The strongest setting of each method that ran with several, and what chose it."""
+    """List the strongest setting of each method that ran with several, and how it was chosen."""
     found = []
     for on, how in (("validation", "by validation accuracy"), ("test", "on test accuracy")):
         chosen = schedules[(schedules["settings"] > 1) & (schedules["best_setting_on"] == on)]
@@ -354,7 +370,7 @@ def _chosen(schedules: pd.DataFrame) -> list[str]:
 
 
 def _diverged(summary: pd.DataFrame) -> list[str]:
-    """Arms that diverged."""
+    """List the arms in which runs diverged."""
     names = [
         f"{name(arm)} on {int(arm['diverged'])} of {seeds(arm['n'] + arm['diverged'])}"
         for _, arm in summary[summary["diverged"] > 0].iterrows()
@@ -363,7 +379,7 @@ def _diverged(summary: pd.DataFrame) -> list[str]:
 
 
 def _collapsed(summary: pd.DataFrame) -> list[str]:
-    """Runs that ended at chance level."""
+    """List the arms in which runs ended at chance level."""
     there = summary[summary["collapsed"] > 0]
     names = [
         f"{name(arm)}, {int(arm['collapsed'])} of {int(arm['n'])} collapsed "
