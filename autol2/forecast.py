@@ -32,7 +32,7 @@ class ForecastConfig:
     outputs: str = "outputs"
     """Folder in which studies are stored."""
     epochs: int | None = None
-    """Number of epochs to forecast the best λ for, beside the training lengths of the study."""
+    """Number of epochs to forecast the best λ for, in addition to the study's training lengths."""
     within: float = WITHIN
     """A run counts as being at its best once its test accuracy (averaged over a tenth of the time
     around) is at most this many points below its maximum."""

@@ -1,6 +1,6 @@
 """Show the status of a study: ``python -m autol2.status study=paper``, by default the newest one.
 
-The run directories are read first; if SLURM is available, it is asked about the rest.
+The run directories are read first; if SLURM is available, it is queried about the other runs.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class StatusConfig:
     rows: int = 50
     """Maximum number of rows for each status; 0 for all rows. JSON always has all rows."""
     format: str = "table"
-    """table or json."""
+    """Output format: table or json."""
 
     def __post_init__(self) -> None:
         if self.study is not None:
@@ -84,7 +84,7 @@ class Row:
 
     run_id: str
     status: str
-    """One of `STATUSES`."""
+    """The status, which is one of `STATUSES`."""
     why: str
     """The reason for `status`; for a failed run, the last line of its error message."""
     epoch: int | None = None

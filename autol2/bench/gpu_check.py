@@ -98,7 +98,7 @@ def check(
     yield "a resumed run, records", runs.different_records("eager", "stopped")
     if device.type == "cuda":
         once = replace(config, epochs=1, precision=PrecisionConfig("fp32"))
-        hardware.prepare(once)  # no TF32
+        hardware.prepare(once)  # This disables TF32.
         here = runs.trained("here", once, device)
         there = runs.trained("there", replace(once, device="cpu"), torch.device("cpu"))
         hardware.prepare(config)

@@ -122,7 +122,7 @@ def _run(task: Task, config_name: str) -> int:
     _explain_options(inspect.getdoc(sys.modules[task.__module__]) or "")
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(keep)()
-    except SystemExit as end:  # after --help
+    except SystemExit as end:  # Hydra exits after --help.
         if end.code:
             raise
     for error in failed:

@@ -1,1 +1,1 @@
-"""`AutoL2` as a callback of trainers that own the training loop. Each needs an extra of its own."""
+"""Callbacks that add `AutoL2` to the trainers of other libraries, each of which needs an extra."""

@@ -1,4 +1,4 @@
-"""Loss and error of a batch that a Hugging Face model has seen, whatever its task."""
+"""Computes the loss and error of a batch from the outputs of a Hugging Face model, for any task."""
 
 from __future__ import annotations
 
@@ -14,39 +14,43 @@ from transformers.models.auto.modeling_auto import (
 )
 
 IGNORED = -100
-"""The label of what is left out."""
+"""The label of items that are ignored."""
 ALIKE = 0.01
-"""Relative difference up to which a model's own loss is taken for that of a task."""
+"""Maximum relative difference at which a model's own loss counts as equal to that of a task."""
 
 Measured = tuple[Tensor, Tensor | None, Tensor | int]
-"""Mean loss, mean error (None where the task has none) and what they are means over."""
+"""The mean loss, the mean error (None if the task has none), and the number of averaged items."""
 
 
 class Unmeasurable(ValueError):
-    """A batch has no loss, and lacks what it could be computed from."""
+    """A batch has no loss and lacks the data to compute one from."""
 
 
 def measure_batch(
     model: nn.Module, inputs: Mapping[str, Any], outputs: Any, label_names: Sequence[str]
 ) -> Measured:
-    """Mean loss, error and count of a batch.
+    """Compute the mean loss and error of a batch, and the number of items that they average.
 
-    The loss is the model's own where it has one, else the cross-entropy. The error is that of the
-    task: the share of samples, tokens or pixels that the largest logit misses; for several labels a
-    sample the share of wrong entries; none for a regression, or where logits and labels fit no
-    task that is known here. Whether labels are one token ahead of the logits is told by the
-    model's own loss, which is the cross-entropy of one or the other. What the labels leave out
-    (−100 and all below 0; in images and sequences also the one value that lies beyond the classes,
-    such as 255, and the index that the configuration names) is not counted.
+    The loss is that of the model if it returns one, and the cross-entropy otherwise. The error
+    depends on the task: for classification, it is the share of samples, tokens or pixels whose
+    largest logit is not at the label; for multi-label classification, it is the share of wrong
+    entries. There is no error for regression, or if logits and labels do not fit any supported
+    task. To find out whether the labels are one token ahead of the logits, the cross-entropy of
+    both cases is compared with the model's own loss.
+
+    Ignored labels are not counted. These are −100 and other negative labels; in images and
+    sequences, also a single value above the classes, such as 255; and in segmentation, the index
+    that the model's configuration names.
 
     Args:
         model: the model, unwrapped.
-        inputs: what it was called with, by name.
-        outputs: what it returned: a mapping, a tuple (with the loss first, if any) or logits.
-        label_names: the names of labels among `inputs`.
+        inputs: the inputs of the model, by name.
+        outputs: the outputs of the model: a mapping, a tuple (with the loss first, if there is
+            one), or the logits.
+        label_names: the names of the labels among `inputs`.
 
     Raises:
-        Unmeasurable: there is neither a loss nor logits and labels.
+        Unmeasurable: if there is neither a loss nor logits with matching labels.
     """
     given = [inputs[name] for name in label_names if inputs.get(name) is not None]
     labels = given[0] if len(given) == 1 and isinstance(given[0], Tensor) else None
@@ -70,7 +74,7 @@ def measure_batch(
             )
         size = _size(given, inputs)
         if items is not None and isinstance(size, Tensor):
-            # The sum over this batch, divided by the number of labels in the whole step.
+            # The loss is the sum over this batch, divided by the number of labels in the step.
             loss = torch.where(size > 0, loss * items / size, loss)
         return loss, None, size
     own, error, count = scored
@@ -102,15 +106,16 @@ def _loss_and_logits(outputs: Any) -> tuple[Tensor | None, Tensor | None]:
 
 
 class _Own:
-    """The loss that the model returned, if any, to tell its task by."""
+    """The loss that the model returned, if any, which identifies its task."""
 
     def __init__(self, loss: Tensor | None, items: Any) -> None:
         self.loss, self.items = loss, items
 
     def is_that_of(self, measured: Measured) -> bool:
-        """Whether it is the loss that was computed for a task, but for rounding; True without one.
+        """Whether the model's loss equals the one measured for a task, up to rounding.
 
-        Some models divide the sum over the batch by the number of labels in the whole step.
+        The result is True if the model returned no loss. Some models divide the sum over the batch
+        by the number of labels in the whole step, which also counts as equal.
         """
         if self.loss is None:
             return True
@@ -124,7 +129,7 @@ class _Own:
 def _score(
     model: nn.Module, logits: Tensor, labels: Tensor, own: _Own
 ) -> tuple[Tensor | None, Tensor | None, Tensor | int] | None:
-    """Cross-entropy, error and count by the task; None where it is none that is known here."""
+    """Compute the cross-entropy, error and count for the task; None if it is not supported."""
     labels = labels.to(logits.device)
     task = getattr(getattr(model, "config", None), "problem_type", None)
     several = logits.shape == labels.shape and logits.dim() > 1 and logits.shape[-1] > 1
@@ -132,7 +137,7 @@ def _score(
         shares = logits.flatten(0, -2).float(), labels.flatten(0, -2).float()
         error = (logits.argmax(-1) != labels.argmax(-1)).float().mean()
         found: Measured = cross_entropy(*shares), error, len(labels)
-        if own.is_that_of(found):  # of classes, each label one of its own or shares of several
+        if own.is_that_of(found):  # Classification with one-hot or soft labels.
             return found
     if task == "multi_label_classification" or (
         task is None and several and labels.is_floating_point()
@@ -176,7 +181,7 @@ def _score(
     if _predicts_the_next(model):
         return ahead
     ctc = set(MODEL_FOR_CTC_MAPPING_NAMES.values())
-    if any(kind.__name__ in ctc for kind in type(model).__mro__):  # no place has a label
+    if any(kind.__name__ in ctc for kind in type(model).__mro__):  # CTC does not align labels.
         return None if own.loss is None else (None, None, len(labels))
     return aligned
 
@@ -188,10 +193,15 @@ def _classification(logits: Tensor, labels: Tensor, counted: Tensor) -> Measured
 
 
 def _in_range(labels: Tensor, classes: int, several: bool) -> Tensor | None:
-    """`labels`, with `IGNORED` for each that is left out; None if they are not those of `classes`.
+    """Replace ignored labels by `IGNORED`; return None if the labels do not fit the classes.
 
-    Left out is what lies below 0 and, with `several` labels a sample, the one value that lies
-    beyond the classes (such as 255 for the rim of an object).
+    Negative labels are ignored. If there are `several` labels per sample, a single value above the
+    classes is ignored as well, such as 255 for the border of an object.
+
+    Args:
+        labels: the labels.
+        classes: the number of classes.
+        several: whether each sample has several labels.
     """
     labels = torch.where(labels < 0, torch.full_like(labels, IGNORED), labels)
     beyond = labels >= classes
@@ -219,9 +229,9 @@ def _segmentation(
 
 
 def _predicts_the_next(model: nn.Module) -> bool:
-    """Whether the labels are one place ahead of the logits."""
+    """Whether the labels are one position ahead of the logits, as in a causal language model."""
     base = getattr(model, "base_model", None)
-    kinds = *type(model).__mro__, *type(getattr(base, "model", None)).__mro__  # PEFT wraps it
+    kinds = *type(model).__mro__, *type(getattr(base, "model", None)).__mro__  # PEFT wraps the model.
     names = {kind.__name__ for kind in kinds}
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     return bool(names & known) or getattr(model, "loss_type", None) == "ForCausalLM"
@@ -232,7 +242,7 @@ def _is_binary(labels: Tensor) -> bool:
 
 
 def _size(labels: Sequence[Any], inputs: Mapping[str, Any]) -> Tensor | int:
-    """Labels in the batch, where each sample has several whole ones; samples otherwise."""
+    """Count the labels of a batch if each sample has several integer ones, else its samples."""
     first = labels[0] if len(labels) == 1 and isinstance(labels[0], Tensor) else None
     if first is not None and first.dim() > 1 and not first.is_floating_point():
         return (first != IGNORED).sum()

@@ -1,4 +1,4 @@
-"""Weight decay callbacks of Hugging Face's Trainer: ``pip install transformers accelerate``."""
+"""Weight decay callbacks for Hugging Face's Trainer: ``pip install transformers accelerate``."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from .batch_measure import Measured, Unmeasurable, measure_batch
 
 
 class WeightDecayCallback(TrainerCallback, ExportableState):
-    """Has a `LambdaScheduler` set the optimizer's ``weight_decay``::
+    """Sets the optimizer's ``weight_decay`` with a `LambdaScheduler`::
 
         WeightDecayCallback(lambda optimizer: FollowLR(optimizer, 5e-4))
 
     ``TrainingArguments.weight_decay`` is overwritten. Parameters that the Trainer keeps in a group
-    without decay (biases, norms) are left alone. The state travels in the Trainer's checkpoints
-    (``trainer_state.json``) and is restored by ``resume_from_checkpoint``.
+    without decay (biases, norms) are left alone. The state is saved in the Trainer's checkpoints
+    (``trainer_state.json``) and restored by ``resume_from_checkpoint``.
 
     Args:
-        make: builds the scheduler once the optimizer is there.
-        accept_changes: resume with other settings than the checkpoint's; see
-            `LambdaScheduler.load_state_dict`.
+        make: a function that builds the scheduler for the optimizer.
+        accept_changes: whether training may resume with settings that differ from those in the
+            checkpoint; see `LambdaScheduler.load_state_dict`.
 
     Raises:
-        ValueError: at the start of training, for what the scheduler refuses, or if the checkpoint
-            holds no state.
+        ValueError: at the start of training, if the scheduler refuses its settings or state, or if
+            the checkpoint contains no state.
 
     Attributes:
-        scheduler: the scheduler, once training has started.
+        scheduler: the scheduler; None before training has started.
     """
 
     _asked: ClassVar[weakref.ref[WeightDecayCallback] | None] = None
-    """The callback whose state a Trainer asked for last."""
+    """The callback whose state a Trainer has requested most recently."""
 
     def __init__(
         self,
@@ -71,19 +71,19 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
     # ---------------------------------------------------------------- measuring
 
     def measure(self, inputs: Mapping[str, Any], outputs: Any) -> Measured:
-        """Mean loss, error and count of a batch; override it for a task that is not supported.
+        """Compute the mean loss and error of a batch; override this for an unsupported task.
 
-        By default the model's own loss, and the error by the task; see
+        By default, the loss is that of the model, and the error depends on the task; see
         `autol2.integrations.batch_measure.measure_batch`.
 
         Args:
-            inputs: what the model was called with, by name.
-            outputs: what it returned.
+            inputs: the inputs of the model, by name.
+            outputs: the outputs of the model.
 
         Returns:
-            The mean loss without a penalty, the share that is wrong (from 0 to 1; None where the
-            task has no error, so that the rule looks at the loss alone), and the number of samples
-            or tokens that these are means over.
+            The mean loss without a penalty; the error, a share from 0 to 1, or None if the task has
+            none and the rule should use only the loss; and the number of samples or tokens that
+            these are means over.
         """
         assert self._model is not None
         return measure_batch(self._model, inputs, outputs, self._label_names)
@@ -91,10 +91,10 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
     def add(
         self, loss: SupportsFloat, error: SupportsFloat | None = None, count: SupportsFloat = 1
     ) -> None:
-        """Hand in a batch's loss and error, from a ``compute_loss_func`` or a ``compute_loss``.
+        """Add the loss and error of a batch, from a ``compute_loss_func`` or a ``compute_loss``.
 
-        What `measure` made of the batch does not count then, and neither does a batch of an
-        evaluation. See `AutoL2.add`.
+        They replace what `measure` has computed for the batch. Batches of an evaluation are
+        ignored. See `AutoL2.add` for the arguments.
         """
         if not self._in_step:
             return
@@ -107,11 +107,11 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
     def _take_in(
         self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], outputs: Any
     ) -> None:
-        """After a forward pass in training: note its loss and error."""
+        """Measure the loss and error of a batch, as a hook after the forward pass."""
         if not module.training or outputs is None or not self._wanted:
-            return  # a look at the model on the way
+            return  # This forward pass is not one of training, or needs no measurement.
         if self._pending and not self._replicas:
-            return  # the batch was seen already, or its training was left by an error
+            return  # The batch has been measured already, or an error ended its training.
         try:
             by_name = inspect.signature(module.forward).bind_partial(*inputs).arguments
         except TypeError:
@@ -141,7 +141,7 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         )
 
     def _rehook(self) -> None:
-        """Watch the next forward pass, if its loss is wanted."""
+        """Register the hook for the next forward pass, if its loss is needed."""
         if self._hook is None and self._model is not None and (self._hook_stays or self._wanted):
             hook: Any = self._take_in
             if self._hook_stays:
@@ -179,8 +179,7 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Note what the groups of an optimizer say that was handed in: a checkpoint would
-        overwrite it."""
+        """Save the flags in the groups of a given optimizer, which a checkpoint would overwrite."""
         optimizer = kwargs.get("optimizer")
         if isinstance(optimizer, Optimizer):
             self._flags = [group.get(FLAG) for group in optimizer.param_groups]
@@ -192,13 +191,13 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Take over the optimizer, whose state the Trainer has restored by now."""
+        """Take over the optimizer, after the Trainer has restored its state."""
         self._unhook()
         self._model = cast("nn.Module", kwargs["model"])
         found: list[str] = find_labels(type(self._model))  # type: ignore[no-untyped-call]
         self._label_names = args.label_names or found or ["labels"]
         optimizer: Optimizer = kwargs["optimizer"]
-        if state.global_step:  # the Trainer has loaded a checkpoint's groups
+        if state.global_step:  # The Trainer has loaded the groups of a checkpoint.
             for group, flag in zip(optimizer.param_groups, self._flags or (), strict=False):
                 group.pop(FLAG, None)
                 group.update({} if flag is None else {FLAG: flag})
@@ -213,8 +212,8 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         self._first, self._added, self._in_step, self._problem = True, False, False, ""
         self._pending.clear()
         self._replicas = args.n_gpu > 1
-        # A compiled forward pass has the hooks that it began with; replicas share theirs.
-        # Only a private attribute says so: tried with torch 2.6 to 2.14.
+        # A compiled forward pass keeps the hooks that it was compiled with, and replicas share one
+        # hook. Only a private attribute shows compilation: tested with PyTorch 2.6 to 2.14.
         compiled = args.torch_compile or self._model._compiled_call_impl is not None
         self._hook_stays = self.scheduler.needs_measurements and (compiled or self._replicas)
         if self._hook_stays:
@@ -245,8 +244,8 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Watch the step's first forward pass."""
-        if isinstance(self.scheduler, WeightDecaySchedule):  # lr may have changed after its step
+        """Prepare to measure the first forward pass of the step."""
+        if isinstance(self.scheduler, WeightDecaySchedule):  # lr may have changed since its step.
             self.scheduler.apply()
         self._in_step = True
         self._rehook()
@@ -258,7 +257,7 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Take in a batch of the step, and watch the next."""
+        """Add the measurements of a batch, and prepare to measure the next one of the step."""
         self._end_of_batch()
         self._rehook()
 
@@ -269,7 +268,7 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Count an optimizer step, and measure it where it is due."""
+        """Add the measurements of the last batch, and step the scheduler."""
         assert self.scheduler is not None
         self._end_of_batch()
         self._first = self._in_step = False
@@ -282,7 +281,7 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Let go of the model."""
+        """Remove the hook from the model, and warn if no step was ever measured."""
         self._unhook()
         if isinstance(self.scheduler, AutoL2):
             self.scheduler.warn_if_unmeasured()
@@ -290,30 +289,30 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
     # ---------------------------------------------------------------- state
 
     def state(self) -> dict[str, Any]:
-        """What the Trainer saves: the scheduler's state."""
+        """Return the state of the scheduler, for the Trainer to save."""
         WeightDecayCallback._asked = weakref.ref(self)
         state = None if self.scheduler is None else self.scheduler.state_dict()
         return {"args": {}, "attributes": {"restored": state}}
 
     @property
     def restored(self) -> dict[str, Any] | None:
-        """The state that ``restore_callback_states_from_checkpoint=True`` hands over."""
+        """The state that ``restore_callback_states_from_checkpoint=True`` has restored."""
         return self._saved
 
     @restored.setter
     def restored(self, state: dict[str, Any] | None) -> None:
-        # The Trainer has built a new callback in place of the one whose state it asked for just
-        # before. It becomes one with that: the user holds the old one, with its settings.
+        # The Trainer has replaced the callback whose state it has just requested by a new one. The
+        # user still holds the old one, with its settings, so both share their attributes from here.
         origin = None if self._asked is None else self._asked()
         if origin is not None and type(origin) is type(self):
             self.__dict__ = origin.__dict__
         self._saved = state
 
     def _state_of(self, state: TrainerState) -> dict[str, Any]:
-        """The scheduler's state from the checkpoint that `state` was read from."""
-        if self._saved is not None:  # by restore_callback_states_from_checkpoint=True
+        """Return the state of the scheduler from the checkpoint that `state` was read from."""
+        if self._saved is not None:  # Set by restore_callback_states_from_checkpoint=True.
             return self._saved
-        # Read from trainer_state.json, this is a dictionary, whatever its annotation says.
+        # When read from trainer_state.json, this is a dictionary, despite its annotation.
         callbacks: Any = state.stateful_callbacks
         saved = callbacks.get(type(self).__name__, {}).get("attributes", {})
         if saved.get("restored") is None:
@@ -326,27 +325,29 @@ class WeightDecayCallback(TrainerCallback, ExportableState):
 
 
 class AutoL2Callback(WeightDecayCallback):
-    """Controls the optimizer's ``weight_decay`` by the training loss and error.
+    """Adjusts the optimizer's ``weight_decay`` according to the training loss and error.
 
-    The loss is the model's own, the error that of the task (none for a regression, where the rule
-    looks at the loss alone); see `measure`. With gradient accumulation or several processes their
-    means over an optimizer step count, weighted by the samples or tokens that were counted. Where
-    the Trainer takes the labels away (a ``compute_loss_func``, label smoothing), call `add`.
-    Parameters that the Trainer keeps in a group without decay (biases, norms) are left alone,
-    unless ``all_parameters=True``. See `WeightDecayCallback` for the rest.
+    The loss is that of the model, and the error depends on the task; see `measure`. For a
+    regression, there is no error, and the rule uses only the loss. With gradient accumulation or
+    several processes, the rule uses the means over an optimizer step, weighted by the number of
+    samples or tokens. If the Trainer removes the labels from the inputs (for a
+    ``compute_loss_func`` or label smoothing), call `add`. Parameters that the Trainer keeps in a
+    group without decay (biases, norms) are left alone, unless ``all_parameters=True``. See
+    `WeightDecayCallback` for the rest.
 
     Args:
-        method: see `AutoL2`.
-        accept_changes: resume with other settings than the checkpoint's.
-        settings: other arguments of `AutoL2`. The Trainer says where epochs begin, so that
-            ``protocol="published"`` needs nothing more.
+        method: the method; see `AutoL2`.
+        accept_changes: whether training may resume with settings that differ from those in the
+            checkpoint.
+        settings: other arguments of `AutoL2`. The callback reports the start of each epoch, as
+            ``protocol="published"`` requires.
 
     Raises:
-        ValueError: at the start of training, for what `AutoL2` refuses, or if the checkpoint holds
-            no state; at the first batch, if it cannot be measured.
+        ValueError: at the start of training, if `AutoL2` refuses its settings or state, or if the
+            checkpoint contains no state; at the first batch, if it cannot be measured.
 
     Attributes:
-        auto_l2: the `AutoL2`, once training has started.
+        auto_l2: the `AutoL2` instance; None before training has started.
     """
 
     def __init__(
@@ -361,7 +362,7 @@ class AutoL2Callback(WeightDecayCallback):
 
     @property
     def auto_l2(self) -> AutoL2 | None:
-        """The `AutoL2`, once training has started."""
+        """The `AutoL2` instance; None before training has started."""
         return cast("AutoL2 | None", self.scheduler)
 
     def _build(self, optimizer: Optimizer, args: TrainingArguments) -> LambdaScheduler:
@@ -371,11 +372,16 @@ class AutoL2Callback(WeightDecayCallback):
 
 
 def _mark_groups(optimizer: Optimizer, model: nn.Module | None) -> None:
-    """Mark the groups that the Trainer keeps without decay.
+    """Mark the parameter groups that the Trainer keeps without decay.
 
-    They have a ``weight_decay`` of 0 beside others that have some; where none has
-    (``TrainingArguments.weight_decay`` is 0 by default), the parameters' names tell, in an
-    optimizer that the Trainer has made for `model` (None where it was handed in).
+    These are the groups with a ``weight_decay`` of 0, if any other group has a positive one. If
+    none has, since ``TrainingArguments.weight_decay`` is 0 by default, they are recognized by the
+    names of their parameters, but only in an optimizer that the Trainer has made.
+
+    Args:
+        optimizer: the optimizer.
+        model: the model that the Trainer has made the optimizer for; None if the user has passed
+            the optimizer to the Trainer.
     """
     unsaid = [group for group in optimizer.param_groups if FLAG not in group]
     if any(group["weight_decay"] for group in unsaid if "weight_decay" in group):
@@ -385,8 +391,9 @@ def _mark_groups(optimizer: Optimizer, model: nn.Module | None) -> None:
     else:
         decayed = set(Trainer.get_decay_parameter_names(cast("Any", None), model))
         names = {id(weight): name for name, weight in model.named_parameters()}
-        # Of each group, whether each of its parameters is decayed by the usual rule. A Trainer with
-        # a rule of its own still has a group of such alone, and the one without decay behind it.
+        # For each group, whether the default rule decays each of its parameters. A Trainer with a
+        # rule of its own still has a first group of decayed parameters only, followed by the group
+        # without decay.
         usual = [
             [names.get(id(parameter), "") in decayed | {""} for parameter in g["params"]]
             for g in unsaid

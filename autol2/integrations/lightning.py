@@ -1,4 +1,4 @@
-"""Weight decay callbacks of Lightning's Trainer: ``pip install lightning``."""
+"""Weight decay callbacks for Lightning's Trainer: ``pip install lightning``."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _log = logging.getLogger("autol2")
 
 
 class WeightDecayCallback(Callback):
-    """Has a `LambdaScheduler` set the optimizer's ``weight_decay``::
+    """Sets the optimizer's ``weight_decay`` with a `LambdaScheduler`::
 
         WeightDecayCallback(lambda optimizer: FollowLR(optimizer, 5e-4))
 
-    λ is logged as ``l2_lambda``. The state travels in Lightning's checkpoints. A second ``fit`` of
-    the same trainer goes on where the first one stopped.
+    λ is logged as ``l2_lambda``. The state is saved in Lightning's checkpoints. A second call of
+    ``fit`` on the same trainer continues where the first one stopped.
 
     Args:
-        make: builds the scheduler once the optimizer is there.
-        accept_changes: resume with other settings than the checkpoint's; see
-            `LambdaScheduler.load_state_dict`.
+        make: a function that builds the scheduler for the optimizer.
+        accept_changes: whether training may resume with settings that differ from those in the
+            checkpoint; see `LambdaScheduler.load_state_dict`.
 
     Raises:
         MisconfigurationException: at the start of training, if there is not exactly one optimizer
-            or optimization is manual.
-        ValueError: at the start of training, for what the scheduler refuses.
+            or if optimization is manual.
+        ValueError: at the start of training, if the scheduler refuses its settings or state.
 
     Attributes:
-        scheduler: the scheduler, once training has started.
+        scheduler: the scheduler; None before training has started.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class WeightDecayCallback(Callback):
                 f"manual optimization, build an autol2.AutoL2 for each optimizer and call its "
                 f"step()"
             )
-        if self._before is None:  # else a fit that had nothing to do came in between
+        if self._before is None:  # Otherwise, the previous fit had nothing to do.
             self._before = self.scheduler
         self.scheduler = None
         self.scheduler = self._build(trainer.optimizers[0], trainer)
@@ -75,11 +75,11 @@ class WeightDecayCallback(Callback):
         return self.make(optimizer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the state, once Lightning has restored the optimizer's."""
+        """Restore the state, after Lightning has restored that of the optimizer."""
         self._catch_up(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the state all the same, where there was nothing left to train."""
+        """Restore the state if there was nothing left to train."""
         if self._restored is not None or self._before is not None:
             self._catch_up(trainer)
 
@@ -100,7 +100,7 @@ class WeightDecayCallback(Callback):
     ) -> None:
         """Mark the beginning of an epoch."""
         assert self.scheduler is not None
-        if isinstance(self.scheduler, WeightDecaySchedule):  # lr may have changed after its step
+        if isinstance(self.scheduler, WeightDecaySchedule):  # lr may have changed since its step.
             self.scheduler.apply()
         if batch_idx == 0 and trainer.current_epoch != self._epoch:
             self._epoch = trainer.current_epoch
@@ -114,7 +114,7 @@ class WeightDecayCallback(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Take in a batch; after an optimizer step, measure."""
+        """Add the measurements of the batch, and step the scheduler after an optimizer step."""
         assert self.scheduler is not None
         self.on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if self.scheduler.needs_measurements:
@@ -125,11 +125,16 @@ class WeightDecayCallback(Callback):
         pl_module.log("l2_lambda", self.scheduler.get_last_lambda())
 
     def _take_in(self, outputs: Any, batches: int) -> None:
-        """Take in what ``training_step`` returned, of one of the `batches` of a step."""
+        """Add the loss and error that ``training_step`` returned to those of the optimizer step.
+
+        Args:
+            outputs: the return value of ``training_step``.
+            batches: the number of batches per optimizer step.
+        """
         assert self.scheduler is not None
         if not isinstance(outputs, Mapping):
             outputs = {"loss": outputs}
-        if outputs.get("loss") is None:  # the batch was skipped
+        if outputs.get("loss") is None:  # The batch was skipped.
             self.scheduler.add(math.nan, None, 0)
             return
         error = outputs.get("error")
@@ -140,46 +145,47 @@ class WeightDecayCallback(Callback):
         self.scheduler.add(outputs["loss"] * batches, error, outputs.get("count", 1))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so if no step was ever measured."""
+        """Warn if no step was ever measured."""
         if isinstance(self.scheduler, AutoL2):
             self.scheduler.warn_if_unmeasured()
 
     def state_dict(self) -> dict[str, Any]:
-        """The scheduler's state; empty before training."""
+        """Return the state of the scheduler; empty before training."""
         return {} if self.scheduler is None else {"auto_l2": self.scheduler.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until the optimizer has been restored too."""
+        """Keep the state until the optimizer has also been restored."""
         self._restored = state_dict.get("auto_l2")
 
 
 class AutoL2Callback(WeightDecayCallback):
-    """Controls the optimizer's ``weight_decay`` by the training loss and error.
+    """Adjusts the optimizer's ``weight_decay`` according to the training loss and error.
 
-    ``training_step`` returns both, the error as a share of the batch from 0 to 1::
+    ``training_step`` returns both; the error is a share of the batch from 0 to 1::
 
         return {"loss": loss, "error": (scores.argmax(1) != labels).float().mean()}
 
-    Where it returns the loss alone (a language model, a regression), the rule looks at the loss
-    alone. With gradient accumulation or several processes their means over an optimizer step
-    count, each batch weighted by its ``"count"`` (say, of tokens) where ``training_step`` returns
-    one. A batch that it skips by returning None is left out. See `WeightDecayCallback` for the
-    rest.
+    If it returns only the loss, as for a language model or a regression, the rule uses only the
+    loss. With gradient accumulation or several processes, the rule uses the means over an optimizer
+    step. Each batch is then weighted by its ``"count"``, such as its number of tokens, if
+    ``training_step`` returns one. A batch that it skips by returning None is left out. See
+    `WeightDecayCallback` for the rest.
 
     Args:
-        method: see `AutoL2`.
-        accept_changes: resume with other settings than the checkpoint's.
-        settings: other arguments of `AutoL2`. Lightning says where epochs begin, so that
-            ``protocol="published"`` needs nothing more.
+        method: the method; see `AutoL2`.
+        accept_changes: whether training may resume with settings that differ from those in the
+            checkpoint.
+        settings: other arguments of `AutoL2`. The callback reports the start of each epoch, as
+            ``protocol="published"`` requires.
 
     Raises:
         MisconfigurationException: at the start of training, if there is not exactly one optimizer
-            or optimization is manual.
-        ValueError: at the start of training, for what `AutoL2` refuses; at the first batch, if the
-            error is not a share of 1.
+            or if optimization is manual.
+        ValueError: at the start of training, if `AutoL2` refuses its settings or state; at the
+            first batch, if the error is not between 0 and 1.
 
     Attributes:
-        auto_l2: the `AutoL2`, once training has started.
+        auto_l2: the `AutoL2` instance; None before training has started.
     """
 
     def __init__(
@@ -194,7 +200,7 @@ class AutoL2Callback(WeightDecayCallback):
 
     @property
     def auto_l2(self) -> AutoL2 | None:
-        """The `AutoL2`, once training has started."""
+        """The `AutoL2` instance; None before training has started."""
         return cast("AutoL2 | None", self.scheduler)
 
     def _build(self, optimizer: Optimizer, trainer: Trainer) -> LambdaScheduler:

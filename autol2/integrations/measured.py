@@ -1,6 +1,7 @@
-"""What AutoL2's constants do under four optimizers: ``python -m autol2.integrations.measured``.
+"""Measures what AutoL2's constants do with four optimizers.
 
-It trains a small network on scikit-learn's digits and prints README's table, in about a minute.
+``python -m autol2.integrations.measured`` trains a small network on scikit-learn's digits and
+prints the table of the README, in about a minute.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ OPTIMIZERS: dict[str, tuple[Any, bool]] = {
     "the same, cosine lr to 0": (partial(SGD, lr=0.1, momentum=0.9), True),
     "AdamW, lr 3e-3": (partial(AdamW, lr=3e-3), False),
 }
-"""How each is made, and whether its learning rate falls."""
+"""The function that makes each optimizer, and whether its learning rate falls to 0."""
 
 SETTINGS: dict[str, dict[str, Any] | None] = {
     "none": None,
@@ -36,23 +37,30 @@ SETTINGS: dict[str, dict[str, Any] | None] = {
     "auto_l2 from 0.01": {"initial_lambda": 0.01},
     "auto_l2 from 0.1, `lambda_min=1e-3`": {"lambda_min": 1e-3},
 }
-"""The arguments of AutoL2; None for torch's default decay."""
+"""The arguments of `AutoL2` for each setting; None for PyTorch's default weight decay."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to."""
+    """The results of one training."""
 
     held_out: float
-    """Accuracy in percent on the images that were not trained on."""
+    """Accuracy in percent on the held-out images."""
     norm: float
     """‖θ‖ of all parameters at the end."""
     changes: list[str]
-    """The steps at which λ changed, and to what."""
+    """The changes of λ, each as the step and the new value."""
 
 
 def train(optimizer_name: str, setting_name: str, seed: int, epochs: int) -> Trained:
-    """One training, on the CPU."""
+    """Train one network on the CPU.
+
+    Args:
+        optimizer_name: a key of `OPTIMIZERS`.
+        setting_name: a key of `SETTINGS`.
+        seed: the random seed.
+        epochs: the number of epochs.
+    """
     make, falls = OPTIMIZERS[optimizer_name]
     digits = load_digits()
     torch.manual_seed(seed)
@@ -87,7 +95,12 @@ def train(optimizer_name: str, setting_name: str, seed: int, epochs: int) -> Tra
 
 
 def rows(seeds: int, epochs: int) -> Iterator[str]:
-    """The table in Markdown, one row after another."""
+    """Yield the rows of the table in Markdown.
+
+    Args:
+        seeds: the number of seeds to average over.
+        epochs: the number of epochs of each training.
+    """
     yield "| optimizer | λ | held out % | ‖θ‖ | λ changes at step |"
     yield "|---|---|---|---|---|"
     for optimizer in OPTIMIZERS:
