@@ -231,7 +231,7 @@ def _segmentation(
 def _predicts_the_next(model: nn.Module) -> bool:
     """Whether the labels are one position ahead of the logits, as in a causal language model."""
     base = getattr(model, "base_model", None)
-    kinds = *type(model).__mro__, *type(getattr(base, "model", None)).__mro__  # PEFT wraps the model.
+    kinds = *type(model).__mro__, *type(getattr(base, "model", None)).__mro__  # PEFT wraps it.
     names = {kind.__name__ for kind in kinds}
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     return bool(names & known) or getattr(model, "loss_type", None) == "ForCausalLM"

@@ -72,8 +72,8 @@ class Comparison:
     """The two-sided p-value.
 
     If the schedule is ahead of every fixed λ, it is the largest p-value. If it is behind any, it is
-    the smallest p-value among those ahead, times the number of fixed λs. NaN if there are too few
-    pairs for the test.
+    the smallest p-value among those ahead, times `compared`. NaN if there are too few pairs for the
+    test.
     """
     decisive: Scores
     """The fixed λ that `p` belongs to."""
