@@ -86,9 +86,9 @@ class AutoL2(LambdaScheduler):
         optimizer.step()
         l2.step()
 
-    With several processes, the means are taken over all of them, so that λ is the same everywhere.
-    Each process has to call `step` equally often (with ``DistributedDataParallel.join``, which lets
-    some stop earlier, choose ``sync=False``).
+    With a process group of several processes, the means are taken over all of them, so that λ is
+    the same everywhere. Each process has to call `step` equally often (with
+    ``DistributedDataParallel.join``, which lets some stop earlier, choose ``sync=False``).
 
     The optimizer's own ``weight_decay`` is overwritten, also in groups that are added later (from
     the next `step` on). A group with ``auto_l2=False`` is left alone, and so is one whose
