@@ -260,7 +260,8 @@ def test_a_file_where_a_detached_sweep_keeps_its_own(run_command: Command, tmp_p
 
 
 @pytest.mark.parametrize(
-    "rows", ["0,5,inf,2.3,10\n", "-1,5,0.1,2.3,10\n", "0,0,0.1,2.3,10\n", "1,5,1,2,9\n0,5,1,2,9\n"]
+    "rows",
+    ["0,5,inf,2.3,10\n", "-1,5,0.1,2.3,10\n", "0,0,0.1,2.3,10\n", "0,5,1,2,9\n0,-6,1,2,9\n"],
 )
 def test_a_trace_with_rows_that_nothing_measured(tmp_path: Path, rows: str) -> None:
     trace = tmp_path / "trace.csv"

@@ -110,12 +110,13 @@ def test_an_experiment_that_is_the_only_one_to_choose(sweep: Sweep, words: str) 
 
 def test_a_message_names_what_the_run_has(sweep: Sweep) -> None:
     """And not what the command line would choose by itself."""
-    for choice in ("experiment=glob(original_1*)", "model=wrn,resnet18"):
+    named = {"experiment=glob(original_1*)": "wrn_original", "model=wrn,resnet18": "wrn"}
+    for choice, model in named.items():
         with pytest.raises(Exception, match="hidden") as caught:
             sweep(choice, "model.hidden=8")
         said = commands.explain(caught.value, "config")
         assert said is not None
-        assert said.startswith("model=wrn has no option 'hidden': depth, dropout, ")
+        assert said.startswith(f"model={model} has no option 'hidden': depth, dropout, ")
 
 
 @pytest.mark.parametrize(

@@ -464,7 +464,7 @@ def test_a_law_that_does_not_hold_has_no_line(tmp_path: Path) -> None:
 def test_the_margin_is_shaded(tmp_path: Path) -> None:
     read = recorded.read(written(tmp_path, fixed(5e-4, 70), schedule(70.1)))
     made = tables(read, Question(margin=1.0))
-    (one, *_) = forest.differences(made, {}, {"Auto L2": "#0072b2"}, tmp_path)
+    (one, *_) = forest.differences(made, {"Auto L2": "#0072b2"}, tmp_path)
     assert "within ±1 points, which counts as equivalent" in one.caption
 
 

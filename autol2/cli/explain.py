@@ -64,8 +64,6 @@ def explain(error: BaseException, config_name: str) -> str | None:
     key = next((line.split(":", 1)[1].strip() for line in lines if "full_key:" in line), None)
     if match := re.search(r"UserError raised while resolving interpolation: (.*)", text):
         return match[1]
-    if match := re.search(r"Error merging override ([^=\s]+)=(\S*)", text):
-        return f"{match[1]}={match[2]} is of the wrong kind: --help explains {match[1]}"
     if key is not None:
         if "is not a ListConfig" in text:
             return f"{key} is a list: write {key}=[VALUE]"
@@ -77,6 +75,8 @@ def explain(error: BaseException, config_name: str) -> str | None:
                 f"'{key}=\"[x]\"'"
             )
         what = next((line for line in lines if line.startswith("Value ")), lines[0])
+        if match := re.match(r"Error merging override ([^=\s]+)=(\S*)", what):
+            return f"{match[1]}={match[2]} is of the wrong kind: --help explains {match[1]}"
         return f"{key}: {what[:1].lower()}{what[1:]}"
     return "; ".join(lines[:2]) or type(error).__name__
 

@@ -132,7 +132,7 @@ def misshapen(value: Any, shape: Any, path: str = "") -> str:
 
 def _is_of_kind(value: Any, kind: Any) -> bool:
     if kind is float and isinstance(value, str):
-        return value in ("nan", "inf", "-inf")  # see `files.to_json`
+        return value.lower().lstrip("-") in ("nan", "inf", "infinity")  # see `files.to_json`
     if type(value) is int and abs(value) > LARGEST:
         return False
     if kind not in (float, SECONDS):
