@@ -440,8 +440,8 @@ def test_validation_accuracy_chooses_the_fixed_lambda() -> None:
     )  # two comparisons take 7
     assert "chosen by validation accuracy among 2 fixed λs" in words[1]
     assert (
-        "Strongest settings, chosen by validation accuracy: Auto L2 5 % with batch-norm of 2."
-        in words
+        "Strongest setting of each method, chosen by validation accuracy: Auto L2 5 % with "
+        "batch-norm (of 2)." in words
     )
     assert "chosen by validation accuracy" in rule(found)
 
@@ -455,8 +455,9 @@ def test_without_validation_it_says_chosen_on_test_accuracy() -> None:
     ).summary
     words = verdict(found)
     assert "(chosen on test accuracy)" in words[1]
-    assert "Strongest settings, chosen on test accuracy: combined 10 % with batch-norm of 2." in (
-        words
+    assert (
+        "Strongest setting of each method, chosen on test accuracy: combined 10 % with batch-norm (of 2)."
+        in (words)
     )
     assert "chosen on test accuracy" in rule(found)
 

@@ -363,9 +363,9 @@ def _chosen(schedules: pd.DataFrame) -> list[str]:
     found = []
     for on, how in (("validation", "by validation accuracy"), ("test", "on test accuracy")):
         chosen = schedules[(schedules["settings"] > 1) & (schedules["best_setting_on"] == on)]
-        names = [f"{name(arm)} of {int(arm['settings'])}" for _, arm in chosen.iterrows()]
+        names = [f"{name(arm)} (of {int(arm['settings'])})" for _, arm in chosen.iterrows()]
         if names:
-            found.append(f"Strongest settings, chosen {how}: {listed(names, MANY)}.")
+            found.append(f"Strongest setting of each method, chosen {how}: {listed(names, MANY)}.")
     return found
 
 
