@@ -456,8 +456,8 @@ def test_without_validation_it_says_chosen_on_test_accuracy() -> None:
     words = verdict(found)
     assert "(chosen on test accuracy)" in words[1]
     assert (
-        "Strongest setting of each method, chosen on test accuracy: combined 10 % with batch-norm (of 2)."
-        in (words)
+        "Strongest setting of each method, chosen on test accuracy: combined 10 % with "
+        "batch-norm (of 2)." in words
     )
     assert "chosen on test accuracy" in rule(found)
 
