@@ -255,7 +255,7 @@ def _close_up(axes: Axes, curves: Sequence[Curve], since: float, reach: float) -
     Returns:
         Whether any curve is left out.
     """
-    lows, highs, lasts, marks = [], [], [], []
+    lows, highs, lasts, dips, marks = [], [], [], [], []
     banded = len(curves) < CROWDED
     for curve in curves:
         frame = over_seeds(curve, "test_accuracy")
@@ -266,6 +266,7 @@ def _close_up(axes: Axes, curves: Sequence[Curve], since: float, reach: float) -
         lows.append(float(np.nanmin([mean, low] if banded else mean)))
         highs.append(float(np.nanmax([mean, high] if banded else mean)))
         lasts.append(float(mean[-1]))
+        dips.append(float(mean.min()))
         columns = [column for epoch, column in MARKS.items() if since <= epoch <= reach]
         marks += [float(mark[name]) for _, mark in curve.marks.iterrows() for name in columns]
     if not lasts:
@@ -274,7 +275,9 @@ def _close_up(axes: Axes, curves: Sequence[Curve], since: float, reach: float) -
     marks = [value for value in marks if math.isfinite(value)]
     lowest = min([value for value, shown in zip(lows, near, strict=True) if shown] + marks)
     highest = max([value for value, shown in zip(highs, near, strict=True) if shown] + marks)
-    bottom, top = max(lowest, max(lasts) - APART), min(highest, max(lasts) + APART)
+    dip = min(value for value, shown in zip(dips, near, strict=True) if shown)
+    bottom = max(lowest, min(max(lasts) - APART, max(dip, max(lasts) - 2 * APART)))
+    top = min(highest, max(lasts) + APART)
     margin = 0.06 * (top - bottom) or 0.5
     axes.set_ylim(bottom - margin, top + margin)
     return not all(near)
