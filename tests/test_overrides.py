@@ -23,6 +23,8 @@ from autol2.cli.overrides import numbers_to_options, one_by_one, prepared, quote
 from autol2.errors import UserError
 from autol2.status import StatusConfig
 
+from .conftest import few
+
 BIN = Path(sys.executable).parent
 
 
@@ -221,18 +223,21 @@ def test_numbers_for_groups() -> None:
 
 @pytest.mark.parametrize(
     ("typed", "said"),
-    [
-        (["-m", "autol2.status", "-m"], "-m: autol2.status makes no sweeps"),
-        (["-m", "autol2.report", "study=a,b"], "python -m autol2.report 'study=\"a,b\"'"),
-        (
-            ["-m", "cProfile", "-m", "autol2.train", "seed=0,1"],
-            "python -m autol2.train -m seed=0,1",
-        ),
-        (["-m", "cProfile", "-m", "autol2.status", "-m"], "-m: autol2.status makes no sweeps"),
-        ([str(BIN / "autol2-status"), "-m"], "-m: autol2.status makes no sweeps"),
-        ([str(BIN / "autol2-report"), "study=a,b"], "python -m autol2.report 'study=\"a,b\"'"),
-        ([str(BIN / "autol2-replay"), "trace=a,b"], "python -m autol2.replay 'trace=\"a,b\"'"),
-    ],
+    few(
+        [
+            (["-m", "autol2.status", "-m"], "-m: autol2.status makes no sweeps"),
+            (["-m", "autol2.report", "study=a,b"], "python -m autol2.report 'study=\"a,b\"'"),
+            (
+                ["-m", "cProfile", "-m", "autol2.train", "seed=0,1"],
+                "python -m autol2.train -m seed=0,1",
+            ),
+            (["-m", "cProfile", "-m", "autol2.status", "-m"], "-m: autol2.status makes no sweeps"),
+            ([str(BIN / "autol2-status"), "-m"], "-m: autol2.status makes no sweeps"),
+            ([str(BIN / "autol2-report"), "study=a,b"], "python -m autol2.report 'study=\"a,b\"'"),
+            ([str(BIN / "autol2-replay"), "trace=a,b"], "python -m autol2.replay 'trace=\"a,b\"'"),
+        ],
+        3,
+    ),
 )
 def test_a_command_knows_its_name(tmp_path: Path, typed: list[str], said: str) -> None:
     done = subprocess.run(

@@ -28,7 +28,7 @@ from autol2.sweeps.grid import choices
 from autol2.sweeps.search import _distribution
 from autol2.sweeps.study import records
 
-from .conftest import PROJECT, SMALL, Command, few
+from .conftest import PROJECT, SMALL, Command, composed, few
 
 DRY = "hydra.launcher.dry_run=true"
 SLURM = {**vars(sbatch.SlurmConf()), "_target_": ""}
@@ -386,12 +386,14 @@ def test_a_mean_for_each_channel_may_be_the_same(run_command: Command, tmp_path:
 @pytest.mark.parametrize("experiment", ["original_1a", "original_1b", "original_1c", "original_2"])
 @pytest.mark.parametrize("size", [(), ("size=small",)])
 def test_the_original_experiments_take_other_networks_data_and_optimizers(
-    run_command: Command, tmp_path: Path, experiment: str, size: tuple[str, ...]
+    experiment: str, size: tuple[str, ...]
 ) -> None:
-    words = ("-m", f"experiment={experiment}", *size, DRY, f"outputs={tmp_path}", "data=digits")
+    words = (f"experiment={experiment}", *size)
     for model in ("resnet18", "mlp"):
-        done = run_command("train", *words, f"model={model}", "optimizer=adamw")
-        assert done.returncode == 0, done.stderr
-        assert f"-{model}-adamw-" in done.stdout
-    shown = run_command("train", f"experiment={experiment}", *size, "data=svhn", "--cfg", "job")
-    assert "0.4377" in shown.stdout  # SVHN's own mean, not CIFAR-10's
+        config = composed(*words, f"model={model}", "optimizer=adamw", "data=svhn")
+        assert (config.model.name, config.optimizer.name) == (model, "adamw")
+        assert config.data.mean == [0.4377, 0.4438, 0.4728]  # SVHN's own, not CIFAR-10's
+    config = composed(*words)
+    assert (config.model.name, config.data.mean, config.data.std) == ("wrn", 0.4734, 0.2516)
+    assert vars(config.model)["shortcut_kernel"] == 3
+    assert vars(config.optimizer)["momentum"] == (0.0 if experiment == "original_2" else 0.9)
