@@ -560,8 +560,14 @@ def watch():
     note("begins")
     atexit.register(note, "ends")
 
+def begin():
+    from autol2.training import hardware
+
+    hardware.unseen_gpu = lambda: ""  # else a run is refused that is given a GPU and sees none
+    threading.Thread(target=watch).start()
+
 if "autol2.sweeps.forkserver" in sys.orig_argv:
-    os.register_at_fork(after_in_child=lambda: threading.Thread(target=watch).start())
+    os.register_at_fork(after_in_child=begin)
 """
     words = "seed=range(5)", *SMALL, f"hydra.launcher.runs_per_job={share}"
     done, found = sweep_with(hook, tmp_path, *words)

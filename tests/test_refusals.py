@@ -315,7 +315,7 @@ def test_a_detached_sweep_stops_as_one_on_a_terminal_does(tmp_path: Path) -> Non
         return done.stdout
 
     said = run("train", *words, *how)
-    pid = int(said.partition("by process ")[2].partition(";")[0])
+    pid = int(said.partition("in process ")[2].partition(";")[0])
     end = time.monotonic() + 90
     while "1 running" not in (shown := run("status", "study=s", f"outputs={tmp_path}")):
         assert time.monotonic() < end, shown
