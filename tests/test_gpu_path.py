@@ -132,7 +132,7 @@ SEEN = "echo 'X, 550.54'"
 MISMATCH = "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18"
 NOT_LOADED = "echo 'NVIDIA-SMI has failed because it could not reach the driver.' >&2; exit 9"
 NOTHING = "echo 'No devices were found'; exit 6"
-HAS_NO = "is built without CUDA: install PyTorch for"
+HAS_NO = "is built without CUDA: install PyTorch's cu126 wheel"
 
 
 @pytest.mark.parametrize(
@@ -147,11 +147,16 @@ HAS_NO = "is built without CUDA: install PyTorch for"
         ({"SLURM_GPUS": "1"}, None, "", "given a GPU (SLURM_GPUS=1)"),
         ({"SLURM_GPUS_PER_NODE": "a100:2"}, None, "", "given a GPU (SLURM_GPUS_PER_NODE=a100:2)"),
         ({}, "13.0", SEEN, "X with driver 550.54, but PyTorch"),
-        ({}, "13.0", SEEN, "index-url https://download.pytorch.org/whl/cu126; or train on the CPU"),
-        ({}, "13.0", "echo 'X, 470.82'", "/whl/cu118; or train on the CPU"),
+        (
+            {},
+            "13.0",
+            SEEN,
+            "install PyTorch's cu126 wheel, which this driver can run, as https://pytorch.org says; or",
+        ),
+        ({}, "13.0", "echo 'X, 470.82'", "install PyTorch's cu118 wheel, which"),
         ({}, "12.6", "echo 'X, 390.1'", "install PyTorch for your driver's CUDA, as https://py"),
         ({}, None, SEEN, HAS_NO),
-        ({}, None, "echo 'X, 580.95'", "/whl/cu130; or train on the CPU"),
+        ({}, None, "echo 'X, 580.95'", "install PyTorch's cu130 wheel, which"),
         ({"CUDA_VISIBLE_DEVICES": "7"}, "13.0", SEEN, "'7' hides it"),
         ({**GIVEN, "CUDA_VISIBLE_DEVICES": "0"}, "13.0", SEEN, "needs a driver"),
         ({"CUDA_VISIBLE_DEVICES": "GPU-a"}, "13.0", SEEN, "needs a driver"),
