@@ -151,7 +151,7 @@ HAS_NO = "is built without CUDA: install PyTorch's cu126 wheel"
             {},
             "13.0",
             SEEN,
-            "install PyTorch's cu126 wheel, which this driver can run, as https://pytorch.org says; or",
+            "install PyTorch's cu126 wheel, which suits this driver (see https://pytorch.org); or",
         ),
         ({}, "13.0", "echo 'X, 470.82'", "install PyTorch's cu118 wheel, which"),
         ({}, "12.6", "echo 'X, 390.1'", "install PyTorch for your driver's CUDA, as https://py"),

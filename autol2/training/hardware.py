@@ -121,7 +121,7 @@ def _install(driver: str) -> str:
     if not known:
         platform = "ROCm" if driver == "rocm" else "your driver's CUDA"
         return f"install PyTorch for {platform}, as https://pytorch.org says"
-    return f"install PyTorch's {known[0]} wheel, which this driver can run, as https://pytorch.org says"
+    return f"install PyTorch's {known[0]} wheel, which suits this driver (see https://pytorch.org)"
 
 
 def nvidia_smi() -> tuple[str, str]:
