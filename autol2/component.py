@@ -48,7 +48,7 @@ class Options:
     """A dataclass of options that knows which of them identify a run."""
 
     def identity(self) -> dict[str, Any]:
-        """Return every option that can change a result (see `option`)."""
+        """Return the options that can change a result and are not neutral (see `option`)."""
         known: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
@@ -72,7 +72,7 @@ def without_effect(options: Options, prefix: str = "") -> Iterator[str]:
 
 @dataclass
 class Component(Options):
-    """Base class of everything that a config group chooses from."""
+    """Base class of the classes that a config group chooses from by ``_target_``."""
 
     name: ClassVar[str] = ""
     """Name in run directories, tables and messages. By default, it is the class's name in lower
@@ -91,7 +91,7 @@ class Component(Options):
         cls.usual = own.get("usual", False)
 
     def identity(self) -> dict[str, Any]:
-        """Return the component's name and every option that can change a result (see `option`)."""
+        """Return the component's name and the options that `Options.identity` returns."""
         own = type(self).__module__.partition(".")[0] == __package__
         path = f"{type(self).__module__}.{type(self).__qualname__}"
         return {"name": self.name if own else path, **super().identity()}

@@ -52,7 +52,7 @@ class Measurement:
     step: int
     """The step within the epoch, counted from 1."""
     recorded_lambda: float
-    """The λ that the step was trained with."""
+    """The λ at which the step was measured; with ``original``, its update may use the next one."""
     loss: float
     """Mean training loss of the batch, without the penalty."""
     accuracy: float
@@ -64,9 +64,9 @@ class Replayed(Measurement):
     """One row of a trace, with the λ and the decision of the controller."""
 
     lambda_: float
-    """The λ that the controller used for this step."""
+    """The λ of the controller at this measurement."""
     decision: Decision
-    """What the controller decided after this step."""
+    """What the controller decided from this measurement."""
 
     @property
     def agrees(self) -> bool:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autol2.config import Config
 from autol2.data.dataset import Dataset, load
-from autol2.training.graph import Record, RecordedGradients, rehearse
+from autol2.training.graph import Record, RecordedGradients, _equal, rehearse
 from autol2.training.trainer import Trainer
 
 from .conftest import composed, few
@@ -128,3 +128,13 @@ def test_step_never_waits_for_the_device(
     with Seen() as seen:
         float(trainer.losses[3])
     assert seen.names & waiting  # it would have been noticed
+
+
+def test_equal_is_equal_bit_for_bit_but_for_nan() -> None:
+    nan, inf = float("nan"), float("inf")
+    assert _equal(torch.tensor([nan, inf, 1.0]), torch.tensor([nan, inf, 1.0]))
+    assert not _equal(torch.tensor([nan]), torch.tensor([0.0]))
+    assert not _equal(torch.tensor([inf]), torch.tensor([torch.finfo().max]))
+    assert not _equal(torch.tensor([-inf]), torch.tensor([inf]))
+    assert not _equal(torch.zeros(1), torch.zeros(2))
+    assert _equal(torch.arange(3), torch.arange(3))

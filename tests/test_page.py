@@ -9,12 +9,15 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
 import autol2
 from autol2.report.__main__ import report
+from autol2.report.page import _speed
 from autol2.runs.state import read_state
 from autol2.sweeps.study import records
 
@@ -257,3 +260,12 @@ def test_a_hundred_runs_make_a_page_of_no_more_than_a_megabyte_and_a_half(tmp_pa
     titles = re.findall(r"<h3>(.*?)</h3>", written.read_text())
     assert len(titles) > 12
     assert len(set(titles)) == len(titles), "two figures are called alike"
+
+
+def test_no_difference_in_speed_of_an_arm_that_never_reaches_the_target() -> None:
+    """It would be one of training lengths."""
+    arm: dict[str, Any] = {"arm": "a", "batchnorm": True, "target": 70.0, "reached_target": 1}
+    arm |= {f"epochs_to_target_difference{end}": 0.5 for end in ("", "_low", "_high")}
+    table = _speed(pd.DataFrame([arm, {**arm, "arm": "b", "reached_target": 0}]))
+    place = [heading for heading, *_ in table["headings"]].index("difference (epochs)")
+    assert [row[place][0] for row in table["rows"]] == ["+0.50", "–"]

@@ -69,7 +69,8 @@ class Torchvision(Model):
             )
 
     def _way_out(self, shape: Shape, why: str) -> str:
-        """Suggest an option of the network's class with which it accepts such images, if any."""
+        """Suggest an option with which the network accepts such images, or larger images, if either
+        helps."""
         from torchvision import models
 
         made = inspect.signature(models.get_model_builder(self.builder)).return_annotation

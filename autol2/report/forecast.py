@@ -65,7 +65,7 @@ class Peak:
     resolved: bool = True
     """Whether `time` is reliable.
 
-    It is not if the best evaluation is the first one, or if the run is not much better than chance.
+    It is not if it is that of the first evaluation, or if the run is not much better than chance.
     """
 
     def at_unit_lr(self) -> Peak:
@@ -128,9 +128,10 @@ class Forecast:
     runs: tuple[Peak, ...]
     """The runs that the forecast is based on: only shorter ones if there are any."""
     measured: float
-    """The λ with the best mean test accuracy among runs with this number of steps; NaN if none."""
+    """The λ whose runs with this number of steps have the highest mean of `Peak.best`; NaN if fewer
+    than `FEWEST` values were tried."""
     tried: tuple[float, ...]
-    """The values of λ of these runs, in increasing order."""
+    """The values of λ of these runs, in increasing order; empty if `measured` is NaN."""
 
     @property
     def factor(self) -> float:
@@ -163,8 +164,7 @@ def peak(record: Record, within: float) -> Peak | None:
         return None
     identity = state.get("identity") or {}
     options = flat(identity)
-    unlike = flat(identity.get("control") or {})
-    pulse = unlike.get("pulse_length", 0)
+    pulse = options.get("control.pulse_length", 0)
     if state.get("status") != "completed" or options.get("method.name") != "fixed" or pulse:
         return None
     numbers = [options.get(name) for name in ("lr", "epochs", "fixed_lambda.value")]

@@ -196,7 +196,11 @@ def _speed(summary: pd.DataFrame) -> dict[str, Any]:
     """Return the table of training speed; it has no rows if there is no target."""
     if "target" not in summary or summary["target"].isna().all():
         return _table(summary[:0], SPEED)
-    return _table(_in_rows(summary.loc[summary["target"].notna(), :]), SPEED)
+    shown = _in_rows(summary.loc[summary["target"].notna(), :])
+    never = shown["reached_target"] == 0  # the difference is one of training lengths then
+    for column in ("difference", "difference_low", "difference_high"):
+        shown[f"epochs_to_target_{column}"] = shown[f"epochs_to_target_{column}"].mask(never)
+    return _table(shown, SPEED)
 
 
 def _comparisons(summary: pd.DataFrame) -> dict[str, Any]:

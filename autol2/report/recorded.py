@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import UserError, require
-from ..runs.identity import digest, flat
+from ..runs.identity import digest
 from ..sweeps.study import Record
 from .runs import MORE, Curves, by_epoch, highs
 from .tables import RESERVED
@@ -290,7 +290,7 @@ def _identity(told: dict[str, Any]) -> dict[str, Any]:
         if name in found:
             found[name] = float(found[name])
     found["method.name"] = str(found["method.name"])
-    return flat(found)
+    return found
 
 
 def _label(told: dict[str, Any]) -> str:

@@ -91,7 +91,7 @@ class Recording:
         """Record how the run ended.
 
         Args:
-            status: ``completed``, ``diverged`` or ``failed``.
+            status: ``completed``, ``diverged``, ``failed`` or ``interrupted``.
 
         Raises:
             UserError: if the status is unknown.

@@ -28,7 +28,8 @@ Run = dict[Any, Any]
 
 
 class Times(NamedTuple):
-    """The time at which a run reached the target, or at which it ended if it did not."""
+    """The time at which a run reached the target or, if it did not, at which the longest of the
+    compared runs ended."""
 
     reached: bool
     epochs: float

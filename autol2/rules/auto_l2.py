@@ -122,8 +122,8 @@ class AutoL2(LambdaScheduler):
             advance and combined diverge) or ``original`` (auto_l2 only, as its authors released
             it). See `autol2.rules.controller`.
         measure_every: steps between two measurements (the paper's k); by default 5, and 10 with
-            ``original``. Loss and error are read only then (and at the first step, to check them),
-            so that the CPU waits for the GPU only once in this many steps.
+            ``original``. Loss and error are read only then (the error also at the first step, to
+            check it), so that the CPU waits for the GPU only once in this many steps.
         steps_per_epoch: optimizer steps in an epoch, ``len(loader)`` without gradient accumulation.
             With ``published``, the step counter restarts at each epoch: set this, or call
             `start_epoch`. If the epochs are known, every k-th step of an epoch is measured; with

@@ -247,7 +247,7 @@ class Controller:
         return None
 
     def _increases(self, now: _Measurement) -> str | None:
-        """Pseudocode: loss is above its minimum·r at both measurements, or error is."""
+        """Pseudocode and corrected: loss is above its minimum·r at both, or error is."""
         before, corrected = self._previous, self.rule.protocol == "corrected"
         if corrected and not (now.finite and before.finite):
             return None
@@ -264,7 +264,7 @@ class Controller:
         return None
 
     def _decreases(self, now: _Measurement) -> str | None:
-        """Pseudocode: loss·r is below its minimum at both measurements, or error·r is."""
+        """Pseudocode and corrected: loss·r is below its minimum at both, or error·r is."""
         r, before = self.rule.ratio, self._previous
         if not (now.finite and before.finite):
             return None

@@ -19,7 +19,7 @@ class Cosine(Method):
     initial_lambda: float = 5e-5
     """λ at the first step."""
     final_lambda: float = 5e-4
-    """λ at the last step."""
+    """The λ that the curve reaches right after the last step."""
 
     label = "cosine λ"
 

@@ -48,7 +48,7 @@ class Schedule:
 
 
 def pulse(policy: LambdaPolicy, height: float, length: int) -> LambdaPolicy:
-    """Precede `policy`, which uses no measurements, by `length` steps with λ = `height`."""
+    """Replace the first `length` steps of `policy`, which uses no measurements, by λ = `height`."""
     return Schedule(
         lambda step: height if step < length else policy.lambda_at(step), "λ follows a pulse"
     )

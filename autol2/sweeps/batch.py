@@ -36,7 +36,7 @@ class Batch:
         at_once: number of parallel runs.
         threads: CPU threads of each run; 0 leaves the choice to PyTorch.
         gpus: devices to distribute, one per run; if empty, CUDA_VISIBLE_DEVICES is left alone.
-        retries: how often to repeat a run that was killed without having made progress.
+        retries: how often to repeat a killed run in this batch, and how often without progress.
         root: the folder that paths in the overrides are relative to.
         grace: seconds that the runs have to save when the batch is stopped; None for any time.
         await_others: whether to wait for runs that another process executes, and to continue them

@@ -33,7 +33,8 @@ class LocalConf:
     n_jobs: int = 0
     """Number of parallel runs; 0 for `runs_per_job` per GPU, or as many as the cores allow."""
     cpus_per_task: int = 0
-    """CPU threads of each run; 0 divides the cores among the runs."""
+    """CPU threads of each run; 0 divides the cores among the runs, or leaves the number to PyTorch
+    if they use GPUs."""
     runs_per_job: int = 1
     """Number of parallel runs on one GPU."""
     detach: bool = False
@@ -54,7 +55,7 @@ class LocalLauncher(StudyLauncher):
     AT_MOST: ClassVar = {"cpus_per_task": THREADS}
 
     def _decide(self, tasks: Collection[Task]) -> Plan:
-        """Determine how each run stands; a detached sweep's runs are queued for other commands."""
+        """Determine how each run stands; with `detach`, those of a detached sweep are queued."""
         plan = super()._decide(tasks)
         if not self.options["detach"]:
             return plan
@@ -154,7 +155,7 @@ def _nowhere() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stopping(batch: Batch) -> Iterator[list[int]]:
-    """Let `SIGNALS` stop `batch`, and yield those that arrived."""
+    """Let the signals that `caught` handles stop `batch`, and yield those that arrived."""
     seen: list[int] = []
 
     def stop(number: int, frame: object) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..runs.state import FINISHED
+from ..runs.state import FINISHED, last_attempt
 from ..storage.lock import PATIENCE, lives
 
 HOPELESS = 3
@@ -92,7 +92,7 @@ def status_of(state: Mapping[str, Any], job: Job | None, retries: int = RETRIES)
     if (times := kills(state)) > retries and not taken_away:
         return RunStatus("failed", f"killed {times} times without making progress")
     if status == "interrupted":
-        return RunStatus("stopped", f"interrupted: {_last(state).get('why')}")
+        return RunStatus("stopped", f"interrupted: {last_attempt(state).get('why')}")
     if job is not None and job.in_vain > retries:
         return RunStatus(
             "failed", f"{job.in_vain} jobs in a row ended before the run began: {job.words}"
@@ -118,14 +118,8 @@ def in_background(how: RunStatus, entry: Mapping[str, Any]) -> RunStatus:
 
 
 def _in_a_job_elsewhere(state: Mapping[str, Any]) -> bool:
-    last = _last(state)
+    last = last_attempt(state)
     return last.get("host") != socket.gethostname() and last.get("slurm_job_id") is not None
-
-
-def _last(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the last attempt; empty if run.json has none, which this package never writes."""
-    attempts: Sequence[Mapping[str, Any]] = state.get("attempts") or [{}]
-    return attempts[-1]
 
 
 def kills(state: Mapping[str, Any]) -> int:
@@ -149,7 +143,7 @@ def kills(state: Mapping[str, Any]) -> int:
 
 def alive(state: Mapping[str, Any]) -> bool:
     """Return whether a running run is alive, by its process if it is here, else its heartbeat."""
-    last, updated = _last(state), float(state.get("updated", 0.0))
+    last, updated = last_attempt(state), float(state.get("updated", 0.0))
     if last.get("host") == socket.gethostname() and last.get("pid") is not None:
         return lives(int(last["pid"]), updated)
     return time.time() - updated < PATIENCE

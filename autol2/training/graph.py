@@ -2,7 +2,7 @@
 
 A graph repeats what it recorded, on the same memory. Therefore, everything that differs between
 steps is copied into tensors that persist: the indices of the images, their augmentation, and where
-to write loss and accuracy. The last batch of an epoch, if smaller, has its own graph. The gradients
+to write loss and hits. The last batch of an epoch, if smaller, has its own graph. The gradients
 stay where the graph writes them; the optimizer's step is not part of it.
 """
 
@@ -79,9 +79,8 @@ class _Recording(NamedTuple):
 class RecordedGradients:
     """`Work` that is recorded at the first batch of each size and replayed from then on.
 
-    A recording is used only if its first replay gives bit for bit the same results as the work
-    itself. If it does not, or if recording fails, the work is executed without a graph from then
-    on.
+    A recording is used only if its first replay gives exactly the same results as the work itself.
+    If it does not, or if recording fails, the work is executed without a graph from then on.
 
     Args:
         work: the work to record; it must not wait for the device.
@@ -162,7 +161,7 @@ class RecordedGradients:
             restore()
             repeat()
             found = [*self._gradients(), *changes]
-            if not all(map(_same_bits, expected, found)):
+            if not all(map(_equal, expected, found)):
                 raise RuntimeError("its first replay differs from the step itself")
         finally:  # also after a failure, so that the step is done as if nothing had been tried
             restore()
@@ -182,6 +181,9 @@ class RecordedGradients:
         self._warn(f"not using a CUDA graph; operations are launched one by one ({why})")
 
 
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors are equal, where NaN equals NaN."""
-    return one.shape == other.shape and bool(torch.equal(one.nan_to_num(), other.nan_to_num()))
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are equal, where NaN equals only NaN."""
+    if one.shape != other.shape:
+        return False
+    both_nan = (one != one) & (other != other)
+    return bool(((one == other) | both_nan).all())
