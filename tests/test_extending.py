@@ -180,6 +180,10 @@ def test_lambda_acts_with_an_optimizer_of_ones_own(tmp_path: Path, optimizer: st
             ("optimizer._target_=rmsprop.Ungrouped", "control.penalized=weights"),
             "RMSprop was not built from the parameter groups",
         ),
+        (
+            ("optimizer._target_=rmsprop.Ungrouped", "control.lr_factor=2"),
+            "RMSprop was not built from the parameter groups",
+        ),
         (("optimizer.momentum=0.9",), "does not list the option optimizer.momentum: add it to"),
         (("optimizer.momentums=0.9",), "optimizer=rmsprop has no option 'momentums'"),
     ],

@@ -339,3 +339,45 @@ with plot.settings():
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "x.png").exists()
+
+
+def test_the_end_shows_dips_and_marks_and_few_bands() -> None:
+    def limits(curves: list[Curve], since: float, reach: float) -> tuple[float, float]:
+        axes = Figure().subplots()
+        panels._close_up(axes, curves, since, reach)
+        return axes.get_ylim()
+
+    for dip, (least, most) in ((55.0, (50, 55)), (10.0, (45, 51))):  # 20 points below at most
+        run = Curves(epochs={"epoch": [8.0, 9.0, 10.0], "test_accuracy": [70.0, dip, 71.0]})
+        low, _ = limits([Curve("a", "#000000", "-", [run])], 8.0, 10.0)
+        assert least < low < most
+    marks = published().query("method == 'advance' and batchnorm == 'on' and attempt == 1")
+    at = float(marks[panels.MARKS[200]].iloc[0])
+    run = Curves(epochs={"epoch": [160.0, 200.0], "test_accuracy": [at - 4, at - 4]})
+    low, high = limits([Curve("a", "#000000", "-", [run], marks)], 150.0, 200.0)
+    assert at - 5 < low < at - 4
+    assert at < high < at + 1
+    wide = [
+        Curves(epochs={"epoch": [9.0, 10.0], "test_accuracy": [level, level]})
+        for level in (70.0, 71.0, 72.0)
+    ]
+    for many, banded in ((panels.CROWDED - 1, True), (panels.CROWDED, False)):
+        curves = [Curve(str(number), "#000000", "-", wide) for number in range(many)]
+        low, high = limits(curves, 9.0, 10.0)
+        assert (high - low > 4) == banded
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("fixed λ 1e-05 scale=0.1", "λ = 1e-5, weights × 0.1 at the start"),
+        ("fixed λ 0.01 parameters=convolutions scale=2", "λ = 0.01, convolutions × 2 at the start"),
+        ("fixed λ 0.01 lr_factor=3", "λ = 0.01, lr × 3"),
+        ("fixed λ 0.01 parameters=convolutions lr_factor=3", "λ = 0.01, lr × 3 of convolutions"),
+        ("fixed λ 0.01 pulse_height=3 pulse_length=30", "λ = 0.01, λ = 3 for 30 steps"),
+        ("fixed λ 0.01 pulse_length=1", "λ = 0.01, λ = 0 for 1 step"),
+        ("fixed λ 0.01 penalized=weights", "λ = 0.01, penalty on weights only"),
+    ],
+)
+def test_controls_in_words(label: str, said: str) -> None:
+    assert arm_name(label) == said

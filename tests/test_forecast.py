@@ -328,3 +328,21 @@ def test_figures_are_drawn_where_there_are_the_runs(tmp_path: Path) -> None:
         assert drawing.png.stat().st_size > 5000
         assert drawing.svg.read_text().rstrip().endswith("</svg>")
     assert all_figures([run(0.01)], tmp_path) == []
+
+
+def test_only_shorter_runs_foresee() -> None:
+    grid = {1e-3: 85.0, 2e-3: 90.0, 1e-2: 88.0}
+    runs = [run(value, best=best, c=6.0) for value, best in grid.items()] + [run(0.1, 200, c=3.0)]
+    (made,) = forecasts(runs)
+    assert made.lambda_ == pytest.approx(3e-4)
+    assert [one.steps for one in made.runs] == [200]
+    assert made.foreseen
+    (own,) = forecasts(runs[:-1])
+    assert not own.foreseen
+    assert not replace(made, runs=tuple(runs)).foreseen
+    (high,) = forecasts([replace(one, best=100 * one.lambda_) for one in runs[:-1]])
+    assert high.at_edge
+
+
+def test_two_lambdas_that_fall_too_steeply() -> None:
+    assert not fit([replace(run(0.1), time=10), replace(run(0.01), time=10_000)]).holds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -167,6 +168,12 @@ HAS_NO = "is built without CUDA: install PyTorch's cu126 wheel"
         ({}, "13.0", MISMATCH, "does not work (Failed to initialize NVML: Driver/library version"),
         ({}, "13.0", NOT_LOADED, "could not reach the driver): restart the machine or reinstall"),
         ({"CUDA_VISIBLE_DEVICES": "0"}, "13.0", MISMATCH, "restart the machine or reinstall"),
+        ({}, None, "echo 'X, 579.1'", "install PyTorch's cu126 wheel"),
+        ({}, None, "echo 'X, 525.1'", "install PyTorch's cu126 wheel"),
+        ({}, None, "echo 'X, 524.1'", "install PyTorch's cu118 wheel"),
+        ({}, None, "echo 'X, 449.1'", "install PyTorch for your driver's CUDA"),
+        ({}, None, "echo 'Failed to initialize NVML'; exit 12", "restart the machine or reinstall"),
+        ({}, None, "echo 'Unable to determine the device handle'; exit 15", "restart the machine"),
         ({}, "13.0", NOTHING, ""),
         (GIVEN, "13.0", NOTHING, "this job was given a GPU (SLURM_JOB_GPUS=0), but PyTorch"),
     ],
@@ -414,3 +421,13 @@ def test_a_resumed_run_is_recorded_with_its_own_buffers(digits: Dataset, tmp_pat
     assert float(rest.model.seen) == pytest.approx(0.08)
     for one, other in zip(rest.parameters, whole.parameters, strict=True):
         assert torch.equal(one, other)
+
+
+def test_an_amd_gpu_wants_rocm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in hardware.GIVEN:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_GPUS", "1")
+    exists = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/kfd" or exists(path))
+    assert "install PyTorch for ROCm, as https://pytorch.org says" in hardware.unseen_gpu()

@@ -264,3 +264,10 @@ def test_a_module_that_cannot_be_imported(own: str, tmp_path: Path, text: str, t
     with pytest.raises(UserError, match=f"importing {own}_broken .*{told}") as caught:
         Custom(f"{own}_broken:factory").build(SHAPE, 5, batchnorm=False)
     assert "\n" not in str(caught.value)
+
+
+def test_the_way_out_is_one() -> None:
+    googlenet, vit = Torchvision("googlenet", {"aux_logits": False}), Torchvision("vit_b_16")
+    assert googlenet._way_out((3, 32, 32), "x") == ""
+    assert vit._way_out((3, 8, 16), "x") == "; try model.options.image_size=8"
+    assert Torchvision("vit_b_16", {"image_size": 32})._way_out((3, 32, 32), "x") == ""

@@ -19,6 +19,7 @@ from autol2.config import Config
 from autol2.data.dataset import Dataset, load
 from autol2.errors import UserError
 from autol2.models.initialization import select
+from autol2.replay import _rule
 from autol2.rules.cpr import CPR
 from autol2.runs import checkpoint
 from autol2.runs.identity import run_id
@@ -410,3 +411,20 @@ def test_cpr_finds_its_bound() -> None:
     assert optimizer.param_groups[0]["foreach"] is True
     assert min(float(state["kappa"]) for state in optimizer.state.values()) < 1000
     assert policy.lambda_at(900) > 0
+
+
+def test_a_resumed_cpr_run_knows_its_last_lambda(digits: Dataset, tmp_path: Path) -> None:
+    cfg = config("method=cpr", "method.kappa_init=warm_start", "method.kappa_init_param=10")
+    first = Trainer(cfg, digits, tmp_path, CPU)
+    first.begin()
+    checkpoint.save(tmp_path, advance(first, 28).state_dict())
+    first.close()
+    second = Trainer(cfg, digits, tmp_path, CPU)
+    assert checkpoint.restore(tmp_path, second.load_state_dict, pytest.fail)
+    second.close()
+    assert second.lambda_ == first.lambda_ > 0
+
+
+def test_cpr_cannot_be_replayed() -> None:
+    with pytest.raises(UserError, match="does not use measurements"):
+        _rule(config("method=cpr"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,3 +155,12 @@ def test_highs_within_an_epoch_count() -> None:
     row = made(theirs, curves=curves).summary.iloc[0]
     assert row["epochs_to_target"] == 2.5
     assert not math.isnan(np.float64(row["steps_to_target"]))
+
+
+def test_the_default_target_is_free_of_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation of exactly 60.2 % reaches a target of 60.2 %."""
+    monkeypatch.setattr(speed, "no_yardstick", lambda scores: False)
+    for tenths in range(100, 1000):
+        goal = tenths / 10
+        scores: Any = SimpleNamespace(by_seed=dict.fromkeys(range(3), goal + 0.5))
+        assert speed.target(None, scores) <= goal
